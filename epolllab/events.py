@@ -1,0 +1,169 @@
+"""What can happen in an event loop, and how one happening is laid out in memory.
+
+One job: the vocabulary. Operations, the bits of a readiness mask, and the fixed
+40-byte record that the recorder writes and every reader decodes. This file knows
+no socket, no clock and no frame.
+
+A record is one system call, one descriptor the kernel returned, or one request
+handled::
+
+    start_ns  int64   monotonic clock when the call began
+    end_ns    int64   monotonic clock when it returned
+    wake      uint32  serial of the wait this belongs to; 0 before the first
+    conn      uint32  serial of the connection; 0 for the loop's own descriptors
+    fd        int32   descriptor number, -1 where there is none
+    result    int32   what the kernel returned, or the negated errno
+    mask      uint32  see the table below
+    op        uint16  an :class:`Op`
+    position  uint16  place in the batch the wait returned; NO_POSITION outside one
+
+``result`` follows the kernel's own convention, a negative number being an error.
+What ``result`` and ``mask`` mean depends on the operation:
+
+============  ==============================  ===============================
+op            result                          mask
+============  ==============================  ===============================
+wait          descriptors returned            timeout in microseconds, FOREVER
+ready         0                               the mask the kernel returned
+accept        the new descriptor              the peer's port
+connect       0                               the local port
+register      0                               the interest asked for
+modify        0                               the interest asked for
+recv, send    bytes                           0
+handle        bytes of the answer             0
+others        what the call returned          0
+============  ==============================  ===============================
+"""
+
+import errno
+import struct
+from enum import IntEnum
+from functools import lru_cache
+
+__all__ = [
+    "EPOLLERR",
+    "EPOLLET",
+    "EPOLLEXCLUSIVE",
+    "EPOLLHUP",
+    "EPOLLIN",
+    "EPOLLONESHOT",
+    "EPOLLOUT",
+    "EPOLLPRI",
+    "EPOLLRDHUP",
+    "FIELDS",
+    "FOREVER",
+    "NO_POSITION",
+    "RECORD",
+    "Op",
+    "error_name",
+    "mask_names",
+]
+
+
+class Op(IntEnum):
+    """The kinds of record; the names are those the frames show."""
+
+    WAIT = 0
+    READY = 1
+    ACCEPT = 2
+    REGISTER = 3
+    MODIFY = 4
+    UNREGISTER = 5
+    RECV = 6
+    SEND = 7
+    SHUTDOWN = 8
+    CLOSE = 9
+    HANDLE = 10  # a request complete and answered by the protocol: no system call
+    CONNECT = 11
+    READ = 12  # read(2) of a descriptor that is no socket: eventfd, pipe, timerfd
+    WRITE = 13
+    SETSOCKOPT = 14
+    SOCKET = 15
+
+    @property
+    def label(self) -> str:
+        """The name as frames and charts show it, in lower case."""
+        return self.name.lower()
+
+
+# The kernel's values (include/uapi/linux/eventpoll.h), written out so that a
+# recording can be read where the select module has no epoll.
+EPOLLIN = 0x001
+EPOLLPRI = 0x002
+EPOLLOUT = 0x004
+EPOLLERR = 0x008
+EPOLLHUP = 0x010
+EPOLLNVAL = 0x020  # POLLNVAL: poll's only; epoll refuses at register instead
+EPOLLRDHUP = 0x2000
+EPOLLEXCLUSIVE = 1 << 28
+EPOLLWAKEUP = 1 << 29
+EPOLLONESHOT = 1 << 30
+EPOLLET = 1 << 31
+
+_NAMED_BITS = (
+    (EPOLLIN, "IN"),
+    (EPOLLPRI, "PRI"),
+    (EPOLLOUT, "OUT"),
+    (EPOLLERR, "ERR"),
+    (EPOLLHUP, "HUP"),
+    (EPOLLNVAL, "NVAL"),
+    (0x040, "RDNORM"),
+    (0x080, "RDBAND"),
+    (0x100, "WRNORM"),
+    (0x200, "WRBAND"),
+    (0x400, "MSG"),
+    (EPOLLRDHUP, "RDHUP"),
+    (EPOLLEXCLUSIVE, "EXCLUSIVE"),
+    (EPOLLWAKEUP, "WAKEUP"),
+    (EPOLLONESHOT, "ONESHOT"),
+    (EPOLLET, "ET"),
+)
+
+FOREVER = 0xFFFF_FFFF
+"""The ``mask`` of a wait without a timeout."""
+
+NO_POSITION = 0xFFFF
+"""The ``position`` of a record that belongs to no returned descriptor."""
+
+FIELDS = (
+    ("start_ns", "<i8"),
+    ("end_ns", "<i8"),
+    ("wake", "<u4"),
+    ("conn", "<u4"),
+    ("fd", "<i4"),
+    ("result", "<i4"),
+    ("mask", "<u4"),
+    ("op", "<u2"),
+    ("position", "<u2"),
+)
+"""Name and numpy type code of each field, in order: ``numpy.dtype(list(FIELDS))``."""
+
+RECORD = struct.Struct("<qqIIiiIHH")
+"""The same layout for :mod:`struct`; 40 bytes without padding."""
+
+
+@lru_cache(maxsize=4096)
+def mask_names(mask: int) -> str:
+    """Spell a mask with the kernel's names.
+
+    Parameters
+    ----------
+    mask : int
+        Bits as epoll, poll or ``/proc/PID/fdinfo`` give them.
+
+    Returns
+    -------
+    str
+        For example ``"IN|RDHUP"``; ``"0"`` for an empty mask. Bits without a
+        name are appended in hexadecimal, so that nothing is hidden.
+    """
+    names = [name for bit, name in _NAMED_BITS if mask & bit]
+    unnamed = mask & ~sum(bit for bit, _ in _NAMED_BITS)
+    if unnamed:
+        names.append(hex(unnamed))
+    return "|".join(names) or "0"
+
+
+def error_name(number: int) -> str:
+    """Name an errno: ``"EAGAIN"`` for 11; ``"errno 999"`` for one without a name."""
+    return errno.errorcode.get(number, f"errno {number}")

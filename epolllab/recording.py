@@ -1,0 +1,241 @@
+"""A recording: the records of one run and the circumstances they were made in.
+
+One job: hold what happened as one immutable value, and carry it to a file and
+back. It knows neither sockets nor charts; frames are made of it in ``frames``,
+which is imported only when a frame is asked for, so that a process which only
+records never pays for pandas.
+"""
+
+import json
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from epolllab.events import FIELDS, RECORD, Op
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    import pyarrow as pa
+
+__all__ = ["Recording"]
+
+FORMAT_VERSION = 1
+"""Version of the Parquet layout.
+
+1 : the columns of ``events.FIELDS``, ``op`` as a dictionary of names; the schema's
+    metadata key ``epolllab`` holds JSON with ``format_version``, ``overwritten``
+    and ``metadata``.
+"""
+
+METADATA_KEY = b"epolllab"
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Records and their circumstances, immutable.
+
+    Parameters
+    ----------
+    rows : bytes
+        Whole records of 40 bytes as ``epolllab.events`` lays them out, in the
+        order in which they were written.
+    metadata : mapping
+        Circumstances and parameters, made of what JSON can hold. Recordings with
+        different ``boot_id`` have different clocks and refuse to be joined.
+    overwritten : int
+        Records that the ring lost before the first one kept.
+    """
+
+    rows: bytes
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    overwritten: int = 0
+
+    def __post_init__(self) -> None:
+        if len(self.rows) % RECORD.size:
+            raise ValueError(
+                f"a recording holds whole records of {RECORD.size} bytes, and {len(self.rows)} "
+                "bytes are not a multiple of that; the data was cut or is no recording"
+            )
+        object.__setattr__(self, "metadata", MappingProxyType(dict(self.metadata)))
+
+    def __len__(self) -> int:
+        return len(self.rows) // RECORD.size
+
+    def __repr__(self) -> str:
+        lost = f", {self.overwritten:,} overwritten" if self.overwritten else ""
+        return f"<Recording {len(self):,} events{lost}>"
+
+    def _repr_html_(self) -> str:
+        from epolllab import html
+
+        counts = sorted(self.counts().items(), key=lambda item: -item[1])
+        return html.card(
+            "Recording",
+            {
+                "events": f"{len(self):,}",
+                "overwritten": f"{self.overwritten:,}",
+                "operations": ", ".join(f"{op} {count:,}" for op, count in counts),
+                **{
+                    name: self.metadata[name]
+                    for name in ("poller", "trigger", "lifecycle", "kernel", "python", "started")
+                    if name in self.metadata
+                },
+            },
+        )
+
+    def array(self) -> "np.ndarray[Any, np.dtype[Any]]":
+        """The records as a read-only structured array, without a copy."""
+        import numpy as np
+
+        return np.frombuffer(self.rows, dtype=np.dtype(list(FIELDS)))
+
+    def counts(self) -> dict[str, int]:
+        """Number of records of each operation, by name; those that occur only."""
+        import numpy as np
+
+        numbers, counts = np.unique(self.array()["op"], return_counts=True)
+        return {
+            Op(number).label: count
+            for number, count in zip(numbers.tolist(), counts.tolist(), strict=True)
+        }
+
+    def errors(self) -> dict[str, int]:
+        """Number of records with an error, by ``"operation ERRNO"``."""
+        from epolllab.events import error_name
+
+        array = self.array()
+        failed = array[array["result"] < 0]
+        pairs = zip(failed["op"].tolist(), failed["result"].tolist(), strict=True)
+        return dict(Counter(f"{Op(op).label} {error_name(-result)}" for op, result in pairs))
+
+    def events(self) -> "pd.DataFrame":
+        """One row per record; see :func:`epolllab.frames.events`."""
+        from epolllab import frames
+
+        return frames.events(self)
+
+    def wakeups(self) -> "pd.DataFrame":
+        """One row per wait; see :func:`epolllab.frames.wakeups`."""
+        from epolllab import frames
+
+        return frames.wakeups(self)
+
+    def requests(self) -> "pd.DataFrame":
+        """One row per request; see :func:`epolllab.frames.requests`."""
+        from epolllab import frames
+
+        return frames.requests(self)
+
+    def connections(self) -> "pd.DataFrame":
+        """One row per connection; see :func:`epolllab.frames.connections`."""
+        from epolllab import frames
+
+        return frames.connections(self)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write one Parquet file, whole or not at all.
+
+        Parameters
+        ----------
+        path : path-like
+            An existing file is replaced, and only once the new one is complete.
+
+        Returns
+        -------
+        pathlib.Path
+            Where it was written.
+
+        Raises
+        ------
+        OSError
+            The folder does not exist or cannot be written to.
+        """
+        import pyarrow.parquet as pq
+
+        path = Path(path)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                pq.write_table(self._table(), file, compression="zstd")
+            # mkstemp makes files private; a recording is as readable as any other file.
+            umask = os.umask(0)
+            os.umask(umask)
+            os.chmod(temporary, 0o666 & ~umask)
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+        return path
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Recording":
+        """Read a file that :meth:`save` wrote, on any operating system.
+
+        Raises
+        ------
+        ValueError
+            The file is not a recording, or a newer version of this package wrote it.
+        FileNotFoundError
+            There is no such file.
+        """
+        import numpy as np
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            table = pq.read_table(path)
+        except pa.ArrowInvalid as error:
+            raise ValueError(f"{path} is not a Parquet file, so it holds no recording") from error
+        header = _header(table.schema.metadata or {}, path)
+        array = np.empty(table.num_rows, dtype=np.dtype(list(FIELDS)))
+        for name, _ in FIELDS:
+            column = table.column(name).combine_chunks()
+            array[name] = _op_numbers(column) if name == "op" else column.to_numpy()
+        return cls(array.tobytes(), header["metadata"], header["overwritten"])
+
+    def _table(self) -> "pa.Table":
+        import numpy as np
+        import pyarrow as pa
+
+        array = self.array()
+        columns = {
+            name: pa.array(np.ascontiguousarray(array[name])) for name, _ in FIELDS if name != "op"
+        }
+        codes = pa.array(np.ascontiguousarray(array["op"]).astype("i1"))
+        columns["op"] = pa.DictionaryArray.from_arrays(codes, [op.label for op in Op])
+        header = {
+            "format_version": FORMAT_VERSION,
+            "overwritten": self.overwritten,
+            "metadata": dict(self.metadata),
+        }
+        return pa.table(columns).replace_schema_metadata({METADATA_KEY: json.dumps(header)})
+
+
+def _header(metadata: Mapping[bytes, bytes], path: str | os.PathLike[str]) -> dict[str, Any]:
+    if METADATA_KEY not in metadata:
+        raise ValueError(
+            f"{path} is a Parquet file, but not a recording: its schema has no "
+            f"{METADATA_KEY.decode()!r} metadata. Recording.save() writes what this reads."
+        )
+    header: dict[str, Any] = json.loads(metadata[METADATA_KEY])
+    if header["format_version"] > FORMAT_VERSION:
+        raise ValueError(
+            f"{path} has format version {header['format_version']}, and this epolllab reads up "
+            f"to {FORMAT_VERSION}; upgrade epolllab to read it"
+        )
+    return header
+
+
+def _op_numbers(column: Any) -> "np.ndarray[Any, np.dtype[Any]]":
+    """Operation numbers of a column of names, whatever order its dictionary has."""
+    import numpy as np
+
+    column = column.dictionary_encode() if not hasattr(column, "dictionary") else column
+    numbers = np.array([Op[name.upper()] for name in column.dictionary.to_pylist()], dtype="u2")
+    return numbers[column.indices.to_numpy()] if len(column) else np.empty(0, dtype="u2")
