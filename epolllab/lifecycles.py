@@ -1,0 +1,321 @@
+"""The life of one connection, in the four ways of keeping its interest right.
+
+One job: given a connection that the kernel called ready, read, answer, write, and
+keep the kernel's interest in step. A life cycle never waits, knows no listener and
+no thread; it makes its system calls through ``syscalls`` and hands ended
+connections back to the loop.
+
+What they cost for one request on one connection, and what they are for:
+
+=========  =========================  =================================================
+name       epoll_ctl                  idea
+=========  =========================  =================================================
+howto      4: ADD IN, MOD OUT,        the how-to's: the mask says which step comes next
+           MOD 0, DEL
+eager      1: ADD IN                  write at once; ask for OUT only when it would block
+once       1: ADD IN|OUT|ET           ask for everything once; remember the edges oneself
+oneshot    2 and more: ADD, then      the kernel disarms at each event; re-arm when done
+           MOD after each event
+=========  =========================  =================================================
+
+Common to all: while an answer waits to be sent, nothing more is read from that
+connection, so that a peer that never reads cannot make the server's memory grow.
+"""
+
+import socket
+from typing import TYPE_CHECKING, Any
+
+from epolllab.events import EPOLLIN, EPOLLOUT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from epolllab.loop import Loop
+    from epolllab.protocols import Session
+
+    Send = Callable[["Connection", bytes | memoryview], int]
+
+__all__ = ["LIFECYCLES", "Connection", "Eager", "HowTo", "Once", "OneShot"]
+
+
+class Connection:
+    """One accepted connection: the socket, its serial, and what is still to be sent."""
+
+    __slots__ = (
+        "active_ns",
+        "corked",
+        "ending",
+        "fd",
+        "interest",
+        "key",
+        "out",
+        "session",
+        "sock",
+        "turn",
+    )
+
+    def __init__(
+        self, sock: Any, fd: int, conn: int, session: "Session", turn: "Callable[..., None]"
+    ) -> None:
+        self.sock = sock
+        self.fd = fd
+        self.key = conn << 32 | fd
+        self.session = session
+        self.turn = turn
+        self.interest = 0
+        self.out: bytes | memoryview = b""
+        self.ending = False
+        self.corked = False
+        self.active_ns = 0
+
+
+class Eager:
+    """Write at once; ask for OUT only on would-block.
+
+    Parameters
+    ----------
+    loop : Loop
+        Its calls are used, and ended connections go back to it.
+    drain : bool
+        Read until would-block at each event, rather than once.
+    recv_size : int
+        Bytes asked for by each recv.
+    cork : bool
+        Hold the answer's segments back with TCP_CORK until all of it is written.
+    """
+
+    first_interest = EPOLLIN
+    idle_interest = EPOLLIN
+    writing_interest = EPOLLOUT
+    rearms_listener = False
+    direct = True  # an answer is sent at once, not when the kernel says OUT
+    unregisters = False  # close(2) takes a descriptor out of epoll by itself
+
+    def __init__(self, loop: "Loop", *, drain: bool, recv_size: int, cork: bool) -> None:
+        self.loop = loop
+        self.calls = calls = loop.calls
+        # Bound once: each of these is used for every request.
+        self._recv, self._send, self._reply = calls.recv, calls.send, calls.reply
+        self._handled = calls.handled
+        self._bound = calls.bound
+        self.requests = 0
+        self.drain = drain
+        self.recv_size = recv_size
+        self.cork = cork
+
+    def open(self, end: Connection) -> None:
+        """Register a new connection."""
+        end.interest = self.first_interest
+        self.calls.register(end, self.first_interest)
+
+    def ready(self, end: Connection, mask: int) -> None:
+        """Do what can be done for a connection that the kernel returned.
+
+        Whatever the mask says, the answer in hand goes first and reading comes
+        second: HUP and ERR need no case of their own, since the call that they
+        spoil says what happened. Its OSError is the loop's to take.
+        """
+        if end.out:
+            self.flush(end)
+        else:
+            self.read(end)
+
+    def read(self, end: Connection) -> None:
+        """Read once, or until it would block, and answer what is complete."""
+        while True:
+            try:
+                data = self._recv(end, self.recv_size)
+            except BlockingIOError:
+                return
+            if not data:
+                self.loop.close(end)
+                return
+            if not end.ending:
+                self.feed(end, data)
+            if not self.drain or end.out or end.fd < 0:
+                return
+            if self._bound:
+                self._bound()
+
+    def feed(self, end: Connection, data: bytes) -> None:
+        """Give what was read to the session, and send its answers."""
+        session = end.session
+        try:
+            answers = session.receive(data)
+        except Exception as error:
+            self.loop.failed(end, error)
+            return
+        self.requests += len(answers)
+        if len(answers) == 1 and self.direct:
+            # By far the most common: one request, one answer, and it fits.
+            out, send = answers[0], self._reply
+        else:
+            out, send = self.gather(end, answers), self._send
+        if session.closing:
+            self.prepare_end(session, len(data))
+        if out:
+            self.answer(end, out, send)
+        elif session.closing:
+            self.finish(end)
+
+    def gather(self, end: Connection, answers: list[bytes]) -> bytes:
+        """Join the answers of a pipeline; or what is to be said before there is one."""
+        if self._handled:
+            for answer in answers:
+                self._handled(end, len(answer))
+        if answers:
+            return b"".join(answers)
+        interim, end.session.interim = end.session.interim, b""
+        return interim
+
+    def prepare_end(self, session: "Session", n_read: int) -> None:
+        """Note how the session ends, before its last answer is sent.
+
+        A read that filled its buffer may have left input that nobody read. Closing
+        over unread input makes the kernel send a reset, and that may destroy the
+        answer before the peer reads it: such a connection lingers instead.
+        """
+        if n_read == self.recv_size:
+            session.linger = True
+        if session.fault:
+            self.loop.note_fault(session.fault)
+
+    def answer(self, end: Connection, out: bytes, send: "Send") -> None:
+        """Send now; keep what did not fit and ask to be told when it does."""
+        if self.cork:
+            self.calls.cork(end, True)
+            end.corked = True
+        try:
+            if (sent := send(end, out)) < len(out):
+                self.push(end, memoryview(out)[sent:])
+        except BlockingIOError:
+            end.out = out
+        if end.out:
+            self.want(end, self.writing_interest)
+        elif end.session.closing or end.corked:
+            self.sent(end)
+
+    def push(self, end: Connection, out: bytes | memoryview) -> None:
+        """Send until all is gone or it would block; what is left stays in ``end.out``."""
+        try:
+            while out:
+                out = memoryview(out)[self._send(end, out) :]
+            end.out = b""
+        except BlockingIOError:
+            end.out = out
+
+    def flush(self, end: Connection) -> None:
+        """Go on with an answer that did not fit before."""
+        self.push(end, end.out)
+        if not end.out:
+            self.sent(end)
+            if end.fd >= 0 and not end.ending:
+                self.resume(end)
+
+    def sent(self, end: Connection) -> None:
+        """All is written: end the connection if that was the last answer."""
+        if end.corked:
+            self.calls.cork(end, False)
+            end.corked = False
+        if end.session.closing and not end.ending:
+            self.finish(end)
+
+    def resume(self, end: Connection) -> None:
+        """Listen again; with edges, a modify reports what came in the meantime."""
+        self.want(end, self.idle_interest)
+
+    def finish(self, end: Connection) -> None:
+        """Close, or first let a peer that still sends come to its end."""
+        if end.session.linger:
+            self.linger(end)
+        else:
+            self.loop.close(end)
+
+    def linger(self, end: Connection) -> None:
+        """End our half and read the peer's to its end, for a bounded time."""
+        end.ending = True
+        self.loop.linger(end)
+        self.calls.shutdown(end, socket.SHUT_WR)
+        self.want(end, self.idle_interest)
+        if self.drain:
+            self.read(end)
+
+    def want(self, end: Connection, interest: int) -> None:
+        """Make the kernel's interest in the connection what is wanted."""
+        if end.interest != interest:
+            end.interest = interest
+            self.calls.modify(end, interest)
+
+
+class HowTo(Eager):
+    """The how-to's chain: the interest says which step comes next.
+
+    IN until the request is complete, then OUT until the answer is sent, then
+    nothing; after our own shutdown the kernel reports HUP, which no mask hides, and
+    that is when the connection is unregistered and closed.
+    """
+
+    direct = False
+    unregisters = True
+
+    def ready(self, end: Connection, mask: int) -> None:
+        """Read, write or close, as the step is."""
+        if end.ending and not end.session.linger:
+            # Nothing but HUP is left to be reported: no mask hides it.
+            self.loop.close(end)
+            return
+        super().ready(end, mask)
+
+    def answer(self, end: Connection, out: bytes, send: "Send") -> None:
+        """Do not send yet: ask for OUT, and send when the kernel says so."""
+        if self.cork:
+            self.calls.cork(end, True)
+            end.corked = True
+        end.out = out
+        self.want(end, EPOLLOUT)
+
+    def finish(self, end: Connection) -> None:
+        """Ask for nothing, shut both halves, and wait for HUP."""
+        if end.session.linger:
+            self.linger(end)
+            return
+        end.ending = True
+        # select has no HUP; there, a connection shut for reading is readable.
+        self.want(end, EPOLLIN if self.loop.poller_name == "select" else 0)
+        self.calls.shutdown(end, socket.SHUT_RDWR)
+
+
+class Once(Eager):
+    """Everything is registered once, edge-triggered, and never modified.
+
+    The kernel reports each edge once, so an IN that comes while an answer waits to
+    be sent is not repeated: after the answer, reading is simply tried again.
+    """
+
+    first_interest = EPOLLIN | EPOLLOUT
+
+    def want(self, end: Connection, interest: int) -> None:
+        """Nothing to say to the kernel: it has been told everything."""
+
+    def resume(self, end: Connection) -> None:
+        """Try to read what may have come while we were writing."""
+        self.read(end)
+
+
+class OneShot(Eager):
+    """The kernel disarms a connection at each event; it is re-armed when done."""
+
+    rearms_listener = True
+
+    def ready(self, end: Connection, mask: int) -> None:
+        """Serve, then re-arm for what is needed next, in one modify."""
+        super().ready(end, mask)
+        if end.fd >= 0:
+            self.calls.modify(end, end.interest)
+
+    def want(self, end: Connection, interest: int) -> None:
+        """Note it; the modify comes at the end of the turn."""
+        end.interest = interest
+
+
+LIFECYCLES = {"eager": Eager, "howto": HowTo, "once": Once, "oneshot": OneShot}

@@ -1,0 +1,123 @@
+"""What a server can be told, checked before anything starts.
+
+One job: hold the options and refuse those that make no sense, with the reason. It
+opens nothing.
+"""
+
+import difflib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from epolllab.pollers import POLLERS
+from epolllab.protocols import Handler, Session, make_protocol
+
+__all__ = ["LIFECYCLES", "TRIGGERS", "ServerOptions", "one_of", "whole"]
+
+TRIGGERS = ("level", "edge")
+LIFECYCLES = ("eager", "howto", "once", "oneshot")
+
+
+def one_of(name: str, value: object, allowed: Sequence[str]) -> None:
+    """Raise ValueError unless `value` is one of `allowed`; name the nearest one."""
+    if value in allowed:
+        return
+    near = difflib.get_close_matches(str(value), allowed, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"{name} is one of {', '.join(map(repr, allowed))}, not {value!r}{hint}")
+
+
+def whole(name: str, value: object, least: int, most: int | None = None) -> None:
+    """Raise unless `value` is a whole number from `least` to `most`."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} is a whole number, not {value!r}")
+    if value < least or (most is not None and value > most):
+        bound = f"at least {least}" if most is None else f"from {least} to {most}"
+        raise ValueError(f"{name} is {bound}, not {value}")
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """Everything :func:`epolllab.start_server` takes; see there for the meaning."""
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    poller: str = "epoll"
+    trigger: str = "level"
+    lifecycle: str = "eager"
+    protocol: str | Callable[[], Session] = "hello"
+    handler: Handler | None = None
+    drain: bool | None = None
+    recv_size: int = 16_384
+    max_events: int = 1_023
+    accept_batch: int | None = None
+    backlog: int = 4_096
+    send_buffer: int | None = None
+    recv_buffer: int | None = None
+    nodelay: bool = True
+    cork: bool = False
+    max_connections: int | None = None
+    max_request_bytes: int = 1 << 20
+    idle_timeout: float | None = None
+    capacity: int = 1_000_000
+    record: bool = True
+    process: bool = False
+
+    def __post_init__(self) -> None:
+        one_of("poller", self.poller, POLLERS)
+        one_of("trigger", self.trigger, TRIGGERS)
+        one_of("lifecycle", self.lifecycle, LIFECYCLES)
+        whole("port", self.port, 0, 65_535)
+        whole("recv_size", self.recv_size, 1, 1 << 30)
+        whole("max_events", self.max_events, 1, 65_534)
+        whole("backlog", self.backlog, 0)
+        whole("max_request_bytes", self.max_request_bytes, 1)
+        whole("capacity", self.capacity, 1)
+        for name in ("accept_batch", "send_buffer", "recv_buffer", "max_connections"):
+            if getattr(self, name) is not None:
+                whole(name, getattr(self, name), 1)
+        if self.idle_timeout is not None and not self.idle_timeout > 0:
+            raise ValueError(f"idle_timeout is in seconds and positive, not {self.idle_timeout!r}")
+        self._check_combination()
+        self.sessions()
+
+    def _check_combination(self) -> None:
+        if self.trigger == "edge" and self.poller != "epoll":
+            raise ValueError(
+                f"{self.poller} is level-triggered only: the kernel looks at every descriptor "
+                'at every wait and keeps nothing in between. Use poller="epoll" for edges'
+            )
+        if self.lifecycle == "oneshot" and self.poller != "epoll":
+            raise ValueError(
+                f"one-shot interest (EPOLLONESHOT) is epoll's own; {self.poller} has none. "
+                'Use poller="epoll", or lifecycle="eager"'
+            )
+        if self.lifecycle == "once" and self.trigger != "edge":
+            raise ValueError(
+                'lifecycle="once" keeps IN and OUT registered for ever. Level-triggered, an idle '
+                "writable connection would be reported at every wait and the loop would spin. "
+                'Use poller="epoll" with trigger="edge"'
+            )
+
+    @property
+    def drains(self) -> bool:
+        """Whether a readable connection is read until it would block."""
+        return self.trigger == "edge" if self.drain is None else self.drain
+
+    def sessions(self) -> Callable[[], Session]:
+        """The maker of sessions; raises for a protocol that is none."""
+        return make_protocol(
+            self.protocol, handler=self.handler, max_request_bytes=self.max_request_bytes
+        )
+
+    def described(self) -> dict[str, Any]:
+        """The options as a recording's metadata keeps them."""
+        parameters = {
+            name: value
+            for name, value in vars(self).items()
+            if isinstance(value, str | int | float | bool | None)
+        }
+        parameters["protocol"] = getattr(self.protocol, "__qualname__", str(self.protocol))
+        parameters["handler"] = getattr(self.handler, "__qualname__", None)
+        parameters["drain"] = self.drains
+        return parameters

@@ -1,0 +1,480 @@
+"""Bytes in, bytes out: what a server says, without a socket.
+
+One job: turn what one peer sent into answers. A protocol is a callable that makes
+a :class:`Session` for each connection; the session is fed what was read and
+returns the answers that are complete. It never waits, and it does not know whether
+epoll, poll or select brought the bytes, nor in how many pieces.
+
+To write one's own, derive from :class:`Session`, and give the class, or any
+function that makes instances of it, to ``start_server(protocol=...)``::
+
+    class Shout(epolllab.Session):
+        def receive(self, data):
+            return [data.upper()]
+"""
+
+import time
+import traceback
+from collections.abc import Callable
+from email.utils import formatdate
+from http import HTTPStatus
+from typing import Any
+
+__all__ = [
+    "PROTOCOLS",
+    "Echo",
+    "Hello",
+    "Http",
+    "Request",
+    "Response",
+    "Session",
+    "make_protocol",
+]
+
+
+class Session:
+    """One peer's conversation. Derive from it to write a protocol.
+
+    Attributes
+    ----------
+    closing : bool
+        Set it, and the connection is closed once what was returned has been sent.
+    linger : bool
+        Set it together with `closing` where the peer may still be sending: the
+        server then ends its own half and reads on until the peer ends too. Closing
+        at once would make the kernel send a reset, which can destroy the answer
+        before the peer has read it.
+    interim : bytes
+        What is to be sent at once although no request is complete, such as
+        ``100 Continue``. The loop takes it and sets it back.
+    fault : str or None
+        The traceback of an exception that the session caught and answered itself.
+    """
+
+    closing = False
+    linger = False
+    interim = b""
+    fault: str | None = None
+
+    def receive(self, data: bytes) -> list[bytes]:
+        """Take what was read, never empty; return the complete answers, one a request."""
+        raise NotImplementedError
+
+    def timed_out(self) -> list[bytes]:
+        """Say something to a peer that was silent for too long, before the close."""
+        return []
+
+    def end(self) -> None:
+        """The connection is gone; break reference cycles here."""
+
+
+class Hello(Session):
+    """The how-to's server: one request, one fixed answer, then the end.
+
+    A request is complete at LF LF or LF CR LF anywhere in it; what it says does not
+    matter. The answer is the how-to's to the byte.
+
+    Parameters
+    ----------
+    max_request_bytes : int
+        A request that is longer is answered with 413 and a close.
+    """
+
+    ANSWER = (
+        b"HTTP/1.0 200 OK\r\nDate: Mon, 1 Jan 1996 01:01:01 GMT\r\n"
+        b"Content-Type: text/plain\r\nContent-Length: 13\r\n\r\n"
+        b"Hello, world!"
+    )
+    TOO_LARGE = b"HTTP/1.0 413 Content Too Large\r\nContent-Length: 0\r\n\r\n"
+
+    def __init__(self, max_request_bytes: int = 1 << 20) -> None:
+        self._left = max_request_bytes
+        self._tail = b""
+
+    def receive(self, data: bytes) -> list[bytes]:
+        """Answer when the blank line has come."""
+        if self.closing:
+            return []
+        self._left -= len(data)
+        data = self._tail + data
+        if b"\n\r\n" in data or b"\n\n" in data:
+            self.closing = True
+            return [self.ANSWER]
+        if self._left < 0:
+            self.closing = self.linger = True
+            return [self.TOO_LARGE]
+        self._tail = data[-2:]
+        return []
+
+
+class Echo(Session):
+    """Every piece that was read goes back: keep-alive without a parser."""
+
+    def receive(self, data: bytes) -> list[bytes]:
+        """Return `data`."""
+        return [data]
+
+
+class Request:
+    """An HTTP request, as a handler gets it.
+
+    Attributes
+    ----------
+    method, path, version : str
+        For example ``"GET"``, ``"/a?b=c"``, ``"1.1"``. The path is as it was sent.
+    body : bytes
+        Whole; chunked bodies are joined.
+    raw_headers : list of (bytes, bytes)
+        In the order sent.
+    """
+
+    __slots__ = ("body", "keep_alive", "method", "path", "raw_headers", "version")
+
+    def __init__(
+        self,
+        method: str,
+        path: str,
+        version: str,
+        raw_headers: list[tuple[bytes, bytes]],
+        body: bytes,
+        keep_alive: bool,
+    ) -> None:
+        self.method = method
+        self.path = path
+        self.version = version
+        self.raw_headers = raw_headers
+        self.body = body
+        self.keep_alive = keep_alive
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Headers by lower-case name; repeated ones are joined with a comma."""
+        joined: dict[str, str] = {}
+        for raw_name, raw_value in self.raw_headers:
+            name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
+            joined[name] = f"{joined[name]}, {value}" if name in joined else value
+        return joined
+
+    def __repr__(self) -> str:
+        return f"<Request {self.method} {self.path} HTTP/{self.version}, {len(self.body)} bytes>"
+
+
+class Response:
+    """What a handler answers.
+
+    Parameters
+    ----------
+    body : bytes or str
+        A str is sent as UTF-8.
+    status : int
+        HTTP status code.
+    content_type : str
+        The media type.
+    headers : mapping of str to str, optional
+        Further headers; Content-Length, Date and Connection are the server's own.
+
+    Raises
+    ------
+    ValueError
+        A header with a line break, which would let one header become two.
+    """
+
+    __slots__ = ("_close", "_fresh", "_fresh_until", "_keep", "body", "status")
+
+    def __init__(
+        self,
+        body: bytes | str = b"",
+        status: int = 200,
+        content_type: str = "text/plain; charset=utf-8",
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        self.body = body.encode() if isinstance(body, str) else bytes(body)
+        self.status = status
+        lines = [
+            f"HTTP/1.1 {status} {_reason(status)}",
+            f"Content-Type: {content_type}",
+            *(f"{name}: {value}" for name, value in (headers or {}).items()),
+        ]
+        if any("\r" in line or "\n" in line for line in lines):
+            raise ValueError(f"a header cannot hold a line break: {lines!r}")
+        head = "\r\n".join(lines).encode("latin-1") + b"\r\n"
+        # 1xx, 204 and 304 have no body and no length (RFC 9110, section 8.6).
+        bodiless = status < 200 or status in (204, 304)
+        length = b"" if bodiless else b"Content-Length: %d\r\n" % len(self.body)
+        self.body = b"" if bodiless else self.body
+        # Both forms end where the date goes, so that one join makes an answer.
+        self._keep = head + length + b"Date: "
+        self._close = head + length + b"Connection: close\r\nDate: "
+        self._fresh = b""
+        self._fresh_until = 0.0
+
+    def wire(self) -> bytes:
+        """The bytes of the usual answer: with a body, on a connection that goes on."""
+        # One Response may answer many requests; its bytes change with the date only.
+        now = time.time()
+        if now >= self._fresh_until:
+            # In this order: another server's thread may be sharing the response.
+            self._fresh = self.made(False, False, False)
+            self._fresh_until = int(now) + 1.0
+        return self._fresh
+
+    def made(self, head_only: bool, close: bool, old: bool) -> bytes:
+        """The bytes of any answer.
+
+        Parameters
+        ----------
+        head_only : bool
+            Leave out the body: the answer to HEAD.
+        close : bool
+            Say that the connection ends.
+        old : bool
+            Answer an HTTP/1.0 peer that asked for keep-alive, which must be told.
+        """
+        head = self._close if close else self._keep
+        keep = b"\r\nConnection: keep-alive" if old and not close else b""
+        return b"%b%b%b\r\n\r\n%b" % (head, _date(), keep, b"" if head_only else self.body)
+
+
+def _reason(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "Unknown"
+
+
+_date_at = 0
+_date_text = b""
+
+
+def _date() -> bytes:
+    """The Date header's value, made once a second."""
+    global _date_at, _date_text
+    now = int(time.time())
+    if now != _date_at:
+        _date_text = formatdate(now, usegmt=True).encode()
+        _date_at = now
+    return _date_text
+
+
+Handler = Callable[[Request], Response | bytes | str]
+
+GREETING = Response(b"Hello, world!")
+"""What ``protocol="http"`` answers where no handler is given."""
+
+
+class Http(Session):
+    """HTTP/1.1 with keep-alive and pipelining.
+
+    The parsing is httptools', the C parser of Node.js (llhttp).
+
+    Parameters
+    ----------
+    handler : callable, optional
+        ``handler(request)`` returns a :class:`Response`, bytes or a str. If it
+        raises, the peer gets a 500 and the connection ends; the server goes on.
+        Without one, every request is answered with a greeting.
+    max_request_bytes : int
+        More in the head is answered with 431, more in the body with 413.
+    """
+
+    def __init__(self, handler: Handler | None = None, max_request_bytes: int = 1 << 20) -> None:
+        self._handler = handler
+        self._limit = max_request_bytes
+        self._parser: Any = _parser_class(self)
+        self._feed = self._parser.feed_data
+        self._answers: list[bytes] = []
+        self._path = b""
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._body: list[bytes] = []
+        self._head_bytes = 0
+        self._body_bytes = 0
+        self._old = False
+
+    def receive(self, data: bytes) -> list[bytes]:
+        """Parse; the handler runs for each request that is complete."""
+        if self.closing:
+            return []
+        self._answers = answers = []
+        try:
+            self._feed(data)
+        except _upgrade:
+            # The peer offers another protocol; we answer in this one and end.
+            self.closing = True
+        except _parse_error:
+            # After "Connection: close" the parser objects to further bytes; we ignore them.
+            if not self.closing:
+                self._refuse(400)
+        if self._path and not self._body_bytes and not self.closing:
+            self._head_bytes += len(data)
+            if self._head_bytes > self._limit:
+                self._refuse(431)
+        return answers
+
+    def timed_out(self) -> list[bytes]:
+        """408 in the middle of a request; silence between requests is no error."""
+        if not self._path or self.closing:
+            return []
+        self._answers = []
+        self._refuse(408)
+        return self._answers
+
+    def end(self) -> None:
+        """Part from the parser, which holds this session and is held by it."""
+        self._parser = self._feed = None
+
+    # The parser calls these.
+
+    def on_url(self, url: bytes) -> None:
+        """A part of the request's target."""
+        self._path += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One header; those that the server itself must know have these lengths."""
+        self._headers.append((name, value))
+        if len(name) in (6, 10, 14):
+            self._heed(name.lower(), value)
+
+    def _heed(self, name: bytes, value: bytes) -> None:
+        if name == b"content-length" and value.isdigit() and int(value) > self._limit:
+            self._refuse(413)
+        elif name == b"expect" and not self.closing:
+            self._head_bytes = 1  # so that the end of the request is not overlooked
+            self.interim = b"HTTP/1.1 100 Continue\r\n\r\n"
+        elif name == b"connection":
+            self._old = self._parser.get_http_version() == "1.0"
+
+    def on_body(self, body: bytes) -> None:
+        """A part of the body."""
+        self._body_bytes += len(body)
+        if self._body_bytes <= self._limit:
+            self._body.append(body)
+        elif not self.closing:
+            self._refuse(413)
+
+    def on_message_complete(self) -> None:
+        """A whole request: answer it."""
+        if self.closing:
+            return
+        parser = self._parser
+        if not parser.should_keep_alive():
+            self.closing = True
+        method = parser.get_method()
+        if self._handler is None:
+            response = GREETING
+        else:
+            response = self._handled(self._request(method, parser), self._handler)
+        if self.closing or self._old or method == b"HEAD":
+            answer = response.made(method == b"HEAD", self.closing, self._old)
+        else:
+            answer = response.wire()
+        self._answers.append(answer)
+        self._path = b""
+        self._headers.clear()
+        if self._head_bytes or self._body_bytes or self._old:
+            self._next()
+
+    def _next(self) -> None:
+        """Forget what only some requests have."""
+        self._head_bytes = self._body_bytes = 0
+        self._body = []
+        self._old = False
+        self.interim = b""
+
+    def _request(self, method: bytes, parser: Any) -> Request:
+        return Request(
+            method.decode("latin-1"),
+            self._path.decode("latin-1"),
+            parser.get_http_version(),
+            list(self._headers),
+            b"".join(self._body),
+            not self.closing,
+        )
+
+    def _handled(self, request: Request, handler: Handler) -> Response:
+        """The handler's answer, or a 500 that ends the connection."""
+        try:
+            response = handler(request)
+            return response if isinstance(response, Response) else Response(response)
+        except Exception:
+            self.fault = traceback.format_exc()
+            self.closing = True
+            return Response("Internal Server Error\n", 500)
+
+    def _refuse(self, status: int) -> None:
+        """Answer with an error and end, reading on so that the answer arrives."""
+        self.closing = self.linger = True
+        self._answers.append(Response(f"{_reason(status)}\n", status).made(False, True, False))
+
+
+_parser_class: Any = None
+_upgrade: Any = None
+_parse_error: Any = None
+
+
+def _import_parser() -> None:
+    """Import httptools for the first HTTP server, and not before."""
+    global _parser_class, _upgrade, _parse_error
+    import httptools
+
+    _parser_class = httptools.HttpRequestParser
+    _upgrade, _parse_error = httptools.HttpParserUpgrade, httptools.HttpParserError
+
+
+PROTOCOLS = ("hello", "http", "echo")
+
+
+def make_protocol(
+    protocol: str | Callable[[], Session],
+    *,
+    handler: Handler | None = None,
+    max_request_bytes: int = 1 << 20,
+) -> Callable[[], Session]:
+    """Turn a name or the user's own object into a maker of sessions.
+
+    Parameters
+    ----------
+    protocol : {"hello", "http", "echo"} or callable
+        A callable without arguments that returns a :class:`Session`.
+    handler : callable, optional
+        For ``"http"`` only.
+    max_request_bytes : int
+        For ``"hello"`` and ``"http"``; one's own protocol bounds itself.
+
+    Raises
+    ------
+    ValueError
+        An unknown name, or a handler for a protocol that has none.
+    TypeError
+        Not a callable, or one that does not make a :class:`Session`.
+    """
+    if handler is not None and protocol != "http":
+        raise ValueError(
+            f'handler= belongs to protocol="http", and protocol is {protocol!r}; '
+            'say protocol="http", or answer in your own session\'s receive()'
+        )
+    if protocol == "hello":
+        return lambda: Hello(max_request_bytes)
+    if protocol == "echo":
+        return Echo
+    if protocol == "http":
+        if handler is not None and not callable(handler):
+            raise TypeError(f"handler is a function of a request, not {handler!r}")
+        _import_parser()
+        return lambda: Http(handler, max_request_bytes)
+    if isinstance(protocol, str):
+        raise ValueError(
+            f"protocol is one of {', '.join(PROTOCOLS)}, or a callable that makes a Session, "
+            f"not {protocol!r}"
+        )
+    if not callable(protocol):
+        raise TypeError(
+            f"protocol must be callable and return a Session for each connection; "
+            f"{protocol!r} is not callable"
+        )
+    trial = protocol()
+    if not isinstance(trial, Session):
+        raise TypeError(
+            f"protocol() must return an epolllab.Session, and returned {trial!r}; "
+            "derive your class from epolllab.Session and define receive(self, data)"
+        )
+    return protocol
