@@ -1,0 +1,55 @@
+"""Which notebook cell is running, so that a cell run twice leaves one server.
+
+One job: remember what each cell started, and stop that when the cell is run again.
+Dropping a handle is not enough in a notebook: IPython keeps what a cell displayed in
+``Out`` and ``_``. Outside a notebook this does nothing.
+"""
+
+import sys
+import weakref
+from typing import Any, Protocol
+
+__all__ = ["remember", "stop_of_earlier_execution"]
+
+
+class _Stoppable(Protocol):
+    def stop(self) -> None: ...
+
+
+_started: "dict[str, tuple[int, weakref.WeakSet[Any]]]" = {}
+
+
+def _executing() -> tuple[str, int] | None:
+    """The running cell's identity and execution count; None outside a kernel's cell."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    if shell is None or not hasattr(shell, "get_parent"):
+        return None
+    request = shell.get_parent() or {}
+    if request.get("header", {}).get("msg_type") != "execute_request":
+        return None
+    # JupyterLab names the cell; other front ends do not, and there the same text is
+    # taken for the same cell.
+    cell = request.get("metadata", {}).get("cellId") or request.get("content", {}).get("code")
+    return (str(cell), shell.execution_count) if cell else None
+
+
+def stop_of_earlier_execution() -> None:
+    """Stop what an earlier execution of the running cell started."""
+    executing = _executing()
+    if executing is None:
+        return
+    cell, count = executing
+    earlier_count, earlier = _started.get(cell, (count, weakref.WeakSet()))
+    if earlier_count != count:
+        del _started[cell]
+        for server in list(earlier):
+            server.stop()
+
+
+def remember(server: _Stoppable) -> None:
+    """Note that the running cell started `server`."""
+    executing = _executing()
+    if executing is not None:
+        cell, count = executing
+        _started.setdefault(cell, (count, weakref.WeakSet()))[1].add(server)

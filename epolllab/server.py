@@ -1,0 +1,488 @@
+"""start_server(): the server as a notebook holds it.
+
+One job: open the listening socket, put a loop behind it, and give back a handle that
+tells what happens and can always be stopped. The handle never touches the loop's
+connections; it asks its host.
+"""
+
+import ipaddress
+import select
+import socket
+import sys
+import threading
+import warnings
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+from epolllab import cells, html, kernel, metadata
+from epolllab.hosts import Host, ProcessHost, ThreadHost
+from epolllab.options import ServerOptions
+from epolllab.protocols import Handler, Session
+from epolllab.recording import Recording
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Server", "ServerDied", "servers", "start_server", "stop_all"]
+
+SPARE_DESCRIPTORS = 16
+"""What the loop needs beside its connections, with some room for the notebook."""
+
+
+class ServerDied(RuntimeError):
+    """The server's loop ended with an error; the message holds its traceback.
+
+    Raised once, at the next touch of the handle after the death. The recording up
+    to that point stays readable.
+    """
+
+
+class Server:
+    """A running server. Made by :func:`start_server`; a context manager.
+
+    The handle keeps the server alive: when the last reference to it goes, the server
+    is stopped. Displayed in a notebook, it says how the server is.
+
+    Attributes
+    ----------
+    address : tuple of (str, int)
+        Host and port it listens at.
+    options : ServerOptions
+        What it was started with.
+    """
+
+    def __init__(self, address: tuple[str, int], options: ServerOptions, host: Host) -> None:
+        self.address = address
+        self.options = options
+        self._host = host
+        self._lock = threading.Lock()
+        self._raised = False
+        self._circumstances: dict[str, Any] | None = None
+        self._finalizer = weakref.finalize(self, _stop_quietly, host)
+
+    # ---- what it is ---------------------------------------------------------------
+
+    @property
+    def url(self) -> str:
+        """The address for a browser or curl."""
+        host, port = self.address
+        return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+
+    @property
+    def pid(self) -> int:
+        """The process the loop runs in."""
+        return self._host.pid
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the loop is alive. Does not raise for one that died."""
+        return self._host.running()
+
+    @property
+    def error(self) -> str | None:
+        """The traceback of what ended the loop; None while it lives or after a stop."""
+        return self._host.failure()
+
+    # ---- what happened ------------------------------------------------------------
+
+    def stats(self) -> dict[str, int]:
+        """Counters of the loop, cheap while it runs.
+
+        Returns
+        -------
+        dict
+            ``connections`` open now; ``accepted``, ``closed``, ``requests``,
+            ``wakeups`` (waits that returned) and ``events`` (descriptors returned)
+            since the start; ``lost`` connections ended by an error such as a reset;
+            ``faults``, exceptions in a protocol or handler; ``timeouts``; ``pauses``
+            in accepting, for want of descriptors or by max_connections; ``stale``
+            events whose descriptor an earlier event of the batch had closed;
+            ``recorded`` and ``overwritten`` events.
+
+        Raises
+        ------
+        ServerDied
+            Once, if the loop ended with an error.
+        """
+        self._check()
+        return {**self._host.stats(), **self._recorded()}
+
+    def recording(self) -> Recording:
+        """What has been recorded up to now; the server runs on.
+
+        Raises
+        ------
+        ServerDied
+            Once, if the loop ended with an error; call again for the recording.
+        """
+        self._check()
+        snapshot = self._host.snapshot()
+        return Recording(
+            snapshot.rows,
+            {
+                **self._metadata(),
+                **self.options.described(),
+                "address": list(self.address),
+                "pid": self.pid,
+                "stats": self._host.stats(),
+                "last_fault": self.last_fault,
+            },
+            snapshot.overwritten,
+        )
+
+    def events(self) -> "pd.DataFrame":
+        """One row per event; see :func:`epolllab.frames.events`."""
+        return self.recording().events()
+
+    def wakeups(self) -> "pd.DataFrame":
+        """One row per wait; see :func:`epolllab.frames.wakeups`."""
+        return self.recording().wakeups()
+
+    def requests(self) -> "pd.DataFrame":
+        """One row per request; see :func:`epolllab.frames.requests`."""
+        return self.recording().requests()
+
+    def interest(self) -> "pd.DataFrame":
+        """The kernel's interest list beside the server's own table.
+
+        Returns
+        -------
+        pandas.DataFrame
+            A row per descriptor; see :func:`epolllab.frames.interest_list`. With poll
+            and select the kernel keeps no list, and only the program's side is there.
+        """
+        from epolllab import frames
+
+        self._check()
+        return frames.interest_list(*self._host.interest())
+
+    @property
+    def last_fault(self) -> str | None:
+        """The traceback of the last exception in a handler or protocol."""
+        return self._host.last_fault()
+
+    # ---- its end ------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Stop the server and wait for it; any number of times.
+
+        Raises
+        ------
+        ServerDied
+            Once, if the loop had ended with an error before.
+        TimeoutError
+            A handler or protocol did not return.
+        """
+        try:
+            with self._lock:
+                self._host.stop()
+        finally:
+            _running.discard(self)
+        self._finalizer.detach()
+        self._check()
+
+    def __enter__(self) -> "Server":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            self.stop()
+        except ServerDied:
+            if kind is None:
+                raise
+
+    # ---- how it looks -------------------------------------------------------------
+
+    def __repr__(self) -> str:
+        rows = self._described()
+        return (
+            f"<epolllab server {self.url} {rows['loop']}, {rows['state']}, "
+            f"{rows['connections now']} connections, {rows['events recorded']} events recorded, "
+            f"{rows['events overwritten']} overwritten>"
+        )
+
+    def _repr_html_(self) -> str:
+        return html.card(f"epolllab server {self.url}", self._described(), self.error)
+
+    def _described(self) -> dict[str, str]:
+        """What both reprs say; never raises for a dead loop."""
+        options, recorded, stats = self.options, self._recorded(), self._host.stats()
+        failure = self.error
+        state = "running" if self.is_running else "stopped" if failure is None else "died"
+        return {
+            "loop": f"{options.poller} {options.trigger} {options.lifecycle}",
+            "runs in": f"process {self.pid}" if options.process else "a thread",
+            "state": state,
+            "connections now": f"{stats.get('connections', 0):,}",
+            "requests": f"{stats.get('requests', 0):,}",
+            "events recorded": f"{recorded['recorded']:,}" if options.record else "none",
+            "events overwritten": f"{recorded['overwritten']:,}",
+        }
+
+    def _recorded(self) -> dict[str, int]:
+        written = self._host.written()
+        kept = min(written, self.options.capacity)
+        return {"recorded": kept, "overwritten": written - kept}
+
+    def _metadata(self) -> dict[str, Any]:
+        """Circumstances, gathered once, when they are first wanted."""
+        if self._circumstances is None:
+            self._circumstances = metadata.collect()
+        return self._circumstances
+
+    def _check(self) -> None:
+        """Raise what ended the loop, at the first touch that can."""
+        if self._raised or self.is_running:
+            return
+        failure = self._host.failure()
+        if failure is not None:
+            self._raised = True
+            _running.discard(self)
+            raise ServerDied(
+                f"the loop of {self.url} ended with an error. The recording up to then is "
+                f"still there; ask again.\n\n{failure}"
+            ) from self._host.cause()
+
+
+def _stop_quietly(host: Host) -> None:
+    """Stop on behalf of a handle that nobody holds any more."""
+    try:
+        host.stop()
+    except TimeoutError as error:
+        warnings.warn(str(error), RuntimeWarning, stacklevel=2)
+
+
+_running: "weakref.WeakSet[Server]" = weakref.WeakSet()
+
+
+def servers() -> list[Server]:
+    """The servers running now, in the order of their ports."""
+    return sorted((s for s in _running if s.is_running), key=lambda server: server.address[1])
+
+
+def stop_all() -> None:
+    """Stop every server of this interpreter."""
+    for server in servers():
+        server.stop()
+
+
+def start_server(
+    host: str = "127.0.0.1",
+    port: int = 0,
+    *,
+    poller: str = "epoll",
+    trigger: str = "level",
+    lifecycle: str = "eager",
+    protocol: str | Callable[[], Session] = "hello",
+    handler: Handler | None = None,
+    drain: bool | None = None,
+    recv_size: int = 16_384,
+    max_events: int = 1_023,
+    accept_batch: int | None = None,
+    backlog: int = 4_096,
+    send_buffer: int | None = None,
+    recv_buffer: int | None = None,
+    nodelay: bool = True,
+    cork: bool = False,
+    max_connections: int | None = None,
+    max_request_bytes: int = 1 << 20,
+    idle_timeout: float | None = None,
+    capacity: int = 1_000_000,
+    record: bool = True,
+    process: bool = False,
+) -> Server:
+    """Start a server in the background; return once it listens.
+
+    A cell that is run again stops the server that it started before, and a handle
+    that is dropped stops its server.
+
+    Parameters
+    ----------
+    host : str
+        Address to bind. Any but a loopback address is reachable from other machines,
+        and gets a warning.
+    port : int
+        0 lets the kernel choose a free one.
+    poller : {"epoll", "poll", "select"}
+        The system call that waits.
+    trigger : {"level", "edge"}
+        Whether epoll reports that something *is* ready, at every wait, or that
+        something *became* ready, once (EPOLLET). poll and select have level only.
+    lifecycle : {"eager", "howto", "once", "oneshot"}
+        How the kernel's interest in a connection is kept right; see
+        :mod:`epolllab.lifecycles`. ``"once"`` needs edges, ``"oneshot"`` epoll.
+    protocol : {"hello", "http", "echo"} or callable
+        What is answered; a callable returns a :class:`Session` for each connection.
+    handler : callable, optional
+        For ``"http"``: ``handler(request)`` returns a :class:`Response`, bytes or a
+        str. It runs in the loop, so the loop stands still while it does.
+    drain : bool, optional
+        Read each ready connection until it would block, rather than once. By default
+        true for edge, where less strands the rest, and false for level.
+    recv_size : int
+        Bytes each recv asks for.
+    max_events : int
+        Descriptors one epoll_wait returns at most.
+    accept_batch : int, optional
+        Connections accepted per event of the listener. By default until it would
+        block; for ``"howto"`` with level, one, as in the how-to.
+    backlog : int
+        Length of the accept queue; the kernel cuts it to net.core.somaxconn.
+    send_buffer, recv_buffer : int, optional
+        SO_SNDBUF and SO_RCVBUF in bytes; the kernel doubles them. They also end its
+        own tuning of the buffer.
+    nodelay : bool
+        TCP_NODELAY, set on the listener; accepted sockets inherit it.
+    cork : bool
+        TCP_CORK around each answer.
+    max_connections : int, optional
+        Accept no more than this at a time; others wait in the accept queue.
+    max_request_bytes : int
+        A larger request is refused: 413 or 431.
+    idle_timeout : float, optional
+        Seconds after which a silent connection is closed; in the middle of an HTTP
+        request with 408.
+    capacity : int
+        Events kept (40 bytes each); the oldest are overwritten.
+    record : bool
+        False takes the recorder out of the loop altogether.
+    process : bool
+        Run the loop in a child process, so that the notebook's own work does not
+        compete with it for the interpreter lock. Same handle, same frames.
+
+    Returns
+    -------
+    Server
+        The handle.
+
+    Raises
+    ------
+    ValueError, TypeError
+        An option that makes no sense, before anything is opened.
+    OSError
+        The address is in use or not this machine's; there is no epoll; too few
+        descriptors for `max_connections`.
+
+    Examples
+    --------
+    >>> import epolllab
+    >>> with epolllab.start_server() as server:
+    ...     run = epolllab.run_clients(server, requests=100, progress=False)
+    ...     server.stats()["requests"]
+    100
+    """
+    options = ServerOptions(
+        host=host,
+        port=port,
+        poller=poller,
+        trigger=trigger,
+        lifecycle=lifecycle,
+        protocol=protocol,
+        handler=handler,
+        drain=drain,
+        recv_size=recv_size,
+        max_events=max_events,
+        accept_batch=accept_batch,
+        backlog=backlog,
+        send_buffer=send_buffer,
+        recv_buffer=recv_buffer,
+        nodelay=nodelay,
+        cork=cork,
+        max_connections=max_connections,
+        max_request_bytes=max_request_bytes,
+        idle_timeout=idle_timeout,
+        capacity=capacity,
+        record=record,
+        process=process,
+    )
+    return start(options)
+
+
+def start(options: ServerOptions) -> Server:
+    """Start a server from checked options; what :func:`start_server` does with its own."""
+    cells.stop_of_earlier_execution()
+    _require_epoll()
+    listener = _listen(options)
+    address = listener.getsockname()[:2]
+    try:
+        with _room_for(options):
+            place: Host = (ProcessHost if options.process else ThreadHost)(listener, options)
+    except BaseException:
+        listener.close()
+        raise
+    server = Server(address, options, place)
+    _running.add(server)
+    cells.remember(server)
+    return server
+
+
+def _require_epoll() -> None:
+    if not hasattr(select, "epoll"):
+        raise OSError(
+            f"start_server() needs Linux: epoll is Linux's own, and this is {sys.platform}. "
+            "Saved recordings can be loaded and plotted here: epolllab.Recording.load(path)"
+        )
+
+
+@contextmanager
+def _room_for(options: ServerOptions) -> Iterator[None]:
+    """Raise the soft limit on descriptors for as many connections as are wanted.
+
+    A child process keeps the limit it was started with, so ours is put back at once.
+    A thread shares ours, which stays raised: it only ever permits more.
+    """
+    if options.max_connections is None:
+        yield
+        return
+    wanted = options.max_connections + SPARE_DESCRIPTORS + kernel.descriptors_open()
+    with ExitStack() as raised:
+        raised.enter_context(kernel.raise_descriptor_limit(wanted))
+        if not options.process:
+            raised.pop_all()
+        yield
+
+
+def _listen(options: ServerOptions) -> socket.socket:
+    """Open the listening socket; what is set on it, accepted sockets inherit."""
+    family, address = _resolve(options.host, options.port)
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, options.nodelay)
+        if options.send_buffer is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, options.send_buffer)
+        if options.recv_buffer is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, options.recv_buffer)
+        sock.bind(address)
+        sock.listen(options.backlog)
+    except OSError as error:
+        sock.close()
+        raise OSError(
+            error.errno,
+            f"cannot listen at {options.host} port {options.port}: {error.strerror}. "
+            "port=0 takes a free port; epolllab.servers() lists the servers started here",
+        ) from error
+    return sock
+
+
+def _resolve(host: str, port: int) -> tuple[int, Any]:
+    try:
+        found = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_NUMERICSERV
+        )
+    except socket.gaierror as error:
+        raise OSError(
+            error.errno, f"host {host!r} is no address of this machine: {error.strerror}"
+        ) from error
+    family, _, _, _, address = found[0]
+    if not ipaddress.ip_address(address[0].partition("%")[0]).is_loopback:
+        warnings.warn(
+            f"host={host!r} makes this server reachable from other machines; "
+            'it is an instrument, not hardened for that. host="127.0.0.1" keeps it here',
+            stacklevel=4,
+        )
+    return family, address
+
