@@ -79,6 +79,7 @@ class Op(IntEnum):
     WRITE = 13
     SETSOCKOPT = 14
     SOCKET = 15
+    GETSOCKOPT = 16
 
     @property
     def label(self) -> str:

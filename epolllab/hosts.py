@@ -71,7 +71,7 @@ class ThreadHost:
 
     def __init__(self, listener: socket.socket, options: ServerOptions) -> None:
         self.pid = os.getpid()
-        self.recorder = Recorder(options.capacity) if options.record else None
+        self.recorder = Recorder(options.capacity, touch=True) if options.record else None
         self.loop = Loop(listener, options, self.recorder)
         # A daemon, because an exit must not wait for it: finalizers stop it first.
         self.thread = threading.Thread(target=self.loop.run, name="epolllab-loop", daemon=True)
@@ -264,9 +264,8 @@ def serve(connection: Connection) -> None:
         if options.record:
             import mmap
 
-            recorder = Recorder(
-                options.capacity, memory=mmap.mmap(ring, memory_size(options.capacity))
-            )
+            memory = mmap.mmap(ring, memory_size(options.capacity))
+            recorder = Recorder(options.capacity, memory=memory, touch=True)
         os.close(ring)
         loop = Loop(socket.socket(fileno=listening), options, recorder)
     except BaseException:

@@ -39,34 +39,32 @@ __all__ = ["LIFECYCLES", "Connection", "Eager", "HowTo", "Once", "OneShot"]
 
 
 class Connection:
-    """One accepted connection: the socket, its serial, and what is still to be sent."""
+    """One accepted connection: the socket, its key, and what is still to be sent.
 
-    __slots__ = (
-        "active_ns",
-        "corked",
-        "ending",
-        "fd",
-        "interest",
-        "key",
-        "out",
-        "session",
-        "sock",
-        "turn",
-    )
+    What most connections never need to change is left in the class, since making and
+    dropping connections is what a server without keep-alive does most.
+    """
+
+    out: bytes | memoryview = b""
+    ending = False
+    corked = False
+    active_ns = 0
 
     def __init__(
-        self, sock: Any, fd: int, conn: int, session: "Session", turn: "Callable[..., None]"
+        self,
+        sock: Any,
+        fd: int,
+        key: int,
+        session: "Session",
+        turn: "Callable[[Connection, int], None]",
+        interest: int,
     ) -> None:
         self.sock = sock
         self.fd = fd
-        self.key = conn << 32 | fd
+        self.key = key
         self.session = session
         self.turn = turn
-        self.interest = 0
-        self.out: bytes | memoryview = b""
-        self.ending = False
-        self.corked = False
-        self.active_ns = 0
+        self.interest = interest
 
 
 class Eager:
@@ -103,11 +101,6 @@ class Eager:
         self.recv_size = recv_size
         self.cork = cork
 
-    def open(self, end: Connection) -> None:
-        """Register a new connection."""
-        end.interest = self.first_interest
-        self.calls.register(end, self.first_interest)
-
     def ready(self, end: Connection, mask: int) -> None:
         """Do what can be done for a connection that the kernel returned.
 
@@ -117,8 +110,8 @@ class Eager:
         """
         if end.out:
             self.flush(end)
-        else:
-            self.read(end)
+            return
+        self.read(end)
 
     def read(self, end: Connection) -> None:
         """Read once, or until it would block, and answer what is complete."""
@@ -148,10 +141,12 @@ class Eager:
         self.requests += len(answers)
         if len(answers) == 1 and self.direct:
             # By far the most common: one request, one answer, and it fits.
-            out, send = answers[0], self._reply
+            out = answers[0]
+            send: Send = self._reply
         else:
-            out, send = self.gather(end, answers), self._send
-        if session.closing:
+            out = self.gather(end, answers)
+            send = self._send
+        if session.closing and (session.fault or len(data) == self.recv_size):
             self.prepare_end(session, len(data))
         if out:
             self.answer(end, out, send)
@@ -192,7 +187,12 @@ class Eager:
             end.out = out
         if end.out:
             self.want(end, self.writing_interest)
-        elif end.session.closing or end.corked:
+        elif end.session.closing:
+            if end.session.linger or end.corked:
+                self.sent(end)
+            else:
+                self.loop.close(end)
+        elif end.corked:
             self.sent(end)
 
     def push(self, end: Connection, out: bytes | memoryview) -> None:

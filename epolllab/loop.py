@@ -26,6 +26,7 @@ import socket
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from epolllab.events import EPOLLIN
@@ -100,7 +101,7 @@ class Loop:
         self.options = options
         self.poller_name = options.poller
         self.clock = clock
-        self.new_session = options.sessions()
+        self._new_session = options.sessions()
         wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.poller: Poller = make_poller(
             options.poller,
@@ -114,11 +115,15 @@ class Loop:
             else SystemCalls(self.poller, options.max_events)
         )
         self.recorder = recorder
+        self._register, self._close = self.calls.register, self.calls.close
         self.life = LIFECYCLES[options.lifecycle](
             self, drain=options.drains, recv_size=options.recv_size, cork=options.cork
         )
         self._timed = options.idle_timeout is not None
         self._turn = self._timed_turn if self._timed else self.life.ready
+        self._accept_batch = options.accept_batch
+        if options.lifecycle == "howto" and options.trigger == "level":
+            self._accept_batch = options.accept_batch or 1  # as the how-to does
         self._family = listener.family
         self._sock_type = listener.type
         listening = listener.fileno()
@@ -157,10 +162,8 @@ class Loop:
     def stop(self) -> None:
         """Ask the loop to end; from any thread, any number of times."""
         self._stopping = True
-        try:
+        with suppress(OSError):  # the loop has ended and closed it
             os.eventfd_write(self._wakeup.fd, 1)
-        except OSError:
-            pass  # the loop has ended and closed it
 
     def stats(self) -> dict[str, int]:
         """Counters, without waiting for the loop; each is exact, together nearly so."""
@@ -176,11 +179,12 @@ class Loop:
             "timeouts": self.timeouts,
             "pauses": self.pauses,
             "stale": self.stale,
+            "staged": self.recorder.staged if self.recorder else 0,
         }
 
     def interest(self) -> dict[int, int]:
         """The program's own table: descriptor to interest, flags included."""
-        flags = getattr(self.poller, "_flags", 0)
+        flags = self.poller.flags
         listening = 0 if self._paused else EPOLLIN
         table = {self._wakeup.fd: EPOLLIN, self._listener.fd: listening | flags}
         for end in self._connections():
@@ -246,18 +250,20 @@ class Loop:
             self.calls.modify(listener, EPOLLIN)
 
     def _accept_some(self, listener: _Plain) -> None:
-        """Accept until it would block, or as many as a batch may have."""
-        limit = self.options.max_connections
-        left = self.options.accept_batch or -1
-        if self.options.lifecycle == "howto" and self.options.accept_batch is None:
-            left = 1 if self.options.trigger == "level" else -1
-        while left:
-            left -= 1
+        """Accept those who are waiting, or as many as a batch may have.
+
+        How many are waiting is asked for, rather than found out by an accept that would
+        block: before accept4(2) looks into the queue it makes a file and a socket, and
+        throwing them away again costs ten times as much as asking. It is sound with
+        edges, too: whoever comes after the question makes a new edge.
+        """
+        accept, limit = self.calls.accept, self.options.max_connections
+        for _ in range(self._accept_batch or self.calls.queued(listener)):
             if limit is not None and self.open_connections >= limit:
                 self._pause("max_connections")
                 return
             try:
-                fd, _ = self.calls.accept(listener, self.accepted + 1)
+                fd, _ = accept(listener, self.accepted + 1)
             except BlockingIOError:
                 return
             except ConnectionAbortedError:
@@ -274,16 +280,17 @@ class Loop:
         sock = Socket(self._family, self._sock_type, 0, fd)
         sock.setblocking(False)
         try:
-            session = self.new_session()
+            session = self._new_session()
         except Exception as error:
             sock.close()
             self.closed += 1
             self._fault(error)
             return
-        end = Connection(sock, fd, self.accepted, session, self._turn)
+        interest = self.life.first_interest
+        end = Connection(sock, fd, self.accepted << 32 | fd, session, self._turn, interest)
         self._endpoints[fd] = end
         try:
-            self.life.open(end)
+            self._register(end, interest)
         except OSError as error:
             self._spoiled(end, error)
 
@@ -305,13 +312,12 @@ class Loop:
     # ---- ending -------------------------------------------------------------------
 
     def close(self, end: Connection) -> None:
-        """Close a connection and forget it."""
-        if end.fd < 0:
+        """Close a connection and forget it; a second time does nothing."""
+        if self._endpoints.pop(end.fd, None) is None:
             return
-        del self._endpoints[end.fd]
         if self.life.unregisters:
             self.calls.unregister(end)
-        self.calls.close(end)
+        self._close(end)
         end.fd = -1
         end.session.end()
         self.closed += 1

@@ -22,6 +22,7 @@ the last report, whether or not what came before was read.
 
 import select
 import sys
+from collections.abc import Callable
 from typing import Protocol
 
 from epolllab.events import (
@@ -43,6 +44,9 @@ FD_SETSIZE = 1024
 
 class Poller(Protocol):
     """What the loop needs of a poller; masks are spelled with epoll's bits."""
+
+    flags: int
+    """Bits that are added to every interest, EPOLLET for one."""
 
     def register(self, fd: int, mask: int) -> None:
         """Begin to watch `fd`; OSError where the kernel refuses."""
@@ -81,27 +85,30 @@ class EpollPoller:
         Descriptors that stay plain level-triggered, such as the loop's wake-up.
     """
 
+    register: Callable[[int, int], None]
+    """epoll_ctl(EPOLL_CTL_ADD): EEXIST for a descriptor already there."""
+
+    modify: Callable[[int, int], None]
+    """epoll_ctl(EPOLL_CTL_MOD); on a ready descriptor this makes a new edge."""
+
     def __init__(
         self, *, edge: bool = False, oneshot: bool = False, exempt: frozenset[int] = frozenset()
     ) -> None:
         self._epoll = select.epoll()
-        self._flags = (EPOLLET if edge else 0) | (EPOLLONESHOT if oneshot else 0)
+        self.flags = (EPOLLET if edge else 0) | (EPOLLONESHOT if oneshot else 0)
         self._exempt = exempt
+        # Without flags nothing of ours stands before the system call.
+        self.register = self._flagged_register if self.flags else self._epoll.register
+        self.modify = self._flagged_modify if self.flags else self._epoll.modify
         self.unregister = self._epoll.unregister
         self.fileno = self._epoll.fileno
         self.close = self._epoll.close
-        if not self._flags:
-            # Nothing to add, so nothing of ours need stand before the system call.
-            self.register = self._epoll.register
-            self.modify = self._epoll.modify
 
-    def register(self, fd: int, mask: int) -> None:  # type: ignore[no-redef]
-        """epoll_ctl(EPOLL_CTL_ADD): EEXIST for a descriptor already there."""
-        self._epoll.register(fd, mask if fd in self._exempt else mask | self._flags)
+    def _flagged_register(self, fd: int, mask: int) -> None:
+        self._epoll.register(fd, mask if fd in self._exempt else mask | self.flags)
 
-    def modify(self, fd: int, mask: int) -> None:  # type: ignore[no-redef]
-        """epoll_ctl(EPOLL_CTL_MOD); on a ready descriptor this makes a new edge."""
-        self._epoll.modify(fd, mask if fd in self._exempt else mask | self._flags)
+    def _flagged_modify(self, fd: int, mask: int) -> None:
+        self._epoll.modify(fd, mask if fd in self._exempt else mask | self.flags)
 
     def forget(self, fd: int) -> None:
         """Nothing: the kernel forgets a description when its last number closes."""
@@ -113,6 +120,8 @@ class EpollPoller:
 
 class _Table:
     """An interest list kept by the program, with the kernel's answers to misuse."""
+
+    flags = 0
 
     def __init__(self) -> None:
         self.interest: dict[int, int] = {}

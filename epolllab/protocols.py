@@ -74,7 +74,7 @@ class Hello(Session):
     A request is complete at LF LF or LF CR LF anywhere in it; what it says does not
     matter. The answer is the how-to's to the byte.
 
-    Parameters
+    Attributes
     ----------
     max_request_bytes : int
         A request that is longer is answered with 413 and a close.
@@ -87,20 +87,22 @@ class Hello(Session):
     )
     TOO_LARGE = b"HTTP/1.0 413 Content Too Large\r\nContent-Length: 0\r\n\r\n"
 
-    def __init__(self, max_request_bytes: int = 1 << 20) -> None:
-        self._left = max_request_bytes
-        self._tail = b""
+    # In the class, not in each session: most end with their first read.
+    max_request_bytes = 1 << 20
+    _size = 0
+    _tail = b""
 
     def receive(self, data: bytes) -> list[bytes]:
         """Answer when the blank line has come."""
         if self.closing:
             return []
-        self._left -= len(data)
-        data = self._tail + data
+        if self._tail:
+            data = self._tail + data
         if b"\n\r\n" in data or b"\n\n" in data:
             self.closing = True
             return [self.ANSWER]
-        if self._left < 0:
+        self._size += len(data) - len(self._tail)
+        if self._size > self.max_request_bytes:
             self.closing = self.linger = True
             return [self.TOO_LARGE]
         self._tail = data[-2:]
@@ -294,7 +296,8 @@ class Http(Session):
         """Parse; the handler runs for each request that is complete."""
         if self.closing:
             return []
-        self._answers = answers = []
+        answers: list[bytes] = []
+        self._answers = answers
         try:
             self._feed(data)
         except _upgrade:
@@ -453,7 +456,7 @@ def make_protocol(
             'say protocol="http", or answer in your own session\'s receive()'
         )
     if protocol == "hello":
-        return lambda: Hello(max_request_bytes)
+        return type("Hello", (Hello,), {"max_request_bytes": max_request_bytes})
     if protocol == "echo":
         return Echo
     if protocol == "http":

@@ -10,10 +10,11 @@ import select
 import socket
 import sys
 import threading
+import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from epolllab import cells, html, kernel, metadata
@@ -53,13 +54,19 @@ class Server:
         What it was started with.
     """
 
-    def __init__(self, address: tuple[str, int], options: ServerOptions, host: Host) -> None:
+    def __init__(
+        self,
+        address: tuple[str, int],
+        options: ServerOptions,
+        host: Host,
+        circumstances: dict[str, Any],
+    ) -> None:
         self.address = address
         self.options = options
         self._host = host
+        self._circumstances = circumstances
         self._lock = threading.Lock()
         self._raised = False
-        self._circumstances: dict[str, Any] | None = None
         self._finalizer = weakref.finalize(self, _stop_quietly, host)
 
     # ---- what it is ---------------------------------------------------------------
@@ -69,6 +76,11 @@ class Server:
         """The address for a browser or curl."""
         host, port = self.address
         return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+
+    @property
+    def port(self) -> int:
+        """The port it listens at."""
+        return self.address[1]
 
     @property
     def pid(self) -> int:
@@ -99,6 +111,7 @@ class Server:
             ``faults``, exceptions in a protocol or handler; ``timeouts``; ``pauses``
             in accepting, for want of descriptors or by max_connections; ``stale``
             events whose descriptor an earlier event of the batch had closed;
+            ``staged`` events that readers do not see before the loop waits again;
             ``recorded`` and ``overwritten`` events.
 
         Raises
@@ -122,7 +135,7 @@ class Server:
         return Recording(
             snapshot.rows,
             {
-                **self._metadata(),
+                **self._circumstances,
                 **self.options.described(),
                 "address": list(self.address),
                 "pid": self.pid,
@@ -156,12 +169,44 @@ class Server:
         from epolllab import frames
 
         self._check()
-        return frames.interest_list(*self._host.interest())
+        entries, table = self._host.interest()
+        return frames.interest_list(entries, table)
 
     @property
     def last_fault(self) -> str | None:
         """The traceback of the last exception in a handler or protocol."""
         return self._host.last_fault()
+
+    def settle(self, timeout: float = 5.0) -> "Server":
+        """Wait until no connection is open and all that happened can be read.
+
+        A client has its answer before the server has closed the connection and
+        recorded that; without this, a recording may end between the two.
+
+        Parameters
+        ----------
+        timeout : float
+            Seconds to wait at most.
+
+        Returns
+        -------
+        Server
+            Itself, so that ``server.settle().events()`` reads well.
+
+        Raises
+        ------
+        TimeoutError
+            Connections are still open, such as a client's keep-alive ones.
+        """
+        deadline = time.monotonic() + timeout
+        while (stats := self.stats())["connections"] or stats["staged"]:
+            if time.monotonic() > deadline:
+                raise TimeoutError(
+                    f"{stats['connections']} connections are still open after {timeout} s; "
+                    "close them, or read the recording as it is"
+                )
+            time.sleep(0.001)
+        return self
 
     # ---- its end ------------------------------------------------------------------
 
@@ -225,12 +270,6 @@ class Server:
         written = self._host.written()
         kept = min(written, self.options.capacity)
         return {"recorded": kept, "overwritten": written - kept}
-
-    def _metadata(self) -> dict[str, Any]:
-        """Circumstances, gathered once, when they are first wanted."""
-        if self._circumstances is None:
-            self._circumstances = metadata.collect()
-        return self._circumstances
 
     def _check(self) -> None:
         """Raise what ended the loop, at the first touch that can."""
@@ -326,8 +365,8 @@ def start_server(
     max_events : int
         Descriptors one epoll_wait returns at most.
     accept_batch : int, optional
-        Connections accepted per event of the listener. By default until it would
-        block; for ``"howto"`` with level, one, as in the how-to.
+        Connections accepted per event of the listener. By default all that are queued,
+        whose number TCP_INFO tells; for ``"howto"`` with level, one, as in the how-to.
     backlog : int
         Length of the accept queue; the kernel cuts it to net.core.somaxconn.
     send_buffer, recv_buffer : int, optional
@@ -404,6 +443,8 @@ def start(options: ServerOptions) -> Server:
     """Start a server from checked options; what :func:`start_server` does with its own."""
     cells.stop_of_earlier_execution()
     _require_epoll()
+    # Before the loop runs, which would compete with the measuring of clock and recorder.
+    circumstances = metadata.collect(recorder_cost_ns=None if options.record else 0.0)
     listener = _listen(options)
     address = listener.getsockname()[:2]
     try:
@@ -412,7 +453,7 @@ def start(options: ServerOptions) -> Server:
     except BaseException:
         listener.close()
         raise
-    server = Server(address, options, place)
+    server = Server(address, options, place, circumstances)
     _running.add(server)
     cells.remember(server)
     return server
@@ -437,10 +478,11 @@ def _room_for(options: ServerOptions) -> Iterator[None]:
         yield
         return
     wanted = options.max_connections + SPARE_DESCRIPTORS + kernel.descriptors_open()
-    with ExitStack() as raised:
-        raised.enter_context(kernel.raise_descriptor_limit(wanted))
-        if not options.process:
-            raised.pop_all()
+    if not options.process:
+        kernel.ensure_descriptor_limit(wanted)
+        yield
+        return
+    with kernel.raise_descriptor_limit(wanted):
         yield
 
 
@@ -478,11 +520,10 @@ def _resolve(host: str, port: int) -> tuple[int, Any]:
             error.errno, f"host {host!r} is no address of this machine: {error.strerror}"
         ) from error
     family, _, _, _, address = found[0]
-    if not ipaddress.ip_address(address[0].partition("%")[0]).is_loopback:
+    if not ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback:
         warnings.warn(
             f"host={host!r} makes this server reachable from other machines; "
             'it is an instrument, not hardened for that. host="127.0.0.1" keeps it here',
             stacklevel=4,
         )
     return family, address
-

@@ -10,9 +10,11 @@ Both kinds have the same methods. The bare kind is what the loop runs on with
 
 import os
 import socket
+import sys
 from typing import TYPE_CHECKING, Any, Protocol
 
 from epolllab.events import FOREVER, Op
+from epolllab.pollers import EpollPoller
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,7 +32,10 @@ Socket = socket.SocketType
 READY, ACCEPT, CONNECT, READ = map(int, (Op.READY, Op.ACCEPT, Op.CONNECT, Op.READ))
 REGISTER, MODIFY, UNREGISTER = map(int, (Op.REGISTER, Op.MODIFY, Op.UNREGISTER))
 RECV, SEND, SHUTDOWN, CLOSE = map(int, (Op.RECV, Op.SEND, Op.SHUTDOWN, Op.CLOSE))
-HANDLE, SETSOCKOPT = map(int, (Op.HANDLE, Op.SETSOCKOPT))
+HANDLE, SETSOCKOPT, GETSOCKOPT = map(int, (Op.HANDLE, Op.SETSOCKOPT, Op.GETSOCKOPT))
+
+UNACKED = slice(24, 28)
+"""Where struct tcp_info (linux/tcp.h) has tcpi_unacked: of a listener, its queue."""
 
 MOST_STAGED = 4_096
 """Rows that may wait to be settled while one connection is drained."""
@@ -77,6 +82,11 @@ class SystemCalls:
         accepted: tuple[int, Any] = listener.sock._accept()
         return accepted
 
+    def queued(self, listener: Endpoint) -> int:
+        """Connections that wait to be accepted (TCP_INFO of a listener)."""
+        info = listener.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, UNACKED.stop)
+        return int.from_bytes(info[UNACKED], sys.byteorder)
+
     def register(self, end: Endpoint, mask: int) -> None:
         """Begin to watch."""
         self.poller.register(end.fd, mask)
@@ -99,7 +109,7 @@ class SystemCalls:
         sent: int = end.sock.send(data)
         return sent
 
-    def reply(self, end: Endpoint, answer: bytes) -> int:
+    def reply(self, end: Endpoint, answer: bytes | memoryview) -> int:
         """Write the answer to a request just handled: ``handled`` and ``send`` in one."""
         sent: int = end.sock.send(answer)
         return sent
@@ -186,7 +196,7 @@ class RecordedCalls(SystemCalls):
             stage((start, clock(), end.key, sent, SEND))
             return sent
 
-        def reply(end: Endpoint, answer: bytes) -> int:
+        def reply(end: Endpoint, answer: bytes | memoryview) -> int:
             start = clock()
             key = end.key
             try:
@@ -211,7 +221,9 @@ class RecordedCalls(SystemCalls):
         poller: "Poller",
     ) -> None:
         """Bind the calls of every connection likewise."""
-        add, forget = poller.register, poller.forget
+        add, bare_queued = poller.register, SystemCalls.queued
+        # epoll has nothing to forget, and then there is nothing to call.
+        forget = None if isinstance(poller, EpollPoller) else poller.forget
 
         def accept(listener: Endpoint, conn: int) -> tuple[int, Any]:
             start = clock()
@@ -225,6 +237,12 @@ class RecordedCalls(SystemCalls):
             stage((start, end, conn << 32 | listener.fd, fd, port << 8 | ACCEPT))
             return fd, address
 
+        def queued(listener: Endpoint) -> int:
+            start = clock()
+            n = bare_queued(self, listener)
+            stage((start, clock(), listener.key, n, GETSOCKOPT))
+            return n
+
         def register(end: Endpoint, mask: int) -> None:
             start = clock()
             try:
@@ -235,12 +253,14 @@ class RecordedCalls(SystemCalls):
             stage((start, clock(), end.key, 0, mask << 8 | REGISTER))
 
         def close(end: Endpoint) -> None:
-            forget(end.fd)
+            if forget is not None:
+                forget(end.fd)
             start = clock()
             end.sock.close()
             stage((start, clock(), end.key, 0, CLOSE))
 
         self.accept = accept  # type: ignore[method-assign]
+        self.queued = queued  # type: ignore[method-assign]
         self.register = register  # type: ignore[method-assign]
         self.close = close  # type: ignore[method-assign]
 
