@@ -1,0 +1,57 @@
+"""Ten million events to the events frame: seconds, and the peak of memory.
+
+A process of its own, since the peak of memory is a process's. Prints seconds and the
+peak as a multiple of the recording's buffer, the buffer included.
+"""
+
+import resource
+import time
+
+import numpy as np
+
+from epolllab import Recording
+from epolllab.events import FIELDS, Op
+
+N = 10_000_000
+
+
+def synthetic(n: int) -> Recording:
+    """A recording like a busy server's: a wait, then ready, recv, handle, send in turn."""
+    array = np.zeros(n, dtype=np.dtype(list(FIELDS)))
+    array["start_ns"] = np.arange(n) * 1000
+    array["end_ns"] = array["start_ns"] + 800
+    array["wake"] = np.arange(n) // 41 + 1
+    array["conn"] = np.arange(n) % 50 + 1
+    array["fd"] = array["conn"] + 10
+    array["op"] = np.array([Op.READY, Op.RECV, Op.HANDLE, Op.SEND], dtype="u2")[np.arange(n) % 4]
+    array["op"][::41] = Op.WAIT
+    array["mask"][array["op"] == Op.READY] = 1
+    array["result"] = 100
+    array["result"][::1000] = -11
+    return Recording(array.tobytes())
+
+
+def peak_bytes() -> int:
+    """The greatest resident size of this process up to now."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def main() -> None:
+    """Make the recording and its frame; print what that took."""
+    synthetic(1000).events()  # imports
+    before = peak_bytes()
+    recording = repeated(synthetic(100_000), N // 100_000)
+    start = time.perf_counter()
+    frame = recording.events()
+    seconds = time.perf_counter() - start
+    assert len(frame) == N
+    print(seconds, (peak_bytes() - before) / len(recording.rows))
+
+
+def repeated(recording: Recording, times: int) -> Recording:
+    """The same events again and again: a large recording without a second buffer."""
+    return Recording(recording.rows * times)
+
+
+if __name__ == "__main__":
+    main()
