@@ -6,6 +6,7 @@ Dropping a handle is not enough in a notebook: IPython keeps what a cell display
 """
 
 import sys
+import warnings
 import weakref
 from typing import Any, Protocol
 
@@ -44,7 +45,10 @@ def stop_of_earlier_execution() -> None:
     if earlier_count != count:
         del _started[cell]
         for server in list(earlier):
-            server.stop()
+            try:
+                server.stop()
+            except Exception as error:  # it had died, or is stuck: no reason not to start anew
+                warnings.warn(f"of this cell's earlier run: {error}", RuntimeWarning, stacklevel=4)
 
 
 def remember(server: _Stoppable) -> None:

@@ -75,7 +75,13 @@ class ThreadHost:
         self.loop = Loop(listener, options, self.recorder)
         # A daemon, because an exit must not wait for it: finalizers stop it first.
         self.thread = threading.Thread(target=self.loop.run, name="epolllab-loop", daemon=True)
-        self.thread.start()
+        try:
+            self.thread.start()
+        except BaseException:  # no thread to be had, or an interrupt while it began
+            self.loop.stop()
+            if self.thread.ident is None:
+                self.loop.run()  # which, stopped already, only closes what the loop owns
+            raise
 
     def running(self) -> bool:
         """Whether the thread is alive."""
@@ -114,8 +120,9 @@ class ThreadHost:
     def stop(self) -> None:
         """Wake the loop and wait for its thread."""
         self.loop.stop()
-        if threading.current_thread() is not self.thread:
-            self.thread.join(STOP_S)
+        if threading.current_thread() is self.thread:
+            return  # asked by a handler, or by the collector: it ends after this batch
+        self.thread.join(STOP_S)
         if self.thread.is_alive():
             raise TimeoutError(
                 f"the loop did not end within {STOP_S} s: a handler or protocol is still "
@@ -139,6 +146,7 @@ class ProcessHost:
     def __init__(self, listener: socket.socket, options: ServerOptions) -> None:
         payload = _pickled(options)
         self._lock = threading.Lock()
+        self._stop_lock = threading.Lock()
         self._ended: tuple[str | None, dict[str, int]] | None = None
         self._last_stats: dict[str, int] = {}
         self._last_fault: str | None = None
@@ -161,10 +169,12 @@ class ProcessHost:
 
     def running(self) -> bool:
         """Whether the child's loop is alive."""
-        if self._ended is None and self.child.alive:
+        if self._ended is None:
+            alive = self.child.alive  # first, so that no last words come between
             with self._lock:
                 self._drain()
-        return self._ended is None and self.child.alive
+            return self._ended is None and alive
+        return False
 
     def stats(self) -> dict[str, int]:
         """Asked of the child; the last answer once it has ended."""
@@ -206,9 +216,12 @@ class ProcessHost:
 
     def stop(self) -> None:
         """Ask the child to end, wait, and kill it if it does not."""
-        if self.running():
-            self._ask("stop", STOP_S)
-        self.child.end(STOP_S)
+        with self._stop_lock:
+            if self.running():
+                self._ask("stop", STOP_S)
+                if self._ended is None and self.child.alive:  # busy in a handler: killed, not dead
+                    self._ended = (None, self._last_stats)
+            self.child.end(STOP_S)
 
     def _ask(self, question: str, timeout: float = ANSWER_S) -> Any:
         """Ask the child; None once it has ended, or where it is too busy to answer."""
@@ -218,7 +231,9 @@ class ProcessHost:
             try:
                 self.child.send(question)
                 kind, answer = self.child.receive(timeout)
-            except (ChildDied, TimeoutError):
+                while kind not in (question, "ended"):  # one given up waiting for before
+                    kind, answer = self.child.receive(timeout)
+            except (ChildDied, TimeoutError, OSError):
                 return None
             if kind == "ended":
                 self._note_end(answer)
@@ -228,7 +243,7 @@ class ProcessHost:
     def _drain(self) -> None:
         """Take in the child's last words, if it has said them."""
         try:
-            if self.child.connection.poll(0):
+            while self._ended is None and self.child.connection.poll(0):
                 kind, answer = self.child.receive()
                 if kind == "ended":
                     self._note_end(answer)
@@ -272,14 +287,16 @@ def serve(connection: Connection) -> None:
         connection.send(("failed", traceback.format_exc()))
         return
     connection.send(("ready", loop.poller.fileno()))
-    threading.Thread(target=_answer, args=(connection, loop), daemon=True).start()
+    speaking = threading.Lock()  # a long answer is sent in two writes
+    threading.Thread(target=_answer, args=(connection, loop, speaking), daemon=True).start()
     loop.run()
-    connection.send(("ended", (_text_of(loop.error), loop.stats())))
+    with speaking:
+        connection.send(("ended", (_text_of(loop.error), loop.stats())))
     # The parent lets go when it has read this, and the watcher ends the process.
     time.sleep(STOP_S)
 
 
-def _answer(connection: Connection, loop: Loop) -> None:
+def _answer(connection: Connection, loop: Loop, speaking: threading.Lock) -> None:
     """Answer the parent's questions until it stops asking."""
     answers: dict[str, Callable[[], object]] = {
         "stats": loop.stats,
@@ -294,4 +311,5 @@ def _answer(connection: Connection, loop: Loop) -> None:
         if question == "stop":
             loop.stop()
             return
-        connection.send(("answer", answers[question]()))
+        with speaking:
+            connection.send((question, answers[question]()))

@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 
 __all__ = ["LIFECYCLES", "Connection", "Eager", "HowTo", "Once", "OneShot"]
 
+MOST_READS = 1_024
+"""Reads of one connection before the others have their turn, if it never would block."""
+
 
 class Connection:
     """One accepted connection: the socket, its key, and what is still to be sent.
@@ -67,6 +70,19 @@ class Connection:
         self.interest = interest
 
 
+def _are_answers(answers: object) -> bool:
+    """Whether a session returned what it should."""
+    return isinstance(answers, list | tuple) and all(
+        isinstance(answer, bytes | bytearray | memoryview) for answer in answers
+    )
+
+
+def _misspoken(answers: object, cause: TypeError) -> TypeError:
+    error = TypeError(f"receive() must return a list of bytes, and returned {answers!r:.80}")
+    error.__cause__ = cause
+    return error
+
+
 class Eager:
     """Write at once; ask for OUT only on would-block.
 
@@ -93,13 +109,15 @@ class Eager:
         self.loop = loop
         self.calls = calls = loop.calls
         # Bound once: each of these is used for every request.
-        self._recv, self._send, self._reply = calls.recv, calls.send, calls.reply
-        self._handled = calls.handled
+        self._recv, self._turn_recv = calls.recv, calls.turn_recv
+        self._send, self._reply = calls.send, calls.reply
+        self._observe, self._handled = calls.observe, calls.handled
         self._bound = calls.bound
         self.requests = 0
         self.drain = drain
         self.recv_size = recv_size
         self.cork = cork
+        self.edge = loop.options.trigger == "edge"
 
     def ready(self, end: Connection, mask: int) -> None:
         """Do what can be done for a connection that the kernel returned.
@@ -109,26 +127,49 @@ class Eager:
         spoil says what happened. Its OSError is the loop's to take.
         """
         if end.out:
+            if self._observe:
+                self._observe(end.key, mask)
             self.flush(end)
             return
-        self.read(end)
+        try:
+            data = self._turn_recv(end, self.recv_size, mask)
+        except BlockingIOError:
+            return
+        if not data:
+            self.loop.close(end)
+            return
+        if not end.ending:
+            self.feed(end, data)
+        if self.drain and not end.out and end.fd >= 0:
+            self.read(end)
 
     def read(self, end: Connection) -> None:
-        """Read once, or until it would block, and answer what is complete."""
-        while True:
+        """Read until it would block, and answer what is complete.
+
+        A peer that sends as fast as we read never makes it block; after MOST_READS the
+        others have their turn, and the kernel is made to report this one again.
+        """
+        left = MOST_READS
+        while not end.out and end.fd >= 0:
+            if not left:
+                self.again(end)
+                return
+            left -= 1
+            if self._bound:
+                self._bound()
             try:
                 data = self._recv(end, self.recv_size)
             except BlockingIOError:
                 return
             if not data:
                 self.loop.close(end)
-                return
-            if not end.ending:
+            elif not end.ending:
                 self.feed(end, data)
-            if not self.drain or end.out or end.fd < 0:
-                return
-            if self._bound:
-                self._bound()
+
+    def again(self, end: Connection) -> None:
+        """Have a connection that is not read empty reported again: edges need a modify."""
+        if self.edge:
+            self.calls.modify(end, end.interest)
 
     def feed(self, end: Connection, data: bytes) -> None:
         """Give what was read to the session, and send its answers."""
@@ -138,20 +179,26 @@ class Eager:
         except Exception as error:
             self.loop.failed(end, error)
             return
-        self.requests += len(answers)
-        if len(answers) == 1 and self.direct:
-            # By far the most common: one request, one answer, and it fits.
-            out = answers[0]
-            send: Send = self._reply
-        else:
-            out = self.gather(end, answers)
-            send = self._send
-        if session.closing and (session.fault or len(data) == self.recv_size):
-            self.prepare_end(session, len(data))
-        if out:
-            self.answer(end, out, send)
-        elif session.closing:
-            self.finish(end)
+        try:
+            self.requests += len(answers)
+            if len(answers) == 1 and self.direct:
+                # By far the most common: one request, one answer, and it fits.
+                out = answers[0]
+                send: Send = self._reply
+            else:
+                out = self.gather(end, answers)
+                send = self._send
+            if session.closing and (session.fault or len(data) == self.recv_size):
+                self.prepare_end(session, len(data))
+            if out:
+                self.answer(end, out, send)
+            elif session.closing:
+                self.finish(end)
+        except TypeError as error:
+            # Seen only here, where it hurts: looking at every answer would cost all of them.
+            if _are_answers(answers):
+                raise
+            self.loop.failed(end, _misspoken(answers, error))
 
     def gather(self, end: Connection, answers: list[bytes]) -> bytes:
         """Join the answers of a pipeline; or what is to be said before there is one."""
@@ -261,6 +308,8 @@ class HowTo(Eager):
     def ready(self, end: Connection, mask: int) -> None:
         """Read, write or close, as the step is."""
         if end.ending and not end.session.linger:
+            if self._observe:
+                self._observe(end.key, mask)
             # Nothing but HUP is left to be reported: no mask hides it.
             self.loop.close(end)
             return
@@ -289,7 +338,8 @@ class Once(Eager):
     """Everything is registered once, edge-triggered, and never modified.
 
     The kernel reports each edge once, so an IN that comes while an answer waits to
-    be sent is not repeated: after the answer, reading is simply tried again.
+    be sent is not repeated: after the answer, reading is simply tried again. (The one
+    modify there is comes after MOST_READS, which no well-behaved peer gets to.)
     """
 
     first_interest = EPOLLIN | EPOLLOUT

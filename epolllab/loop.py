@@ -23,6 +23,7 @@ connection resumes it.
 import errno
 import os
 import socket
+import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -52,10 +53,12 @@ class _Plain:
 
     __slots__ = ("fd", "key", "sock", "turn")
 
-    def __init__(self, sock: Any, fd: int, turn: Callable[..., None] | None = None) -> None:
+    def __init__(
+        self, sock: Any, fd: int, turn: Callable[..., None] | None = None, conn: int = 0
+    ) -> None:
         self.sock = sock
         self.fd = fd
-        self.key = fd  # of connection 0: none
+        self.key = conn << 32 | fd
         self.turn = turn
 
 
@@ -103,12 +106,16 @@ class Loop:
         self.clock = clock
         self._new_session = options.sessions()
         wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self.poller: Poller = make_poller(
-            options.poller,
-            edge=options.trigger == "edge",
-            oneshot=options.lifecycle == "oneshot",
-            exempt=frozenset([wakeup]),
-        )
+        try:
+            self.poller: Poller = make_poller(
+                options.poller,
+                edge=options.trigger == "edge",
+                oneshot=options.lifecycle == "oneshot",
+                exempt=frozenset([wakeup]),
+            )
+        except BaseException:
+            os.close(wakeup)
+            raise
         self.calls: SystemCalls = (
             RecordedCalls(self.poller, options.max_events, recorder)
             if recorder
@@ -124,6 +131,10 @@ class Loop:
         self._accept_batch = options.accept_batch
         if options.lifecycle == "howto" and options.trigger == "level":
             self._accept_batch = options.accept_batch or 1  # as the how-to does
+        # Where a batch may leave some in the queue, only a modify makes edges report them.
+        self._rearms_listener = self.life.rearms_listener or (
+            options.trigger == "edge" and options.accept_batch is not None
+        )
         self._family = listener.family
         self._sock_type = listener.type
         listening = listener.fileno()
@@ -136,6 +147,9 @@ class Loop:
         }
         self._lingering: dict[Connection, int] = {}
         self._stopping = False
+        self._ended = False
+        # Re-entrant: a dropped handle may stop its server wherever the collector runs.
+        self._wakeup_lock = threading.RLock()
         self._paused: str | None = None
         self._retry_ns: int | None = None
         self._sweep_ns = 0
@@ -162,8 +176,10 @@ class Loop:
     def stop(self) -> None:
         """Ask the loop to end; from any thread, any number of times."""
         self._stopping = True
-        with suppress(OSError):  # the loop has ended and closed it
-            os.eventfd_write(self._wakeup.fd, 1)
+        with self._wakeup_lock:
+            # Once the loop has ended, the number may be somebody else's file.
+            if not self._ended:
+                os.eventfd_write(self._wakeup.fd, 1)
 
     def stats(self) -> dict[str, int]:
         """Counters, without waiting for the loop; each is exact, together nearly so."""
@@ -203,16 +219,16 @@ class Loop:
     # ---- one turn -----------------------------------------------------------------
 
     def handle(self, ready: Sequence[tuple[int, int]]) -> None:
-        """Give each ready descriptor its turn; never blocks."""
+        """Give each ready descriptor its turn, which records that; never blocks."""
         self.wakeups += 1
         self.events += len(ready)
         endpoint, observe = self._endpoints.get, self.calls.observe
         for fd, mask in ready:
             end = endpoint(fd)
-            if observe:
-                observe(fd if end is None else end.key, mask)
             if end is None:
                 self.stale += 1
+                if observe:
+                    observe(fd, mask)
                 continue
             try:
                 end.turn(end, mask)
@@ -240,13 +256,17 @@ class Loop:
         return min(waits) if waits else None
 
     def _woken(self, end: _Plain, mask: int) -> None:
+        if self.calls.observe:
+            self.calls.observe(end.key, mask)
         self.calls.read(end, 8)
 
     # ---- accepting ----------------------------------------------------------------
 
     def _accept_ready(self, listener: _Plain, mask: int) -> None:
+        if self.calls.observe:
+            self.calls.observe(listener.key, mask)
         self._accept_some(listener)
-        if self.life.rearms_listener and not self._paused:
+        if self._rearms_listener and not self._paused:
             self.calls.modify(listener, EPOLLIN)
 
     def _accept_some(self, listener: _Plain) -> None:
@@ -282,7 +302,7 @@ class Loop:
         try:
             session = self._new_session()
         except Exception as error:
-            sock.close()
+            self._close(_Plain(sock, fd, conn=self.accepted))
             self.closed += 1
             self._fault(error)
             return
@@ -291,8 +311,9 @@ class Loop:
         self._endpoints[fd] = end
         try:
             self._register(end, interest)
-        except OSError as error:
-            self._spoiled(end, error)
+        except OSError:
+            self.lost += 1
+            self.close(end, watched=False)
 
     def _pause(self, reason: str) -> None:
         """Stop listening for connections until there is room for one."""
@@ -311,15 +332,18 @@ class Loop:
 
     # ---- ending -------------------------------------------------------------------
 
-    def close(self, end: Connection) -> None:
+    def close(self, end: Connection, watched: bool = True) -> None:
         """Close a connection and forget it; a second time does nothing."""
         if self._endpoints.pop(end.fd, None) is None:
             return
-        if self.life.unregisters:
+        if watched and self.life.unregisters:
             self.calls.unregister(end)
         self._close(end)
         end.fd = -1
-        end.session.end()
+        try:
+            end.session.end()
+        except Exception as error:
+            self._fault(error)
         self.closed += 1
         if self._lingering:
             self._lingering.pop(end, None)
@@ -383,9 +407,14 @@ class Loop:
         self.close(end)
 
     def _close_all(self) -> None:
+        with self._wakeup_lock:
+            self._ended = True
         self.closed += self.open_connections
         for end in self._endpoints.values():
             self.calls.close(end)
+        for end in self._connections():
+            with suppress(Exception):  # its protocol's, who can no longer be told
+                end.session.end()
         self._endpoints = {}
         self._lingering.clear()
         if self.poller.fileno() >= 0:

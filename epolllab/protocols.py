@@ -100,6 +100,9 @@ class Hello(Session):
             data = self._tail + data
         if b"\n\r\n" in data or b"\n\n" in data:
             self.closing = True
+            if self._size + len(data) > self.max_request_bytes and self._is_late(data):
+                self.linger = True
+                return [self.TOO_LARGE]
             return [self.ANSWER]
         self._size += len(data) - len(self._tail)
         if self._size > self.max_request_bytes:
@@ -107,6 +110,11 @@ class Hello(Session):
             return [self.TOO_LARGE]
         self._tail = data[-2:]
         return []
+
+    def _is_late(self, data: bytes) -> bool:
+        """Whether the blank line in `data`, the tail before it included, is beyond the limit."""
+        ends = [data.find(line) + len(line) for line in (b"\n\r\n", b"\n\n") if line in data]
+        return self._size - len(self._tail) + min(ends) > self.max_request_bytes
 
 
 class Echo(Session):
@@ -161,6 +169,9 @@ class Request:
         return f"<Request {self.method} {self.path} HTTP/{self.version}, {len(self.body)} bytes>"
 
 
+OWN_HEADERS = ("content-length", "transfer-encoding", "date", "connection")
+
+
 class Response:
     """What a handler answers.
 
@@ -178,7 +189,10 @@ class Response:
     Raises
     ------
     ValueError
-        A header with a line break, which would let one header become two.
+        A header with a line break, which would let one header become two; or one
+        that is the server's own.
+    TypeError
+        A body that is neither bytes nor a str.
     """
 
     __slots__ = ("_close", "_fresh", "_fresh_until", "_keep", "body", "status")
@@ -190,6 +204,8 @@ class Response:
         content_type: str = "text/plain; charset=utf-8",
         headers: dict[str, str] | None = None,
     ) -> None:
+        if not isinstance(body, str | bytes | bytearray | memoryview):
+            raise TypeError(f"a response's body is bytes or a str, not {body!r:.80}")
         self.body = body.encode() if isinstance(body, str) else bytes(body)
         self.status = status
         lines = [
@@ -199,6 +215,9 @@ class Response:
         ]
         if any("\r" in line or "\n" in line for line in lines):
             raise ValueError(f"a header cannot hold a line break: {lines!r}")
+        for name in headers or ():
+            if name.lower() in OWN_HEADERS:
+                raise ValueError(f"{name} is the server's own to send; leave it out of headers=")
         head = "\r\n".join(lines).encode("latin-1") + b"\r\n"
         # 1xx, 204 and 304 have no body and no length (RFC 9110, section 8.6).
         bodiless = status < 200 or status in (204, 304)
@@ -307,7 +326,8 @@ class Http(Session):
             # After "Connection: close" the parser objects to further bytes; we ignore them.
             if not self.closing:
                 self._refuse(400)
-        if self._path and not self._body_bytes and not self.closing:
+        # What came in one piece with the end of an earlier request is let off.
+        if self._path and not self._body_bytes and not self.closing and not answers:
             self._head_bytes += len(data)
             if self._head_bytes > self._limit:
                 self._refuse(431)

@@ -9,7 +9,6 @@ import ipaddress
 import select
 import socket
 import sys
-import threading
 import time
 import warnings
 import weakref
@@ -65,7 +64,6 @@ class Server:
         self.options = options
         self._host = host
         self._circumstances = circumstances
-        self._lock = threading.Lock()
         self._raised = False
         self._finalizer = weakref.finalize(self, _stop_quietly, host)
 
@@ -219,12 +217,13 @@ class Server:
             Once, if the loop had ended with an error before.
         TimeoutError
             A handler or protocol did not return.
+
+        Notes
+        -----
+        A handler may call it as well: the loop then ends after the batch it is in.
         """
-        try:
-            with self._lock:
-                self._host.stop()
-        finally:
-            _running.discard(self)
+        self._host.stop()
+        _running.discard(self)
         self._finalizer.detach()
         self._check()
 
@@ -302,9 +301,21 @@ def servers() -> list[Server]:
 
 
 def stop_all() -> None:
-    """Stop every server of this interpreter."""
+    """Stop every server of this interpreter.
+
+    Raises
+    ------
+    ServerDied, TimeoutError
+        One of them could not be stopped, or had died; the others are stopped all the same.
+    """
+    failures: list[Exception] = []
     for server in servers():
-        server.stop()
+        try:
+            server.stop()
+        except (ServerDied, TimeoutError) as error:
+            failures.append(error)
+    if failures:
+        raise failures[0]
 
 
 def start_server(
@@ -447,15 +458,18 @@ def start(options: ServerOptions) -> Server:
     circumstances = metadata.collect(recorder_cost_ns=None if options.record else 0.0)
     listener = _listen(options)
     address = listener.getsockname()[:2]
+    place: Host | None = None
     try:
         with _room_for(options):
-            place: Host = (ProcessHost if options.process else ThreadHost)(listener, options)
-    except BaseException:
+            place = (ProcessHost if options.process else ThreadHost)(listener, options)
+        server = Server(address, options, place, circumstances)
+        _running.add(server)
+        cells.remember(server)
+    except BaseException:  # an interrupted cell, too, leaves nothing running
         listener.close()
+        if place is not None:
+            place.stop()
         raise
-    server = Server(address, options, place, circumstances)
-    _running.add(server)
-    cells.remember(server)
     return server
 
 

@@ -104,6 +104,11 @@ class SystemCalls:
         data: bytes = end.sock.recv(size)
         return data
 
+    def turn_recv(self, end: Endpoint, size: int, mask: int) -> bytes:
+        """Turn to a ready descriptor and read from it: ``observe`` and ``recv`` in one."""
+        data: bytes = end.sock.recv(size)
+        return data
+
     def send(self, end: Endpoint, data: bytes | memoryview) -> int:
         """Write what fits; the number of bytes taken."""
         sent: int = end.sock.send(data)
@@ -180,6 +185,20 @@ class RecordedCalls(SystemCalls):
             stage((start, last, end.key, len(data), RECV))
             return data
 
+        def turn_recv(end: Endpoint, size: int, mask: int) -> bytes:
+            nonlocal last
+            start = clock()
+            key = end.key
+            try:
+                data: bytes = end.sock.recv(size)
+            except OSError as error:
+                stage((start, start, key, mask, READY))
+                stage((start, clock(), key, -(error.errno or 0), RECV))
+                raise
+            last = clock()
+            stage((start, start, key, mask, READY, start, last, key, len(data), RECV))
+            return data
+
         def handled(end: Endpoint, size: int) -> None:
             # From the end of the recv, or of the answer before in a pipeline.
             nonlocal last
@@ -210,6 +229,7 @@ class RecordedCalls(SystemCalls):
 
         self.observe = observe
         self.recv = recv  # type: ignore[method-assign]
+        self.turn_recv = turn_recv  # type: ignore[method-assign]
         self.handled = handled
         self.send = send  # type: ignore[method-assign]
         self.reply = reply  # type: ignore[method-assign]
