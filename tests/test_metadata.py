@@ -204,8 +204,10 @@ def test_describe_names_everything_that_is_known():
         "recorder:    0.35 µs a record",
         "descriptors: 1,024, at most 524,288",
         "backlog:     at most 4,096",
-        "buffers:     receive 131,072, at most 6,291,456 bytes; "
-        "send 16,384, at most 4,194,304 bytes",
+        (
+            "buffers:     receive 131,072, at most 6,291,456 bytes; "
+            "send 16,384, at most 4,194,304 bytes"
+        ),
         "epolllab:    1.0",
         "started:     2026-01-02T03:04:05.678+00:00",
         "parameters:  poller='epoll', max_events=64",
