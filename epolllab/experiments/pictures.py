@@ -1,0 +1,547 @@
+"""The experiments as pictures, one function a picture.
+
+One job: draw a frame of this package on an Axes and return it, by the contract of
+``plots``: data first, the rest by keyword, ``ax=None``, an empty frame gives an empty,
+labelled picture. It measures nothing. The ``picture_of_...`` functions draw an outcome.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+
+from epolllab.options import one_of
+from epolllab.plots import _canvas, _nothing
+
+if TYPE_CHECKING:
+    from epolllab.experiments.outcome import Outcome
+
+__all__ = [
+    "METRICS",
+    "balance",
+    "herd",
+    "level_against_edge",
+    "lifecycles",
+    "stranded",
+    "tails",
+]
+
+METRICS = {
+    "cpu_us": "server's CPU per request (µs)",
+    "wakeups": "wake-ups per request",
+    "events": "events per request",
+    "recv": "recv per request",
+    "would_block": "would-blocks per request",
+    "epoll_ctl": "epoll_ctl per request",
+    "p50_us": "median latency (µs)",
+    "p99_us": "99th percentile of latency (µs)",
+}
+"""Columns of ``level_against_edge`` that can be drawn, with their labels."""
+
+_READING: dict[str, Any] = {"drain": "-", "one read": (0, (3, 1.5))}
+
+
+def _bytes(value: float, _place: object = None) -> str:
+    """A number of bytes in as few letters as an axis has room for."""
+    for unit, size in (("MB", 1e6), ("kB", 1e3)):
+        if value >= size * 0.9995:
+            return f"{value / size:.3g} {unit}"
+    return f"{value:g} B"
+
+
+def _plain(value: float, _place: object = None) -> str:
+    return f"{value:,.3g}" if value < 1000 else f"{value:,.0f}"
+
+
+def level_against_edge(
+    frame: pd.DataFrame,
+    *,
+    what: str = "cpu_us",
+    clients: str = "at once",
+    ax: Axes | None = None,
+    note: str | None = None,
+) -> Axes:
+    """Draw what a request costs over its size, for level and edge, drained and not.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        From :func:`epolllab.experiments.level_against_edge`.
+    what : str
+        A key of :data:`METRICS`.
+    clients : str
+        Which way of sending.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; a new figure otherwise.
+    note : str, optional
+        A grey line under the picture.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        A line through the medians of the rounds for each arm, and a cross at each
+        size where connections were stranded: their cost is not one of an answer.
+    """
+    one_of("what", what, list(METRICS))
+    rows = frame[frame["clients"] == clients]
+    with _canvas(ax, (6.4, 4.0), note) as (ax, theme, below):
+        ax.set_xlabel(f"bytes of a request, sent {clients}")
+        ax.set_ylabel(METRICS[what])
+        if rows.empty:
+            _nothing(ax, theme, "no requests")
+            return ax
+        is_log = bool((rows[what].dropna() > 0).all() and rows[what].max() > 30)
+        ax.set_xscale("log")
+        ax.set_yscale("log" if is_log else "linear")
+        handles = []
+        for (trigger, reading), arm in rows.groupby(["trigger", "reading"], observed=True):
+            color, dashes = theme.arm(str(trigger)), _READING[str(reading)]
+            by_size = arm.groupby("size")
+            median = by_size[what].median()
+            whole = by_size["n_stranded"].sum() == 0
+            ax.plot(
+                median.index[whole],
+                median[whole],
+                color=color,
+                linestyle=dashes,
+                marker="o",
+                markersize=4,
+                label=f"{trigger}, {reading}",
+            )
+            label = f"{trigger}, {reading}"
+            handles.append(
+                Line2D([], [], color=color, linestyle=dashes, marker="o", ms=4, label=label)
+            )
+        _mark_stranded(ax, theme, rows, handles)
+        ax.xaxis.set_major_locator(FixedLocator(sorted(rows["size"].unique())))
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.xaxis.set_major_formatter(FuncFormatter(_bytes))
+        ax.yaxis.set_major_formatter(FuncFormatter(_plain))
+        if not is_log:
+            ax.set_ylim(bottom=0)
+            if rows[what].max() < 0.5:
+                ax.set_ylim(top=1)
+        ax.grid(axis="y")
+        below.legend(handles)
+    return ax
+
+
+def _mark_stranded(ax: Axes, theme: Any, rows: pd.DataFrame, handles: list[Any]) -> None:
+    """Put a cross at the top of the axes at each size that stranded connections."""
+    lost = rows.groupby("size")[["n_stranded", "n_connections"]].sum()
+    lost = lost[lost["n_stranded"] > 0]
+    if lost.empty:
+        return
+    arms = rows[rows["n_stranded"] > 0].groupby("size")["n_connections"].sum()
+    for size, n_stranded in zip(lost.index.to_list(), lost["n_stranded"], strict=True):
+        share = n_stranded / arms[size]
+        top = ax.get_xaxis_transform()
+        ax.plot(size, 1.0, "X", color=theme.alarm, markersize=8, transform=top, clip_on=False)
+        ax.annotate(
+            f"{share:.0%}",
+            (size, 1.0),
+            (0, 7),
+            xycoords=top,
+            textcoords="offset points",
+            ha="center",
+            color=theme.alarm,
+            fontsize=8,
+            annotation_clip=False,
+        )
+    handles.append(
+        Line2D(
+            [],
+            [],
+            color=theme.alarm,
+            marker="X",
+            ls="",
+            ms=7,
+            label="edge, one read: share stranded",
+        )
+    )
+
+
+def stranded(frame: pd.DataFrame, *, ax: Axes | None = None, note: str | None = None) -> Axes:
+    """Draw the silence after a lost wake-up: bytes there, and no event that tells of them.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        From :func:`epolllab.experiments.strand_connections`.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; a new figure otherwise.
+    note : str, optional
+        A grey line under the picture.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        A lane for each connection: when the client's bytes arrived, the server's last
+        event, and the gap from then until the client gave up.
+    """
+    with _canvas(ax, (6.4, 0.9 + 0.3 * max(4, len(frame))), note) as (ax, theme, below):
+        ax.set_xlabel("ms since the first byte was sent")
+        ax.set_ylabel("connection")
+        if frame.empty:
+            _nothing(ax, theme, "no connection was stranded")
+            return ax
+        begin = frame["began_ns"].min()
+        lanes = np.arange(len(frame))
+        at = {
+            name: (frame[name] - begin).to_numpy(dtype=float) / 1e6
+            for name in ("began_ns", "sent_ns", "last_event_ns", "gave_up_ns")
+        }
+        known = np.maximum(at["last_event_ns"], at["sent_ns"])
+        ax.barh(
+            lanes,
+            at["gave_up_ns"] - known,
+            left=known,
+            height=0.5,
+            color=theme.faint,
+            edgecolor=theme.alarm,
+            hatch="////",
+            linewidth=0,
+        )
+        ax.scatter(at["sent_ns"], lanes, marker="|", s=90, color=theme.main, zorder=3)
+        ax.scatter(at["last_event_ns"], lanes, marker="o", s=22, color=theme.arm("edge"), zorder=4)
+        for lane, (n_sent, n_read) in enumerate(zip(frame["n_sent"], frame["n_read"], strict=True)):
+            ax.text(
+                (known[lane] + at["gave_up_ns"][lane]) / 2,
+                lane,
+                f"{n_sent - n_read:,} bytes unread",
+                ha="center",
+                va="center",
+                fontsize=8,
+                color=theme.ink,
+                bbox={"facecolor": theme.paper, "edgecolor": "none", "pad": 1.5},
+            )
+        ax.set_yticks(lanes, frame["conn"].astype(str))
+        ax.set_ylim(len(frame) - 0.4, -0.6)
+        ax.set_xlim(left=min(0.0, at["began_ns"].min()) - 0.02 * at["gave_up_ns"].max())
+        below.legend(
+            [
+                Line2D(
+                    [],
+                    [],
+                    marker="|",
+                    ms=9,
+                    mew=1.8,
+                    ls="",
+                    color=theme.main,
+                    label="bytes arrived",
+                ),
+                Line2D(
+                    [], [], marker="o", ms=5, ls="", color=theme.arm("edge"), label="last event"
+                ),
+                Patch(
+                    facecolor=theme.faint,
+                    edgecolor=theme.alarm,
+                    hatch="////",
+                    lw=0,
+                    label="no event",
+                ),
+            ]
+        )
+    return ax
+
+
+def lifecycles(
+    frame: pd.DataFrame,
+    *,
+    what: str = "epoll_ctl",
+    ax: Axes | None = None,
+    note: str | None = None,
+) -> Axes:
+    """Draw what a request costs in each life cycle.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        From :func:`epolllab.experiments.lifecycles_side_by_side`.
+    what : str
+        ``"waits"``, ``"requests_per_s"`` or a key of :data:`METRICS`, as in the frame.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; a new figure otherwise.
+    note : str, optional
+        A grey line under the picture.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        A bar for each life cycle and trigger, the median of the rounds, with the
+        rounds as dots.
+    """
+    labels = {**METRICS, "waits": "waits per request", "requests_per_s": "requests per second"}
+    allowed = [name for name in labels if name in frame.columns]
+    one_of("what", what, allowed)
+    with _canvas(ax, (6.4, 3.4), note) as (ax, theme, below):
+        ax.set_xlabel(labels[what])
+        ax.set_ylabel("life cycle")
+        if frame.empty:
+            _nothing(ax, theme, "no requests")
+            return ax
+        groups: list[tuple[Any, Any]] = list(
+            frame.groupby(["lifecycle", "trigger"], observed=True)[what]
+        )
+        for lane, ((_, trigger), values) in enumerate(groups):
+            ax.barh(lane, values.median(), height=0.62, color=theme.arm(str(trigger)))
+            if len(values) > 1:
+                ax.scatter(values, [lane] * len(values), s=10, color=theme.ink, zorder=3)
+            ax.annotate(
+                _plain(values.median()),
+                (values.max(), lane),
+                (5, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=8,
+            )
+        ax.set_yticks(range(len(groups)), [", ".join(map(str, key)) for key, _ in groups])
+        ax.invert_yaxis()
+        ax.margins(x=0.12)
+        ax.set_xlim(left=0)
+        ax.xaxis.set_major_formatter(FuncFormatter(_plain))
+        below.legend([Patch(color=theme.arm(name), label=name) for name in ("level", "edge")])
+    return ax
+
+
+def herd(frame: pd.DataFrame, *, ax: Axes | None = None, note: str | None = None) -> Axes:
+    """Draw how many processes one connection wakes.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        From :func:`epolllab.experiments.thundering_herd`.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; a new figure otherwise.
+    note : str, optional
+        A grey line under the picture.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        A group of bars for each way of sharing the listener, one for each number of
+        workers, on a logarithmic axis; a ring where the exact result is.
+    """
+    with _canvas(ax, (6.4, 3.8), note) as (ax, theme, below):
+        ax.set_xlabel("processes woken per connection")
+        if frame.empty:
+            _nothing(ax, theme, "no connections")
+            return ax
+        arms = list(dict.fromkeys(frame["arm"].astype(str)))
+        numbers = sorted(frame["n_workers"].unique())
+        height = 0.8 / len(numbers)
+        shades = [1.0 - 0.55 * k / max(1, len(numbers) - 1) for k in range(len(numbers))]
+        for _, row in frame.iterrows():
+            place = numbers.index(row["n_workers"])
+            y = arms.index(row["arm"]) + (place - (len(numbers) - 1) / 2) * height
+            value = row["voluntary_per_connect"]
+            ax.barh(
+                y,
+                value - 0.5,
+                left=0.5,
+                height=height * 0.86,
+                color=theme.main,
+                alpha=shades[place],
+            )
+            ax.plot(row["expected_per_connect"], y, "o", mfc="none", mec=theme.ink, ms=5)
+            ax.annotate(
+                f"{value:.3g}",
+                (max(value, row["expected_per_connect"]), y),
+                (7, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=8,
+            )
+        ax.set_xscale("log")
+        ax.set_xlim(0.5, frame["voluntary_per_connect"].max() * 1.6)
+        ax.xaxis.set_major_locator(FixedLocator([1, 2, *[int(n) for n in numbers if n > 2]]))
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.xaxis.set_major_formatter(FuncFormatter(_plain))
+        ax.set_yticks(range(len(arms)), arms)
+        ax.invert_yaxis()
+        below.legend(
+            [
+                *(
+                    Patch(color=theme.main, alpha=shade, label=f"{number} workers")
+                    for number, shade in zip(numbers, shades, strict=True)
+                ),
+                Line2D([], [], marker="o", mfc="none", mec=theme.ink, ls="", ms=5, label="exact"),
+            ]
+        )
+    return ax
+
+
+def balance(
+    frame: pd.DataFrame,
+    *,
+    ax: Axes | None = None,
+    limit: int = 60,
+    published: bool = True,
+    note: str | None = None,
+) -> Axes:
+    """Draw which worker got each connection, in the order in which they came.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        From :func:`epolllab.experiments.accept_balance`.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; a new figure otherwise.
+    limit : int
+        Connections drawn of each arm, from the first; the totals are of all.
+    published : bool
+        Put Cloudflare's six connections to three workers beside ours.
+    note : str, optional
+        A grey line under the picture.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        A band for each arm, a row in it for each worker, a mark for each connection,
+        and at its end how many each worker got.
+    """
+    from epolllab.experiments.herds import CLOUDFLARE_BALANCE
+
+    bands: list[tuple[str, list[int], list[int]]] = [
+        (str(arm), rows["worker"].to_list()[:limit], rows["worker"].to_list())
+        for arm, rows in frame.groupby("arm", observed=True)
+    ]
+    if published and not frame.empty:
+        bands += [
+            (f"{arm},\nCloudflare 2017", list(order), list(order))
+            for arm, order in CLOUDFLARE_BALANCE.items()
+        ]
+    with _canvas(ax, (6.4, 1.0 + 0.16 * sum(_n_workers(band) + 2 for band in bands)), note) as (
+        ax,
+        theme,
+        _,
+    ):
+        ax.set_xlabel("connection, in order of arrival")
+        if frame.empty:
+            _nothing(ax, theme, "no connections")
+            ax.set_ylabel("worker")
+            return ax
+        y, ticks = 0.0, []
+        widest = max(len(order) for _, order, _ in bands)
+        for band in bands:
+            name, order, everything = band
+            n = _n_workers(band)
+            color = theme.arm(name, 2)
+            ax.axhspan(y - 0.6, y + n - 0.4, color=theme.faint, alpha=0.35, lw=0)
+            ax.scatter(np.arange(len(order)), [y + worker for worker in order], s=11, color=color)
+            for worker in range(n):
+                ax.text(
+                    widest + 0.03 * widest,
+                    y + worker,
+                    f"{everything.count(worker):,}",
+                    fontsize=7,
+                    va="center",
+                    color=theme.muted,
+                )
+            ticks.append((y + (n - 1) / 2, name))
+            y += n + 1
+        ax.set_yticks(*zip(*ticks, strict=True))
+        ax.tick_params(axis="y", length=0)
+        ax.set_ylim(y - 0.9, -1.1)
+        ax.set_xlim(-1, widest * 1.09)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.text(widest * 1.03, -1.0, "in all", fontsize=7, va="bottom", color=theme.muted)
+    return ax
+
+
+def _n_workers(band: tuple[str, Sequence[int], Sequence[int]]) -> int:
+    """Rows of a band: four workers' unless more are seen, three in Cloudflare's."""
+    name, _, everything = band
+    return max(max(everything, default=0) + 1, 3 if "Cloudflare" in name else 4)
+
+
+def tails(
+    frame: pd.DataFrame, *, ax: Axes | None = None, published: bool = True, note: str | None = None
+) -> Axes:
+    """Draw the latencies with one queue for all workers and with one for each.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        From :func:`epolllab.experiments.latency_tails`.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; a new figure otherwise.
+    published : bool
+        Write Cloudflare's figures under the picture.
+    note : str, optional
+        A grey line under the picture.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        The distribution of each arm, by :func:`epolllab.plots.latency`.
+    """
+    from epolllab import plots
+    from epolllab.experiments.herds import CLOUDFLARE_TAILS
+
+    arms = {
+        _QUEUES.get(str(arm), str(arm)): rows["latency_ns"]
+        for arm, rows in frame.groupby("arm", observed=True)
+    }
+    lines = [note] if note else []
+    if published:
+        figures = "; ".join(
+            f"{arm} mean {seen['mean_ms']} ms, sd {seen['sd_ms']} ms, max {seen['max_ms']} ms"
+            for arm, seen in CLOUDFLARE_TAILS.items()
+        )
+        lines.append(f"Cloudflare 2017, 12 workers, 200 connections: {figures}.")
+    data: Any = arms or pd.Series([], dtype="int64")
+    return plots.latency(data, ax=ax, label="latency", note=" ".join(lines) or None)
+
+
+_QUEUES = {
+    "exclusive": "one queue, exclusive",
+    "blocking accept": "one queue, accept",
+    "reuseport": "reuseport",
+}
+
+
+# --- pictures of outcomes ---------------------------------------------------------------
+
+
+def picture_of_interest(outcome: "Outcome", *, ax: Axes | None = None) -> Axes:
+    """Draw the kernel's interest list beside the program's own table."""
+    from epolllab import frames, plots
+
+    data: Mapping[str, Any] = outcome.data
+    entries, table = data.get("interest", ()), data.get("table", {})
+    frame = frames.interest_list(entries, table, inodes=data.get("inodes"))
+    return plots.interest(frame, ax=ax)
+
+
+def picture_of_herd(outcome: "Outcome", *, ax: Axes | None = None) -> Axes:
+    """Draw the processes woken per connection."""
+    from epolllab.experiments.herds import WOKEN
+
+    n = outcome.data.get("n_workers", 0)
+    rows = [(arm, n, seen, WOKEN[arm](n)) for arm, seen in outcome.data.get("herd", {}).items()]
+    columns = ["arm", "n_workers", "voluntary_per_connect", "expected_per_connect"]
+    return herd(pd.DataFrame(rows, columns=columns), ax=ax)
+
+
+def picture_of_balance(outcome: "Outcome", *, ax: Axes | None = None) -> Axes:
+    """Draw which worker got each connection."""
+    rows = [
+        (arm, number, worker)
+        for arm, order in outcome.data.items()
+        for number, worker in enumerate(order)
+    ]
+    return balance(pd.DataFrame(rows, columns=["arm", "connect", "worker"]), ax=ax)
+
+
+def picture_of_convoy(outcome: "Outcome", *, ax: Axes | None = None) -> Axes:
+    """Draw the answer times with the main thread idle and computing."""
+    from epolllab import plots
+
+    arms: Any = {name: pd.Series(took) for name, took in outcome.data.items()}
+    return plots.latency(arms or pd.Series([], dtype="int64"), ax=ax, what="pings")
