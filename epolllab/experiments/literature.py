@@ -1,0 +1,390 @@
+"""What others have published, as frames, and how far ours agrees.
+
+One job: hold the published numbers with their source and circumstances, and compare
+shapes. It measures nothing. Numbers and methods only, in words of our own.
+
+``status`` says how each number was come by: ``seen`` in the source or a full copy of
+it; ``seen, unit recalled`` where the numbers were, and the unit is from memory; ``ours``
+for figures of this project's own trials.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from epolllab.experiments import statistics
+from epolllab.options import one_of
+
+if TYPE_CHECKING:
+    from epolllab.experiments.scaling.result import Result
+
+__all__ = ["literature", "ratios"]
+
+
+@dataclass(frozen=True)
+class _Study:
+    """One source with one method."""
+
+    year: int
+    source: str
+    circumstances: str
+    measure: str
+    unit: str
+    status: str
+    rows: tuple[tuple[str, int | None, int | None, float], ...]
+    """Arm, descriptors watched, descriptors active, value."""
+    to_us: float | None = None
+    """Factor that makes the value microseconds for one operation, if it is such a time."""
+
+
+def _table(sizes: tuple[int, ...], active: int | None, **columns: tuple[float, ...]) -> tuple[
+    tuple[str, int | None, int | None, float], ...
+]:  # fmt: skip
+    return tuple(
+        (arm, n, active, value)
+        for arm, values in columns.items()
+        for n, value in zip(sizes, values, strict=True)
+    )
+
+
+_KERRISK_METHOD = (
+    "N descriptors watched, one of them, chosen at random, ready in each operation; total of "
+    "100,000 operations"
+)
+
+_STUDIES: dict[str, _Study] = {
+    "kerrisk-2010": _Study(
+        2010,
+        "M. Kerrisk, The Linux Programming Interface (2010), table 63-9",
+        f"Linux 2.6.25; {_KERRISK_METHOD}; numbers of descriptors contiguous; FD_SETSIZE enlarged "
+        "to 16,384 for select",
+        "time of 100,000 operations, said to be of the CPU",
+        "s",
+        "seen, unit recalled",
+        _table(
+            (10, 100, 1_000, 10_000),
+            1,
+            poll=(0.61, 2.9, 35, 990),
+            select=(0.73, 3.0, 35, 930),
+            epoll=(0.41, 0.42, 0.53, 0.66),
+        ),
+        10.0,
+    ),
+    "kerrisk-2006": _Study(
+        2006,
+        "M. Kerrisk, talk at linux.conf.au 2006, slide 'Why epoll is better' "
+        "(man7.org/conf/lca2006/Linux_2.6_changes/epoll_2d.html)",
+        f"Linux 2.6, release not given; {_KERRISK_METHOD}. Its columns say CPU time, its footnote "
+        "elapsed time",
+        "time of 100,000 operations",
+        "s",
+        "seen",
+        _table(
+            (10, 100, 1_000, 10_000),
+            1,
+            poll=(1.12, 6.8, 157, 1_750),
+            select=(1.28, 7.1, 151, 1_087),
+            epoll=(0.65, 0.68, 0.89, 0.97),
+        ),
+        10.0,
+    ),
+    "whatacold": _Study(
+        2018,
+        "github.com/whatacold/linux-multiplexing-comparison",
+        "a pass over N descriptors. It builds a new epoll for every pass, so the time has N "
+        "registrations in it and epoll's grows with N too",
+        "time of one pass",
+        "µs",
+        "seen",
+        _table(
+            (100, 1_000, 5_000, 10_000, 15_000),
+            None,
+            select=(54, 419, 2_196, 4_241, 6_260),
+            poll=(70, 473, 2_636, 4_943, 7_255),
+            epoll=(52, 32, 119, 224, 336),
+        ),
+        1.0,
+    ),
+    "libevent-bench": _Study(
+        2026,
+        "this project's Python port of libevent's bench.c, medians of 25 runs",
+        "n socket pairs, a active, w writes; only the loop is timed; waits are its number of "
+        "calls to the poller. With everything active poll equals or beats epoll; CPython's "
+        "default bound of 1,023 events a wait cuts a large batch into many",
+        "time of one run of the loop; number of waits",
+        "µs; waits",
+        "ours",
+        (
+            ("epoll, w=1000", 1_000, 1, 7_431),
+            ("poll, w=1000", 1_000, 1, 120_665),
+            ("epoll, w=1000", 1_000, 1_000, 11_601),
+            ("poll, w=1000", 1_000, 1_000, 8_363),
+            ("epoll, w=5000", 5_000, 5_000, 59_025),
+            ("poll, w=5000", 5_000, 5_000, 55_113),
+            ("epoll waits, w=1000", 1_000, 1, 1_001),
+            ("poll waits, w=1000", 1_000, 1, 1_001),
+            ("epoll waits, w=1000", 1_000, 1_000, 2),
+            ("poll waits, w=1000", 1_000, 1_000, 2),
+            ("epoll waits, w=5000", 5_000, 5_000, 10),
+            ("poll waits, w=5000", 5_000, 5_000, 2),
+        ),
+    ),
+    "gammo-2004": _Study(
+        2004,
+        "L. Gammo, T. Brecht, A. Shukla, D. Pariag, Comparing and Evaluating epoll, select, and "
+        "poll Event Mechanisms, Ottawa Linux Symposium 2004, sections 1 to 3",
+        "a web server in C under load. Without idle connections select and poll match "
+        "level-triggered epoll or are slightly better. Of three remedies (edges; two epoll_ctl "
+        "a connection; one call for many) all cut the calls, and throughput rises only slightly",
+        "share of run time in epoll_ctl, at least",
+        "%",
+        "seen",
+        (("epoll level", None, None, 16.0),),
+    ),
+    "cloudflare-2017": _Study(
+        2017,
+        "M. Majkowski, Why does one NGINX worker take all the load?, Cloudflare 2017",
+        "12 workers, 100,000 requests at 200 connections",
+        "latency: mean, greatest, standard deviation",
+        "ms",
+        "seen",
+        (
+            ("shared queue, mean", None, 200, 30.39),
+            ("shared queue, greatest", None, 200, 72.65),
+            ("shared queue, deviation", None, 200, 1.58),
+            ("SO_REUSEPORT, mean", None, 200, 31.37),
+            ("SO_REUSEPORT, greatest", None, 200, 144.55),
+            ("SO_REUSEPORT, deviation", None, 200, 25.27),
+        ),
+    ),
+    "wrk2": _Study(
+        2013,
+        "G. Tene, wrk2, README",
+        "100 connections, 2,000 requests/s for 30 s, with a stop of 1.4 s",
+        "99th percentile of latency, by where it is counted from",
+        "ms",
+        "seen",
+        (("from the intended start", None, 100, 1_270.0), ("from the send", None, 100, 6.04)),
+    ),
+    "libevent-801": _Study(
+        2019,
+        "libevent pull request 801",
+        "a server on libevent, level against edge",
+        "throughput",
+        "requests/s",
+        "seen",
+        (("level", None, None, 31_433.0), ("edge", None, None, 36_277.0)),
+    ),
+    "zio-510": _Study(
+        2026,
+        "lalinsky/zio pull request 510",
+        "echo with 50 connections; about 4 epoll_ctl an echo before, arm and disarm taken out "
+        "after",
+        "throughput",
+        "requests/s",
+        "seen",
+        (
+            ("epoll, 4 epoll_ctl", None, 50, 93_800.0),
+            ("epoll, without", None, 50, 121_500.0),
+            ("io_uring", None, 50, 126_500.0),
+        ),
+    ),
+    "io-uring-echo": _Study(
+        2021,
+        "frevib/io_uring-echo-server and CarterLi/io_uring-echo-server, their READMEs",
+        "echo; frevib's of 128 bytes with 50 clients. Depending on who measures, io_uring has 57 % "
+        "to 170 % of epoll's throughput; in axboe/liburing issue 189 epoll is ahead at 40 to 400 "
+        "clients",
+        "throughput",
+        "requests/s",
+        "seen",
+        (
+            ("io_uring, frevib", None, 50, 147_078.0),
+            ("epoll, frevib", None, 50, 139_863.0),
+            ("io_uring, CarterLi", None, None, 158_517.0),
+            ("epoll, CarterLi", None, None, 148_557.0),
+        ),
+    ),
+    "observer": _Study(
+        2026,
+        "this project's first trial, on a machine with two processors",
+        "one echo at a time over one connection, watched in different ways",
+        "median latency of an echo",
+        "µs",
+        "ours",
+        (
+            ("plain", None, 1, 56.0),
+            ("recorder", None, 1, 73.0),
+            ("strace --seccomp-bpf", None, 1, 98.0),
+            ("strace -c", None, 1, 173.0),
+            ("perf trace", None, 1, 179.0),
+            ("strace -ttT", None, 1, 242.0),
+        ),
+    ),
+}
+
+_COLUMNS = {
+    "study": "str",
+    "year": "int32",
+    "arm": "str",
+    "n_fds": "Int64",
+    "active": "Int64",
+    "value": "float64",
+    "unit": "str",
+    "op_us": "float64",
+    "measure": "str",
+    "status": "str",
+    "circumstances": "str",
+    "source": "str",
+}
+
+
+def literature(study: str | None = None) -> pd.DataFrame:
+    """Published figures that this package reproduces or sets beside its own.
+
+    Parameters
+    ----------
+    study : str, optional
+        One of them: ``"kerrisk-2010"``, ``"kerrisk-2006"``, ``"whatacold"``,
+        ``"libevent-bench"``, ``"gammo-2004"``, ``"cloudflare-2017"``, ``"wrk2"``,
+        ``"libevent-801"``, ``"zio-510"``, ``"io-uring-echo"``, ``"observer"``. All by
+        default.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row per number:
+
+        ============= ======= ==========================================
+        study         str     as above
+        year          int32   of publication
+        arm           str     what was measured: ``"epoll"``, ``"poll"``, ...
+        n_fds         Int64   descriptors watched; missing where it has none
+        active        Int64   of them ready, or connections working
+        value         float64 as published
+        unit          str     of `value`
+        op_us         float64 the same in µs for one operation; NaN where it
+                              is no such time
+        measure       str     what was measured
+        status        str     how we come by it, see the top of this file
+        circumstances str     machine, method, and what is known to be odd
+        source        str     where to read it
+        ============= ======= ==========================================
+
+    Raises
+    ------
+    ValueError
+        No study has this name; the nearest one is said.
+    """
+    if study is not None:
+        one_of("study", study, list(_STUDIES))
+    names = list(_STUDIES) if study is None else [study]
+    rows = [row for name in names for row in _rows(name, _STUDIES[name])]
+    return pd.DataFrame(rows, columns=pd.Index(_COLUMNS)).astype(_COLUMNS)
+
+
+def _rows(name: str, study: _Study) -> Iterator[tuple[object, ...]]:
+    for arm, n_fds, active, value in study.rows:
+        op_us = np.nan if study.to_us is None else value * study.to_us
+        yield (
+            name, study.year, arm, n_fds, active, value, study.unit, op_us, study.measure,
+            study.status, study.circumstances, study.source,
+        )  # fmt: skip
+
+
+def ratios(
+    result: "Result | pd.DataFrame", study: str = "kerrisk-2010", *, value: str = "wait_ns"
+) -> pd.DataFrame:
+    """How far the shape of a published table agrees with ours.
+
+    Both are first divided by their own epoll at N = 10: what remains does not depend on
+    how fast either machine is. A ratio of 1 says that, seen from epoll, the poller at
+    that N cost them exactly what it costs here.
+
+    Parameters
+    ----------
+    result : Result or pandas.DataFrame
+        From :func:`epolllab.experiments.scaling.sweep`; by the raw call where it has that,
+        since the published programs are in C. epoll is ``"epoll-level"``.
+    study : str
+        One with ``op_us``: ``"kerrisk-2010"``, ``"kerrisk-2006"`` or ``"whatacold"``,
+        which has no N = 10 and is divided by its epoll at its least N, ours at the same.
+    value : {"wait_ns", "op_ns"}
+        Which of our times.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row for each poller and N that both have: poller, n_fds, ``theirs`` and ``ours``
+        (each over its own epoll at the least common N), ``ours_low``, ``ours_high``
+        (95 % interval), ``ratio`` = theirs / ours, and ``study``.
+
+    Raises
+    ------
+    ValueError
+        The study is no such table, or our result has no epoll-level at an N that it has.
+    """
+    published = literature(study).dropna(subset=["op_us", "n_fds"])
+    if published.empty:
+        usable = [name for name, one in _STUDIES.items() if one.to_us is not None]
+        raise ValueError(f"{study!r} has no times over N; {', '.join(usable)} have")
+    ours = _ours(result, value)
+    common = sorted(set(ours["n_fds"]) & set(published["n_fds"]))
+    base_n = next((n for n in common if _has_epoll(ours, n)), None)
+    if base_n is None:
+        raise ValueError(
+            f"the result has no epoll-level at an N of {study!r}, which has "
+            f"{sorted(published['n_fds'].unique())}; measure at these"
+        )
+    theirs = published.set_index(["arm", "n_fds"])["op_us"]
+    rows = [
+        _ratio_row(study, poller, n, theirs, ours, base_n, value)
+        for poller in ("epoll", "poll", "select")
+        for n in common
+        if n >= base_n and (poller, n) in theirs.index and len(_arm(ours, poller, n))
+    ]
+    return pd.DataFrame(
+        rows,
+        columns=pd.Index(
+            ["poller", "n_fds", "theirs", "ours", "ours_low", "ours_high", "ratio", "study"]
+        ),
+    )
+
+
+def _ours(result: "Result | pd.DataFrame", value: str) -> pd.DataFrame:
+    frame = result if isinstance(result, pd.DataFrame) else result.frame
+    kept = frame[~frame["warmup"] & frame[value].notna()]
+    raw = kept[kept["api"] == "raw"]
+    return kept if raw.empty else raw
+
+
+def _arm(ours: pd.DataFrame, poller: str, n: int) -> pd.DataFrame:
+    name = "epoll-level" if poller == "epoll" else poller
+    return ours[(ours["poller"] == name) & (ours["n_fds"] == n)]
+
+
+def _has_epoll(ours: pd.DataFrame, n: int) -> bool:
+    return len(_arm(ours, "epoll", n)) > 0
+
+
+def _ratio_row(
+    study: str,
+    poller: str,
+    n: int,
+    theirs: "pd.Series[float]",
+    ours: pd.DataFrame,
+    base_n: int,
+    value: str,
+) -> tuple[object, ...]:
+    here, base = _arm(ours, poller, n), _arm(ours, "epoll", base_n)
+    their_ratio = float(theirs[poller, n] / theirs["epoll", base_n])
+    if poller == "epoll" and n == base_n:  # the yardstick itself
+        interval = statistics.Interval(1.0, 1.0, 1.0)
+    else:
+        interval = statistics.ratio_interval(
+            here[value].to_numpy(float), here["round"], base[value].to_numpy(float), base["round"]
+        )
+    return (poller, n, their_ratio, *interval, their_ratio / interval.median, study)

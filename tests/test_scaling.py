@@ -1,0 +1,561 @@
+"""The sweeps on real descriptors, small, and what they do with bad input and interrupts."""
+
+import errno
+import gc
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from epolllab import kernel
+from epolllab.experiments import scaling
+from epolllab.experiments.scaling import method, reference, targets, waits
+from epolllab.experiments.scaling.arms import APIS, POLLERS, Arm, make_waiter
+
+TINY = {"ops": 4, "rounds": 2, "warmup": 1, "progress": False}
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left():
+    """Descriptors, limits, affinity and the collector are as they were."""
+    before = _state()
+    yield
+    if _state() != before:
+        gc.collect()  # what an exception's frames still hold
+    assert _state() == before
+
+
+def _state():
+    return (
+        kernel.descriptors_open(),
+        kernel.descriptor_limits(),
+        os.sched_getaffinity(0),
+        gc.isenabled(),
+    )
+
+
+# --- sweep ------------------------------------------------------------------------------
+
+
+def test_sweep_has_a_row_per_operation():
+    """Every arm is measured at every size in every round, warm-up marked."""
+    frame = scaling.sweep((3, 10), **TINY).frame
+    assert list(frame.columns) == [
+        "round", "poller", "api", "kind", "n_fds", "active", "op", "warmup", "t_ns", "wait_ns",
+        "op_ns",
+    ]  # fmt: skip
+    counts = frame.groupby(["round", "poller", "api", "n_fds"], observed=True).size()
+    assert len(counts) == 2 * len(POLLERS) * len(APIS) * 2
+    assert set(counts) == {5}
+    assert (frame["warmup"] == (frame["op"] == 0)).all()
+    assert (frame["wait_ns"] > 0).all()
+    python = frame["api"] == "python"
+    assert (frame["op_ns"].notna() == python).all()
+    assert (frame.loc[python, "op_ns"] >= frame.loc[python, "wait_ns"]).all()
+
+
+def test_dtypes_are_fixed():
+    """An empty frame has the dtypes of a full one."""
+    full = scaling.sweep(2, **TINY).frame
+    assert waits._frame([]).dtypes.equals(full.dtypes)
+    assert str(full["op_ns"].dtype) == "Int64"
+
+
+def test_arms_take_turns_in_random_order():
+    """Within a round each cell comes once, in another order each round."""
+    order = []
+    cells = list(range(12))
+    book = method.Logbook()
+    method.run_rounds(
+        cells, lambda cell, round_: order.append((round_, cell)), rounds=3, seed=1, title="",
+        progress=False, book=book,
+    )  # fmt: skip
+    rounds = [[cell for r, cell in order if r == round_] for round_ in range(3)]
+    assert [round_ for round_, _ in order] == sorted(round_ for round_, _ in order)
+    assert all(sorted(cells_of) == cells for cells_of in rounds)
+    assert len({tuple(cells_of) for cells_of in rounds}) == 3
+
+
+@pytest.mark.parametrize("poller", POLLERS)
+@pytest.mark.parametrize("api", APIS)
+@pytest.mark.parametrize("kind", targets.KINDS)
+def test_every_arm_finds_what_is_ready_again_and_again(poller, api, kind):
+    """Each way of waiting finds exactly what was written to, of every kind, in turn."""
+    with (
+        targets.open_targets(kind, 6) as some,
+        make_waiter(Arm(poller, api), some.fds, 8) as waiter,
+    ):
+        for chosen in ([2], [0, 5], [2], []):
+            for place in chosen:
+                os.write(some.writers[place], some.payload)
+            if waiter.prepare:
+                waiter.prepare()
+            found = waiter.found(waiter.wait())
+            assert sorted(found) == sorted(some.fds[place] for place in chosen)
+            for fd in found:
+                os.read(fd, some.size)
+                if waiter.rearm:
+                    waiter.rearm(fd)
+
+
+def test_several_active():
+    """As many are found as were made ready; the frame says how many."""
+    frame = scaling.sweep((8,), active=5, **TINY).frame
+    assert set(frame["active"]) == {5}
+
+
+def test_a_disturbed_wait_is_an_error_and_not_a_number():
+    """A wait that finds another number than was made ready stops the run."""
+    cell = waits.Cell(Arm("poll", "python"), "eventfd", 3, 1)
+    with targets.open_targets("eventfd", 3) as some:
+        os.write(some.fds[2], some.payload)
+        with pytest.raises(RuntimeError, match="found 2 ready of 3, and 1 were made so"):
+            waits.measure(cell, some, [[0]])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"n_fds": ()}, "n_fds is empty"),
+        ({"n_fds": (0, 10)}, "n_fds is at least 1, not 0"),
+        ({"n_fds": (-5,)}, "n_fds is at least 1, not -5"),
+        ({"n_fds": (100, 10)}, r"Did you mean \(10, 100\)"),
+        ({"n_fds": (10, 10)}, r"each number once"),
+        ({"n_fds": (10,), "active": 11}, "active=11 of n_fds=10"),
+        ({"pollers": ("epol-level",)}, "did you mean 'epoll-level'"),
+        ({"pollers": ("poll", "poll")}, "each once"),
+        ({"pollers": ()}, "at least one"),
+        ({"pollers": "poll"}, r"write pollers=\('poll',\)"),
+        ({"api": ("row",)}, "did you mean 'raw'"),
+        ({"kind": "pipes"}, "did you mean 'pipe'"),
+        ({"ops": 0}, "ops is at least 1"),
+        ({"rounds": 0}, "rounds is at least 1"),
+        ({"warmup": -1}, "warmup is at least 0"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_opened(arguments, message, monkeypatch):
+    """Each mistake is named, and no descriptor was asked for."""
+    monkeypatch.setattr(waits, "open_targets", lambda *_: pytest.fail("opened"))
+    with pytest.raises(ValueError, match=message):
+        scaling.sweep(**{"progress": False, **arguments})
+
+
+def test_sizes_that_are_no_numbers():
+    """A fraction of a descriptor is a TypeError."""
+    with pytest.raises(TypeError, match=r"n_fds is a whole number, not 1\.5"):
+        scaling.sweep((1.5,), progress=False)
+
+
+def _limited(code, limit):
+    """Run code in a process with a hard limit on descriptors; its standard output."""
+    program = (
+        "import resource; "
+        f"resource.setrlimit(resource.RLIMIT_NOFILE, (min(64, {limit}), {limit})); "
+        "from epolllab.experiments import scaling\n" + code
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_sizes_over_the_limit_are_cut_and_it_is_said():
+    """The greatest size that fits stands in; the soft limit is back where it was."""
+    out = _limited(
+        "r = scaling.sweep((10, 100, 100_000), ops=2, rounds=1, progress=False)\n"
+        "print(sorted(r['n_fds'].unique().tolist()), r.frame.attrs['notes'], r.notes)\n"
+        "print(resource.getrlimit(resource.RLIMIT_NOFILE))",
+        300,
+    )
+    sizes = out.splitlines()[0]
+    assert sizes.startswith("[10, 100, 2")
+    assert sizes.count("100,000 asked, and the limit is 300 descriptors here") == 2
+    assert out.splitlines()[1] == "(64, 300)"
+
+
+def test_not_even_the_smallest_fits():
+    """The error names what was wanted and the limit, and how to raise it."""
+    out = _limited(
+        "try:\n scaling.sweep((1000,), progress=False)\n"
+        "except Exception as e: print(type(e).__name__, e)",
+        200,
+    )
+    assert out.startswith("DescriptorLimitError")
+    assert "1,000 descriptors are wanted" in out
+    assert "ulimit -n" in out
+
+
+def test_another_program_has_the_descriptors(monkeypatch):
+    """ENFILE while opening cuts the run to what could be opened."""
+    real, opened = targets._eventfd, []
+
+    def scarce():
+        if len(opened) >= 7:
+            raise OSError(errno.ENFILE, "too many open files in system")
+        opened.append(1)
+        return real()
+
+    monkeypatch.setitem(targets._SIMPLE, "eventfd", scarce)
+    result = scaling.sweep((5, 50), pollers=("poll",), **TINY)
+    assert sorted(set(result["n_fds"])) == [5, 7]
+    assert "cut to N = 7: 50 asked" in result.notes[0]
+
+
+def test_python_select_ends_and_raw_goes_on():
+    """Beyond 1,023 Python's select has no rows, its last size one of its own, and a note."""
+    if kernel.descriptor_limits().hard < 1_700:
+        pytest.skip("the hard limit on descriptors is below 1,700")
+    result = scaling.sweep((10, 1_500), pollers=("select",), **TINY)
+    largest = result.groupby("api", observed=True)["n_fds"].max()
+    assert largest["raw"] == 1_500
+    assert 500 < largest["python"] < 1_024
+    assert f"Python's select ends at N = {largest['python']:,}" in result.notes[0]
+
+
+def test_interrupt_keeps_what_is_complete(monkeypatch):
+    """What was measured before the interrupt is returned, and it says so."""
+    real, calls = waits.measure, []
+
+    def interrupted(*arguments):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(waits, "measure", interrupted)
+    result = scaling.sweep((3, 5), **TINY)
+    assert result.interrupted
+    assert len(result) == 3 * 5
+    assert "interrupted after 3 of 40 cells" in result.notes[0]
+    assert len(result.summary()) == 3
+
+
+def test_a_real_interrupt():
+    """Ctrl-C ends a sweep that would never end; limits, processor and collector are back."""
+    program = (
+        "import gc, os, resource, signal, threading\n"
+        "from epolllab.experiments import scaling\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (128, 1_000))\n"
+        "cpus = os.sched_getaffinity(0)\n"
+        "threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
+        "r = scaling.sweep((10, 500), rounds=10**6, ops=5, progress=False)\n"
+        "assert r.interrupted and 'interrupted after' in r.notes[0], r.notes\n"
+        "assert resource.getrlimit(resource.RLIMIT_NOFILE) == (128, 1_000)\n"
+        "assert os.sched_getaffinity(0) == cpus and gc.isenabled()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_interrupt_before_anything_is_complete(monkeypatch):
+    """Nothing measured is an empty result with all columns, not an error."""
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(waits, "measure", interrupted)
+    result = scaling.sweep((3,), **TINY)
+    assert len(result) == 0
+    assert "wait_ns" in result.columns
+    assert len(result.summary()) == 0
+    assert "0 measurements" in result._repr_html_()
+
+
+def test_pinned_where_possible_and_stated():
+    """The processor is in the circumstances; a refusal is noted and not fatal."""
+    assert scaling.sweep(2, **TINY).circumstances["pinned_cpu"] == max(os.sched_getaffinity(0))
+    assert scaling.sweep(2, pin=False, **TINY).circumstances["pinned_cpu"] is None
+
+
+def test_pinning_refused(monkeypatch):
+    """Where the system refuses, the run goes on and says so."""
+
+    def refuse(*_):
+        raise PermissionError(1, "not permitted")
+
+    monkeypatch.setattr(os, "sched_setaffinity", refuse)
+    result = scaling.sweep(2, **TINY)
+    assert "not pinned" in result.notes[0]
+    assert result.circumstances["pinned_cpu"] is None
+
+
+def test_shape():
+    """The raw wait of epoll hardly grows with N, poll's and select's in a line, poll's far above.
+
+    The best round of each counts, so that a busy machine does not decide; and the margins
+    are several times wider than what is found.
+    """
+    most = min(10_000, kernel.descriptor_limits().hard - 500)
+    if most < 1_000:
+        pytest.skip("the limit on descriptors leaves no room for a shape")
+    result = scaling.sweep(
+        (10, 100, 1_000, most) if most > 1_000 else (10, 100, most),
+        pollers=("epoll-level", "poll", "select"),
+        api=("raw",), ops=40, rounds=4, progress=False,
+    )  # fmt: skip
+    kept = result[~result["warmup"]]
+    medians = kept.groupby(["poller", "n_fds", "round"], observed=True)["wait_ns"].median()
+    best = medians.groupby(level=["poller", "n_fds"], observed=True).min()
+    assert best["epoll-level", most] < 4 * best["epoll-level", 10]
+    assert best["poll", most] > most / 200 * best["epoll-level", most]
+    for poller in ("poll", "select"):
+        sizes = best[poller].index.to_numpy(float)
+        assert np.corrcoef(sizes, best[poller].to_numpy())[0, 1] ** 2 > 0.9
+
+
+# --- the others -------------------------------------------------------------------------
+
+
+def test_wait_kinds_compares_kinds():
+    """Each kind is measured with each poller."""
+    frame = scaling.wait_kinds((2, 5), **TINY).frame
+    assert len(frame.groupby(["kind", "poller", "n_fds"], observed=True)) == 4 * 3 * 2
+    with pytest.raises(ValueError, match="did you mean 'eventfd'"):
+        scaling.wait_kinds(kinds=("eventfds",))
+    with pytest.raises(ValueError, match="each once"):
+        scaling.wait_kinds(kinds=("pipe", "pipe"))
+
+
+def test_shares_come_of_raw_and_python():
+    """The kernel's share is raw without the foreign call, the rest is CPython's."""
+    frame = scaling.sweep(4, **TINY).frame
+    frame = frame.assign(wait_ns=np.where(frame["api"] == "raw", 1000, 1500))
+    frame.attrs = {"raw_floor_ns": 300.0, "clock_floor_ns": 50.0}
+    table = scaling.shares(frame)
+    assert len(table) == len(POLLERS)
+    assert set(table["kernel_ns"]) == {700.0}
+    assert set(table["python_ns"]) == {1450.0}
+    assert set(table["cpython_ns"]) == {750.0}
+
+
+def test_crossover_measures_a_grid():
+    """Shares become whole numbers of descriptors, each once."""
+    result = scaling.crossover((1, 10, 100), (0, 0.1, 1), **TINY)
+    grid = result.groupby("n_fds")["active"].unique().map(sorted)
+    assert grid.to_dict() == {1: [1], 10: [1, 10], 100: [1, 10, 100]}
+    table = scaling.crossover_ratios(result)
+    assert table["share"].tolist() == [1.0, 0.0, 1.0, 0.0, 0.1, 1.0]
+    assert set(table["api"]) == {"raw"}
+    assert set(scaling.crossover_ratios(result, api="python")["api"]) == {"python"}
+
+
+def test_crossover_ratios_name_the_winner():
+    """Below 1 with the whole interval the first wins, above the second, else neither."""
+    rows = [
+        {"round": r, "poller": poller, "api": "raw", "n_fds": n, "active": 1, "warmup": False,
+         "wait_ns": value + r}
+        for r in range(5)
+        for n, times in {2: (100, 1000), 3: (1000, 100), 4: (500, 500)}.items()
+        for poller, value in zip(("epoll-level", "poll"), times, strict=True)
+    ]  # fmt: skip
+    frame = pd.DataFrame(rows).astype({"poller": pd.CategoricalDtype(list(POLLERS))})
+    table = scaling.crossover_ratios(frame)
+    assert table["winner"].tolist() == ["epoll-level", "poll", "neither"]
+    assert table["ratio"].round(1).tolist() == [0.1, 9.8, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"shares": (0, 2)}, "from 0"),
+        ({"shares": (1, 0.1)}, "did you mean"),
+        ({"shares": ()}, "from 0"),
+        ({"pollers": ("poll",)}, "two to be compared"),
+        ({"n_fds": (0,)}, "at least 1"),
+    ],
+)
+def test_crossover_refuses(arguments, message):
+    """Shares and pollers that make no grid."""
+    with pytest.raises(ValueError, match=message):
+        scaling.crossover(progress=False, **arguments)
+
+
+@pytest.mark.parametrize("poller", ["epoll-level", "epoll-edge", "poll", "select"])
+def test_propagate_passes_every_byte(poller):
+    """Each run reads what was written at first and by the loop; one token takes a wait each."""
+    result = scaling.propagate((20,), (1, 20), 30, pollers=(poller,), runs=2, progress=False)
+    assert (result["events"] == result["active"] + 30).all()
+    assert set(result[result["active"] == 1]["waits"]) == {31}
+    assert result["warmup"].sum() == 2
+    assert set(result["round"]) == {0, 1, 2}
+
+
+def test_propagate_shows_the_staircase():
+    """A bound on what a wait returns cuts a batch into steps; poll has no bound."""
+    result = scaling.propagate(
+        (40,), (9, 10, 11, 40), 0, pollers=("epoll-level", "epoll-edge", "poll"),
+        max_events=(10, 20), runs=1, progress=False,
+    )  # fmt: skip
+    waits_of = result.groupby(["poller", "max_events", "active"], observed=True)["waits"].max()
+    for poller in ("epoll-level", "epoll-edge"):
+        assert waits_of[poller, 10].to_dict() == {9: 1, 10: 1, 11: 2, 40: 4}
+        assert waits_of[poller, 20].to_dict() == {9: 1, 10: 1, 11: 1, 40: 2}
+    assert set(waits_of["poll"]) == {1}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"pairs": 5, "active": 6}, "more bytes under way than pairs"),
+        ({"pairs": 0}, "at least 1"),
+        ({"writes": -1}, "writes is at least 0"),
+        ({"pollers": ("epoll-oneshot",)}, "pollers is one of"),
+        ({"pollers": "poll"}, "each once"),
+        ({"runs": 0}, "runs is at least 1"),
+        ({"max_events": 0}, "max_events is at least 1"),
+    ],
+)
+def test_propagate_refuses(arguments, message):
+    """Numbers and names that make no run."""
+    with pytest.raises(ValueError, match=message):
+        scaling.propagate(progress=False, **arguments)
+
+
+def test_register_cost_times_three_calls():
+    """Each arm, size and operation has its rows; the raw call does what Python's does."""
+    result = scaling.register_cost((3, 6), ops=4, rounds=2, warmup=1, progress=False)
+    counts = result.groupby(["poller", "api", "n_fds", "operation"], observed=True).size()
+    assert len(counts) == 3 * 2 * 3
+    assert set(counts) == {2 * 5}
+    assert (result["call_ns"] > 0).all()
+
+
+def test_raw_epoll_ctl_changes_the_kernels_list():
+    """The prepared calls take out, put in and modify the entry that they name."""
+    import select
+    from contextlib import ExitStack
+
+    from epolllab.experiments.scaling import register
+
+    with targets.open_targets("eventfd", 2) as some, ExitStack() as opened:
+        calls = register._epoll_raw(opened, some.fds)
+        unregister, put, modify = calls(some.fds[0])
+        epfd = _newest_epoll()
+        assert unregister() == 0
+        assert [entry.fd for entry in kernel.interest_list(epfd)] == [some.fds[1]]
+        assert put() == 0
+        assert modify() == 0
+        masks = {entry.fd: entry.mask for entry in kernel.interest_list(epfd)}
+        assert masks[some.fds[0]] & select.EPOLLOUT
+        assert not masks[some.fds[1]] & select.EPOLLOUT
+
+
+def _newest_epoll():
+    links = {int(fd): os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")
+             if os.path.exists(f"/proc/self/fd/{fd}")}  # fmt: skip
+    return max(fd for fd, link in links.items() if "eventpoll" in link)
+
+
+# --- results ----------------------------------------------------------------------------
+
+
+def test_result_saves_and_loads(tmp_path):
+    """A file gives back the frame, its dtypes, its circumstances and what sums it up."""
+    result = scaling.sweep((3, 6), **TINY)
+    loaded = scaling.Result.load(result.save(tmp_path / "run.parquet"))
+    pd.testing.assert_frame_equal(loaded.frame, result.frame)
+    assert dict(loaded.circumstances) == dict(result.circumstances)
+    pd.testing.assert_frame_equal(loaded.summary(), result.summary())
+    assert loaded.frame.attrs == result.frame.attrs
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_foreign_files_are_refused(tmp_path):
+    """Text, a Parquet file of something else and a newer format are told apart."""
+    (tmp_path / "text").write_text("hello")
+    with pytest.raises(ValueError, match="not a Parquet file"):
+        scaling.Result.load(tmp_path / "text")
+    pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "other")
+    with pytest.raises(ValueError, match="not the result of an experiment"):
+        scaling.Result.load(tmp_path / "other")
+    with pytest.raises(FileNotFoundError):
+        scaling.Result.load(tmp_path / "none")
+
+
+def test_a_newer_format_is_refused(tmp_path, monkeypatch):
+    """A file of a later version says that epolllab is to be upgraded."""
+    from epolllab.experiments.scaling import result as results
+
+    one = scaling.sweep(2, **TINY)
+    with monkeypatch.context() as later:
+        later.setattr(results, "FORMAT_VERSION", 99)
+        path = one.save(tmp_path / "new.parquet")
+    with pytest.raises(ValueError, match="format version 99"):
+        scaling.Result.load(path)
+
+
+def test_a_failed_save_leaves_nothing(tmp_path, monkeypatch):
+    """What cannot be written whole is not written, and an earlier file stays."""
+    import pyarrow.parquet as pq
+
+    result = scaling.sweep(2, **TINY)
+    path = result.save(tmp_path / "run.parquet")
+    before = path.read_bytes()
+
+    def fail(*_, **__):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(pq, "write_table", fail)
+    with pytest.raises(OSError, match="disk full"):
+        result.save(path)
+    assert path.read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_result_is_immutable_and_reads_like_its_frame():
+    """Changes to what it gave out do not reach it; columns and methods are the frame's."""
+    result = scaling.sweep(2, **TINY)
+    frame = result.frame
+    frame.loc[:, "wait_ns"] = 0
+    assert (result["wait_ns"] > 0).all()
+    assert len(result.groupby("poller", observed=True)) == len(POLLERS)
+    assert list(result) == list(frame.columns)
+    with pytest.raises(AttributeError):
+        result.name = "other"
+    with pytest.raises(TypeError):
+        result.circumstances["kernel"] = "other"
+    with pytest.raises(AttributeError, match="columns are round, poller"):
+        _ = result.no_such_thing
+
+
+def test_result_says_its_circumstances():
+    """Kernel, clock cost, recorder cost and what was asked are there, also in words."""
+    result = scaling.sweep((2, 4), **TINY)
+    for key in ("kernel", "clock_cost_ns", "recorder_cost_ns", "boot_id", "seconds", "seed"):
+        assert result.circumstances[key] is not None
+    assert result.circumstances["raw_floor_ns"] > 0
+    assert "kernel:" in result.describe()
+    assert "sweep" in repr(result)
+    assert "measurements" in result._repr_html_()
+
+
+def test_fits_need_an_axis():
+    """An experiment without sizes has medians only."""
+    result = scaling.Result("made", pd.DataFrame({"round": [0]}), {}, ("round",), ("round",))
+    with pytest.raises(ValueError, match="no axis for a line"):
+        result.fits()
+
+
+def test_fits_have_a_line_per_arm():
+    """Every poller by every api gets one."""
+    table = scaling.sweep((2, 8), **TINY).fits()
+    assert len(table) == len(POLLERS) * len(APIS)
+    assert {"a", "b", "b_low", "b_high", "r2", "residual"} <= set(table.columns)
+
+
+def test_reference_runs_are_saved_one_by_one(tmp_path, monkeypatch):
+    """Each run has its file; an interrupted one is not saved, and those before it are."""
+    done = scaling.sweep(2, **TINY)
+    cut = scaling.Result("sweep", done.frame, {**done.circumstances, "interrupted": True})
+    monkeypatch.setattr(reference, "RUNS", {"one": lambda: done, "two": lambda: cut})
+    with pytest.raises(KeyboardInterrupt, match="two was interrupted"):
+        reference.reference_runs(tmp_path, ("one", "two"))
+    assert [path.name for path in tmp_path.iterdir()] == ["scaling-one.parquet"]
+    with pytest.raises(ValueError, match="did you mean 'one'"):
+        reference.path_of("on", tmp_path)
