@@ -47,8 +47,8 @@ class Host(Protocol):
     def interest(self) -> tuple[list[kernel.InterestEntry], dict[int, int]]:
         """The kernel's interest list, and the program's own table."""
 
-    def snapshot(self) -> Snapshot:
-        """What is recorded, consistent, also while the loop runs."""
+    def snapshot(self, newest: int | None = None) -> Snapshot:
+        """What is recorded, or the end of it; consistent, also while the loop runs."""
 
     def written(self) -> int:
         """Events recorded since the start."""
@@ -97,9 +97,9 @@ class ThreadHost:
         entries = kernel.interest_list(epfd) if epfd >= 0 else []
         return entries, self.loop.interest() if self.running() else {}
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self, newest: int | None = None) -> Snapshot:
         """A copy of the ring."""
-        return self.recorder.snapshot() if self.recorder else Snapshot(b"", 0)
+        return self.recorder.snapshot(newest) if self.recorder else Snapshot(b"", 0)
 
     def written(self) -> int:
         """Read from the ring's head."""
@@ -189,9 +189,9 @@ class ProcessHost:
             entries = kernel.interest_list(self.epfd, self.pid)
         return entries, table
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self, newest: int | None = None) -> Snapshot:
         """A copy of the ring, without asking the child."""
-        return read_ring(self.memory)
+        return read_ring(self.memory, newest)
 
     def written(self) -> int:
         """Read from the shared ring's head."""

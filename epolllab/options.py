@@ -12,7 +12,7 @@ from typing import Any
 from epolllab.pollers import POLLERS
 from epolllab.protocols import Handler, Session, make_protocol
 
-__all__ = ["LIFECYCLES", "TRIGGERS", "ServerOptions", "one_of", "whole"]
+__all__ = ["LIFECYCLES", "TRIGGERS", "ServerOptions", "one_of", "switch", "whole"]
 
 TRIGGERS = ("level", "edge")
 LIFECYCLES = ("eager", "howto", "once", "oneshot")
@@ -22,7 +22,7 @@ def one_of(name: str, value: object, allowed: Sequence[str]) -> None:
     """Raise ValueError unless `value` is one of `allowed`; name the nearest one."""
     if value in allowed:
         return
-    near = difflib.get_close_matches(str(value), allowed, n=1)
+    near = difflib.get_close_matches(value, allowed, n=1) if isinstance(value, str) else []
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise ValueError(f"{name} is one of {', '.join(map(repr, allowed))}, not {value!r}{hint}")
 
@@ -34,6 +34,16 @@ def whole(name: str, value: object, least: int, most: int | None = None) -> None
     if value < least or (most is not None and value > most):
         bound = f"at least {least}" if most is None else f"from {least} to {most}"
         raise ValueError(f"{name} is {bound}, not {value}")
+
+
+def switch(name: str, value: object) -> None:
+    """Raise TypeError unless `value` is True or False; ``"no"`` would mean True."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} is True or False, not {value!r}")
+
+
+MOST_SILENCE_S = 1_000_000
+"""Some eleven days; a quarter of it still fits the milliseconds of epoll_wait's timeout."""
 
 
 @dataclass(frozen=True)
@@ -76,10 +86,25 @@ class ServerOptions:
         for name in ("accept_batch", "send_buffer", "recv_buffer", "max_connections"):
             if getattr(self, name) is not None:
                 whole(name, getattr(self, name), 1)
-        if self.idle_timeout is not None and not self.idle_timeout > 0:
-            raise ValueError(f"idle_timeout is in seconds and positive, not {self.idle_timeout!r}")
+        self._check_kinds()
         self._check_combination()
         self.sessions()
+
+    def _check_kinds(self) -> None:
+        if not isinstance(self.host, str):
+            raise TypeError(f"host is a name or an address, such as '127.0.0.1', not {self.host!r}")
+        for name in ("nodelay", "cork", "record", "process"):
+            switch(name, getattr(self, name))
+        if self.drain is not None and not isinstance(self.drain, bool):
+            raise TypeError(f"drain is True, False or None, not {self.drain!r}")
+        seconds = self.idle_timeout
+        if seconds is None:
+            return
+        bound = f"idle_timeout is in seconds, above 0 and at most {MOST_SILENCE_S:,}"
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+            raise TypeError(f"{bound}, not {seconds!r}")
+        if not 0 < seconds <= MOST_SILENCE_S:
+            raise ValueError(f"{bound}, not {seconds!r}")
 
     def _check_combination(self) -> None:
         if self.trigger == "edge" and self.poller != "epoll":

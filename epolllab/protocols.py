@@ -13,6 +13,7 @@ function that makes instances of it, to ``start_server(protocol=...)``::
             return [data.upper()]
 """
 
+import difflib
 import time
 import traceback
 from collections.abc import Callable
@@ -309,7 +310,9 @@ class Http(Session):
         self._body: list[bytes] = []
         self._head_bytes = 0
         self._body_bytes = 0
+        self._body_before = 0
         self._old = False
+        self._weighs = False  # only pieces that could hold too large a head are weighed
 
     def receive(self, data: bytes) -> list[bytes]:
         """Parse; the handler runs for each request that is complete."""
@@ -317,6 +320,8 @@ class Http(Session):
             return []
         answers: list[bytes] = []
         self._answers = answers
+        if len(data) + self._head_bytes > self._limit:
+            self._weighs = True
         try:
             self._feed(data)
         except _upgrade:
@@ -326,12 +331,20 @@ class Http(Session):
             # After "Connection: close" the parser objects to further bytes; we ignore them.
             if not self.closing:
                 self._refuse(400)
-        # What came in one piece with the end of an earlier request is let off.
-        if self._path and not self._body_bytes and not self.closing and not answers:
-            self._head_bytes += len(data)
-            if self._head_bytes > self._limit:
-                self._refuse(431)
+        # What came in one piece with the end of an earlier request is weighed at its own end.
+        if self._path and not self.closing and not answers:
+            self._bound_head(len(data))
         return answers
+
+    def _bound_head(self, size: int) -> None:
+        """Count what is no body: the head, and trailers and chunk extensions as well."""
+        if self._body_bytes > self._body_before:
+            self._body_before = self._body_bytes
+            self._head_bytes = 0
+            return
+        self._head_bytes += size
+        if self._head_bytes > self._limit:
+            self._refuse(431)
 
     def timed_out(self) -> list[bytes]:
         """408 in the middle of a request; silence between requests is no error."""
@@ -362,7 +375,11 @@ class Http(Session):
             self._refuse(413)
         elif name == b"expect" and not self.closing:
             self._head_bytes = 1  # so that the end of the request is not overlooked
-            self.interim = b"HTTP/1.1 100 Continue\r\n\r\n"
+            interim = b"HTTP/1.1 100 Continue\r\n\r\n"
+            if self._answers:
+                self._answers[-1] += interim  # sent with the answer that is before it
+            else:
+                self.interim = interim
         elif name == b"connection":
             self._old = self._parser.get_http_version() == "1.0"
 
@@ -377,6 +394,9 @@ class Http(Session):
     def on_message_complete(self) -> None:
         """A whole request: answer it."""
         if self.closing:
+            return
+        if self._weighs and self._head_size() > self._limit:
+            self._refuse(431)
             return
         parser = self._parser
         if not parser.should_keep_alive():
@@ -396,9 +416,13 @@ class Http(Session):
         if self._head_bytes or self._body_bytes or self._old:
             self._next()
 
+    def _head_size(self) -> int:
+        """Bytes of the head, but for the first line's method and version."""
+        return len(self._path) + sum(len(name) + len(value) + 4 for name, value in self._headers)
+
     def _next(self) -> None:
         """Forget what only some requests have."""
-        self._head_bytes = self._body_bytes = 0
+        self._head_bytes = self._body_bytes = self._body_before = 0
         self._body = []
         self._old = False
         self.interim = b""
@@ -418,7 +442,7 @@ class Http(Session):
         try:
             response = handler(request)
             return response if isinstance(response, Response) else Response(response)
-        except Exception:
+        except BaseException:  # also sys.exit(), of which httptools would make a parse error
             self.fault = traceback.format_exc()
             self.closing = True
             return Response("Internal Server Error\n", 500)
@@ -485,9 +509,11 @@ def make_protocol(
         _import_parser()
         return lambda: Http(handler, max_request_bytes)
     if isinstance(protocol, str):
+        near = difflib.get_close_matches(protocol, PROTOCOLS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(
             f"protocol is one of {', '.join(PROTOCOLS)}, or a callable that makes a Session, "
-            f"not {protocol!r}"
+            f"not {protocol!r}{hint}"
         )
     if not callable(protocol):
         raise TypeError(

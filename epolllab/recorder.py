@@ -19,8 +19,9 @@ are in place it says that they are *complete* up to there. A reader notes ``comp
 copies, and then notes ``claimed``: rows below the first number were whole before the
 copy began, and only rows whose slots were claimed by the time it ended can have been
 overwritten meanwhile. What is between is consistent, without a lock. The ring has
-``SLACK`` slots more than its capacity, and no more rows than that are claimed at a
-time, so a reader always finds as many rows as the capacity promises.
+``SLACK`` slots more than its capacity, so a reader finds as many rows as the capacity
+promises, unless the writer wrote more than ``SLACK`` while it copied; the rows that were
+overwritten by then are counted as such.
 
 The same argument holds between threads and, over shared memory, between processes,
 on machines that keep the order of stores (x86-64; on others a copy is exact once the
@@ -127,6 +128,11 @@ class Recorder:
         self.capacity = capacity
         self.clock = clock
         self.memory = memory or mmap.mmap(-1, memory_size(capacity))
+        if len(self.memory) < memory_size(capacity):
+            raise ValueError(
+                f"a ring of {capacity:,} rows needs {memory_size(capacity):,} bytes of memory, "
+                f"and this one has {len(self.memory):,}"
+            )
         if touch:
             _touch(self.memory)
         self.wake = 0
@@ -179,9 +185,9 @@ class Recorder:
         """Rows settled so far, those since overwritten included."""
         return written_in(self.memory)
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self, newest: int | None = None) -> Snapshot:
         """Copy the rows settled up to now; safe while the loop writes."""
-        return read_ring(self.memory)
+        return read_ring(self.memory, newest)
 
 
 def _touch(memory: mmap.mmap) -> None:
@@ -190,13 +196,16 @@ def _touch(memory: mmap.mmap) -> None:
         memory.madvise(MADV_POPULATE_WRITE, 0, min(len(memory), MOST_TOUCHED))
 
 
-def read_ring(memory: mmap.mmap) -> Snapshot:
+def read_ring(memory: mmap.mmap, newest: int | None = None) -> Snapshot:
     """Copy a ring out of its memory, from this or another process.
 
     Parameters
     ----------
     memory : mmap.mmap
         The memory a :class:`Recorder` writes to.
+    newest : int, optional
+        Copy no more than so many, the last ones: a few rows cost a few microseconds,
+        whatever the ring's size.
 
     Returns
     -------
@@ -205,7 +214,7 @@ def read_ring(memory: mmap.mmap) -> Snapshot:
     """
     complete, capacity = _word(memory, COMPLETE), _word(memory, CAPACITY)
     slots = capacity + SLACK
-    first = max(0, complete - capacity)
+    first = max(0, complete - (capacity if newest is None else min(newest, capacity)))
     copied = _copy(memory, first, complete, slots)
     whole = min(max(first, _word(memory, CLAIMED) - slots), complete)
     return Snapshot(copied[(whole - first) * ROW_BYTES :] if whole > first else copied, whole)

@@ -10,7 +10,7 @@ import json
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
     import pyarrow as pa
+
+    from epolllab.runs import Run
 
 __all__ = ["Recording"]
 
@@ -137,6 +139,16 @@ class Recording:
         from epolllab import frames
 
         return frames.connections(self)
+
+    def to_trace(
+        self,
+        path: str | os.PathLike[str],
+        client: "Run | Recording | Sequence[Recording] | None" = None,
+    ) -> Path:
+        """Write a trace for Perfetto or chrome://tracing; see :func:`epolllab.traces.write`."""
+        from epolllab import traces
+
+        return traces.write(self, path, client)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write one Parquet file, whole or not at all.
