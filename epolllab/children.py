@@ -35,6 +35,40 @@ class ChildDied(RuntimeError):
     """A child process ended before it answered; the message says how."""
 
 
+def _spawned(command: list[str], fds: Sequence[int]) -> "subprocess.Popen[bytes]":
+    """Start a process from a thread that lives as long as that takes.
+
+    An interrupt is raised in the main thread, and there, in the midst of Popen, it would
+    lose the number of a process that runs already.
+    """
+    made: list[subprocess.Popen[bytes] | BaseException] = []
+    begun, done = threading.Event(), threading.Event()
+
+    def spawn() -> None:
+        begun.set()
+        try:
+            made.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=fds))
+        except BaseException as error:
+            made.append(error)
+        done.set()
+
+    try:
+        threading.Thread(target=spawn, name="epolllab-spawn").start()
+        done.wait()  # not join(): interrupted once, it takes the thread for ended (Python 3.11)
+    except BaseException:
+        if begun.wait(1):  # if not, there is no thread
+            done.wait()
+        for process in made:
+            if isinstance(process, subprocess.Popen):
+                process.kill()
+                process.wait()
+        raise
+    (process,) = made
+    if isinstance(process, BaseException):
+        raise process
+    return process
+
+
 class Child:
     """A fresh interpreter that runs ``target(connection)``.
 
@@ -52,7 +86,7 @@ class Child:
         lifeline_read, self._lifeline = os.pipe()
         control = theirs.fileno()
         try:
-            self.process = subprocess.Popen(
+            self.process = _spawned(
                 [
                     sys.executable,
                     "-c",
@@ -60,12 +94,12 @@ class Child:
                         path=sys.path, control=control, lifeline=lifeline_read, target=target
                     ),
                 ],
-                stdin=subprocess.DEVNULL,
-                pass_fds=[control, lifeline_read, *fds],
+                [control, lifeline_read, *fds],
             )
         except BaseException:
             self.connection.close()
             os.close(self._lifeline)
+            self._lifeline = -1
             raise
         finally:
             theirs.close()
@@ -112,6 +146,11 @@ class Child:
             return ChildDied(f"{self.target} in process {self.pid} closed its connection")
         how = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
         return ChildDied(f"{self.target} in process {self.pid} ended with {how}")
+
+    def __del__(self) -> None:
+        # An interrupt can come between the making and whoever would have ended it.
+        if hasattr(self, "process") and self._lifeline >= 0:
+            self.end(0)
 
     def end(self, timeout: float = 2.0) -> None:
         """Let go of the child: it ends by itself, or is killed after `timeout` seconds.

@@ -6,14 +6,15 @@ connections; it asks its host.
 """
 
 import ipaddress
+import os
 import select
 import socket
 import sys
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from epolllab import cells, html, kernel, metadata
@@ -120,6 +121,20 @@ class Server:
         self._check()
         return {**self._host.stats(), **self._recorded()}
 
+    def tail(self, newest: int = 1000) -> Recording:
+        """The end of the recording, cheap enough to be read ten times a second.
+
+        Unlike :meth:`recording` it asks the loop nothing, has no circumstances but the
+        options, and does not raise for a loop that died.
+
+        Parameters
+        ----------
+        newest : int
+            Events at most.
+        """
+        snapshot = self._host.snapshot(newest)
+        return Recording(snapshot.rows, self.options.described(), snapshot.overwritten)
+
     def recording(self) -> Recording:
         """What has been recorded up to now; the server runs on.
 
@@ -168,7 +183,7 @@ class Server:
 
         self._check()
         entries, table = self._host.interest()
-        return frames.interest_list(entries, table)
+        return frames.interest_list(entries, table, inodes=_inodes(self.pid, table))
 
     @property
     def last_fault(self) -> str | None:
@@ -240,11 +255,12 @@ class Server:
     # ---- how it looks -------------------------------------------------------------
 
     def __repr__(self) -> str:
-        rows = self._described()
+        rows, failure = self._described(), self.error
+        died = f", died of: {failure.strip().splitlines()[-1]}" if failure else ""
         return (
             f"<epolllab server {self.url} {rows['loop']}, {rows['state']}, "
             f"{rows['connections now']} connections, {rows['events recorded']} events recorded, "
-            f"{rows['events overwritten']} overwritten>"
+            f"{rows['events overwritten']} overwritten{died}>"
         )
 
     def _repr_html_(self) -> str:
@@ -282,6 +298,15 @@ class Server:
                 f"the loop of {self.url} ended with an error. The recording up to then is "
                 f"still there; ask again.\n\n{failure}"
             ) from self._host.cause()
+
+
+def _inodes(pid: int, fds: Iterable[int]) -> dict[int, int]:
+    """What is behind each number now, so that a ghost is told from its number's new owner."""
+    found = {}
+    for fd in fds:
+        with suppress(OSError):  # closed since
+            found[fd] = os.stat(f"/proc/{pid}/fd/{fd}").st_ino
+    return found
 
 
 def _stop_quietly(host: Host) -> None:
@@ -538,6 +563,6 @@ def _resolve(host: str, port: int) -> tuple[int, Any]:
         warnings.warn(
             f"host={host!r} makes this server reachable from other machines; "
             'it is an instrument, not hardened for that. host="127.0.0.1" keeps it here',
-            stacklevel=4,
+            stacklevel=5,  # the line that called start_server()
         )
     return family, address
