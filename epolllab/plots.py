@@ -11,12 +11,15 @@ a dark one, draw inside ``with style.use(dark=True)``.
 
 What belongs under an axis (legend, summary, note) is stacked there at distances in
 points, so that it keeps clear of the labels at any size, and of a title set later.
+
+The pictures of scaling experiments (:func:`scaling`, :func:`ratio`, :func:`cost_split`,
+:func:`crossover`, :func:`kinds`, :func:`staircase`, :func:`idle_connections`,
+:func:`cost_of_looking`) are here by name and drawn in ``experiments.scaling_pictures``.
 """
 
-import textwrap
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -26,12 +29,45 @@ from matplotlib.collections import PolyCollection
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyBboxPatch, Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
-from matplotlib.transforms import ScaledTranslation
 
 from epolllab import style
+from epolllab.canvas import SMALL, Below, canvas, nothing
 from epolllab.style import Theme
 
-__all__ = ["batch_sizes", "interest", "journey", "latency", "timeline", "wakeups"]
+if TYPE_CHECKING:
+    from epolllab.experiments.scaling_pictures import (
+        cost_of_looking,
+        cost_split,
+        crossover,
+        idle_connections,
+        kinds,
+        ratio,
+        scaling,
+        staircase,
+    )
+
+__all__ = [
+    "batch_sizes",
+    "cost_of_looking",
+    "cost_split",
+    "crossover",
+    "idle_connections",
+    "interest",
+    "journey",
+    "kinds",
+    "latency",
+    "ratio",
+    "scaling",
+    "staircase",
+    "timeline",
+    "wakeups",
+]
+
+_EXPERIMENTS = frozenset(__all__) - {
+    "batch_sizes", "interest", "journey", "latency", "timeline", "wakeups"
+}  # fmt: skip
+"""Pictures of :mod:`epolllab.experiments.scaling_pictures`, loaded when first used: the
+experiments stand on top of everything, also of this file."""
 
 Numbers = Any  # a Series, an array or a list of numbers
 
@@ -47,9 +83,6 @@ _SPANS = (
 )
 _PERCENTILES = ((50.0, 1), (90.0, 10), (99.0, 100), (99.9, 1000))
 """Each percentile, and how many values it takes before it means anything."""
-
-_SMALL = 7.0  # points; smaller is not legible at half width
-_ROW = 1.46  # distance of two rows of a legend, in sizes of its letters
 
 
 class _Unit(NamedTuple):
@@ -73,84 +106,14 @@ def _duration(ns: float) -> str:
     return f"{value:.{digits}f} {unit.name}".replace("-", "\N{MINUS SIGN}")
 
 
-@contextmanager
-def _canvas(
-    ax: Axes | None, size: tuple[float, float], note: str | None
-) -> Iterator[tuple[Axes, Theme, "_Below"]]:
-    """Lend an Axes in the package's style, and finish it with the note."""
-    with style.use() as theme:
-        if ax is None:
-            import matplotlib.pyplot as plt
-
-            _, ax = plt.subplots(figsize=size, layout="constrained")
-        ax.spines[["top", "right"]].set_visible(False)
-        below = _Below(ax, theme)
-        yield ax, theme, below
-        if note:
-            below.text(note)
+def __getattr__(name: str) -> Any:
+    if name in _EXPERIMENTS:
+        return getattr(import_module("epolllab.experiments.scaling_pictures"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-class _Below:
-    """What is stacked under an Axes' labels, each at its distance in points."""
-
-    def __init__(self, ax: Axes, theme: Theme) -> None:
-        self.ax = ax
-        self.theme = theme
-        self.depth = 33.0
-        figure: Any = ax.get_figure()
-        # A layout engine makes more of the room than the position says before it ran.
-        self.width = figure.get_figwidth() * ax.get_position().width * 72 * 1.08
-        self._scale = figure.dpi_scale_trans
-
-    def _anchor(self) -> Any:
-        return self.ax.transAxes + ScaledTranslation(0, -self.depth / 72, self._scale)
-
-    def legend(self, handles: Sequence[Any], *, columns: int = 0, **font: Any) -> None:
-        """Put a legend there, in as many columns as the width allows."""
-        wide = [len(str(h.get_label())) * 4.4 + 27 for h in handles]
-        columns = columns or len(handles)
-        while columns > 1 and sum(max(wide[c::columns]) for c in range(columns)) > self.width:
-            columns -= 1
-        rows = -(-len(handles) // columns)
-        drawn = self.ax.legend(
-            # Legends fill by column; in reading order they are filled by row.
-            handles=[h for c in range(columns) for h in handles[c::columns]],
-            ncols=columns,
-            loc="upper left",
-            bbox_to_anchor=(0, 0),
-            bbox_transform=self._anchor(),
-            borderaxespad=0,
-            borderpad=0,
-            handlelength=1.3,
-            columnspacing=1.4,
-            labelspacing=0.35,
-            prop={"size": 8.0} | font,
-        )
-        drawn.set_in_layout(True)
-        self.depth += rows * _ROW * font.get("size", 8.0) + 3
-
-    def text(self, words: str) -> None:
-        """Put a small grey line there, broken to the width."""
-        lines = textwrap.fill(words, max(24, int(self.width // 3.9)))
-        self.ax.text(
-            0,
-            0,
-            lines,
-            transform=self._anchor(),
-            va="top",
-            fontsize=_SMALL,
-            color=self.theme.muted,
-            linespacing=1.3,
-            gid="note",
-        )
-        self.depth += (lines.count("\n") + 1) * _SMALL * 1.3 + 3
-
-
-def _nothing(ax: Axes, theme: Theme, words: str) -> None:
-    """Say in the middle of an empty picture what is not there."""
-    ax.text(0.5, 0.5, words, transform=ax.transAxes, ha="center", va="center", color=theme.muted)
-    ax.set_xticks([])
-    ax.set_yticks([])
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 def _swatch(color: str, label: str) -> Patch:
@@ -202,9 +165,9 @@ def timeline(
     shown, begin = _within(events, span)
     serials, n_more = _lanes(shown, connections)
     n_lanes = 1 + len(serials) + (n_more > 0)
-    with _canvas(ax, (8.0, 1.5 + 0.3 * max(n_lanes, 4)), note) as (ax, theme, below):
+    with canvas(ax, (8.0, 1.5 + 0.3 * max(n_lanes, 4)), note) as (ax, theme, below):
         if shown.empty:
-            _nothing(ax, theme, "no events")
+            nothing(ax, theme, "no events")
             ax.set_xlabel("time since the first event")
             return ax
         first, last = span or (0, _last_ns(shown, begin))
@@ -364,7 +327,7 @@ def _spell(
         ax.annotate(
             word, (x, lane + offset[1]), (-4 if at_end else offset[0], 0), color=color,
             textcoords="offset points", ha="right" if at_end else "left", va="center",
-            fontsize=_SMALL - 0.5, zorder=5, gid="word", annotation_clip=False,
+            fontsize=SMALL - 0.5, zorder=5, gid="word", annotation_clip=False,
         )  # fmt: skip
 
 
@@ -390,11 +353,11 @@ def wakeups(wakeups: pd.DataFrame, *, ax: Axes | None = None, note: str | None =
         each median. A wake-up in which nothing was done has no second point; their
         number is said below.
     """
-    with _canvas(ax, (7.0, 3.6), note) as (ax, theme, below):
+    with canvas(ax, (7.0, 3.6), note) as (ax, theme, below):
         ax.set_ylabel("duration")
         if wakeups.empty:
             ax.set_xlabel("time since the first wait")
-            _nothing(ax, theme, "no wake-ups")
+            nothing(ax, theme, "no wake-ups")
             return ax
         at = wakeups["t_ns"] - wakeups["t_ns"].iloc[0]
         whole = int(at.iloc[-1] + wakeups["waited_ns"].iloc[-1] + wakeups["handled_ns"].iloc[-1])
@@ -469,12 +432,12 @@ def batch_sizes(wakeups: pd.DataFrame, *, ax: Axes | None = None, note: str | No
     matplotlib.axes.Axes
         A bar for each number up to 40, above that a bar for each range.
     """
-    with _canvas(ax, (6.0, 3.2), note) as (ax, theme, below):
+    with canvas(ax, (6.0, 3.2), note) as (ax, theme, below):
         ax.set_xlabel("descriptors returned by one wait")
         ax.set_ylabel("waits")
         sizes = wakeups.loc[wakeups["error"].isna(), "n_returned"].to_numpy()
         if not len(sizes):
-            _nothing(ax, theme, "no waits")
+            nothing(ax, theme, "no waits")
             return ax
         step = max(1, -(-(int(sizes.max()) + 1) // 40))
         counts = np.bincount(sizes // step)
@@ -483,7 +446,7 @@ def batch_sizes(wakeups: pd.DataFrame, *, ax: Axes | None = None, note: str | No
         bars = ax.bar(left + (step - 1) / 2, counts, width=0.82 * step, color=color)
         if len(counts) <= 12:
             shares = [f"{100 * c / len(sizes):.0f} %" if c else "" for c in counts]
-            ax.bar_label(bars, shares, padding=2, fontsize=_SMALL, color=theme.muted)
+            ax.bar_label(bars, shares, padding=2, fontsize=SMALL, color=theme.muted)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         ax.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
         ax.yaxis.set_major_formatter(FuncFormatter(lambda count, _: f"{count:,.0f}"))
@@ -538,11 +501,11 @@ def latency(
     compared = isinstance(data, Mapping)
     everything = {str(name): _sorted_ns(arm, column) for name, arm in arms.items()}
     values = {name: ns for name, ns in everything.items() if len(ns) and ns[-1] > 0}
-    with _canvas(ax, (7.0, 3.8), note) as (ax, theme, below):
+    with canvas(ax, (7.0, 3.8), note) as (ax, theme, below):
         ax.set_xlabel(f"{label} (logarithmic)")
         ax.set_ylabel(f"share of {what}")
         if not values:
-            _nothing(ax, theme, f"no {what}")
+            nothing(ax, theme, f"no {what}")
             return ax
         _nines(ax, max(map(len, values.values())))
         colors = {n: theme.arm(n, i) if compared else theme.main for i, n in enumerate(values)}
@@ -554,13 +517,13 @@ def latency(
         _log_durations(ax, "x")
         ax.grid(which="major")
         counts = [len(ns) for ns in values.values()]
-        nothing = ", ".join(everything.keys() - values.keys())
+        without = ", ".join(everything.keys() - values.keys())
         below.text(
             f"{min(counts):,}"
             + (f" to {max(counts):,}" if min(counts) < max(counts) else "")
             + f" {what}"
             + (" a curve" if len(values) > 1 else "")
-            + (f"; no {what} of {nothing}" if nothing else "")
+            + (f"; no {what} of {without}" if without else "")
         )
     return ax
 
@@ -605,11 +568,11 @@ def _write_percentiles(ax: Axes, theme: Theme, marks: list[tuple[float, float]])
 
 
 def _percentile_legend(
-    below: _Below, marks: Mapping[str, list[tuple[float, float]]], colors: Mapping[str, str]
+    below: Below, marks: Mapping[str, list[tuple[float, float]]], colors: Mapping[str, str]
 ) -> None:
     """Write the percentiles of each arm as a table, as many as the width holds."""
     longest = max(map(len, marks))
-    size = _SMALL + 0.5
+    size = SMALL + 0.5
     room = int(below.width / (size * 0.6)) - longest - 5
     wanted = [50.0, 99.0, 90.0, 99.9][: max(1, room // 15)]
     handles = []
@@ -672,10 +635,10 @@ def journey(
         span's median over the requests drawn.
     """
     shown = journeys.head(limit)
-    with _canvas(ax, (7.5, 1.5 + 0.26 * max(len(shown), 3)), note) as (ax, theme, below):
+    with canvas(ax, (7.5, 1.5 + 0.26 * max(len(shown), 3)), note) as (ax, theme, below):
         if shown.empty:
             ax.set_xlabel("time since the request was due")
-            _nothing(ax, theme, "no requests")
+            nothing(ax, theme, "no requests")
             return ax
         unit = _unit(_float(shown["total"]).max(initial=2000.0))
         y = np.arange(len(shown))
@@ -725,7 +688,7 @@ def _totals(ax: Axes, theme: Theme, shown: pd.DataFrame, unit: _Unit) -> None:
         if np.isfinite(ns):
             ax.annotate(
                 _duration(ns), (ns / unit.ns, place), (4, 0), textcoords="offset points",
-                va="center", fontsize=_SMALL, color=theme.muted, gid="total",
+                va="center", fontsize=SMALL, color=theme.muted, gid="total",
             )  # fmt: skip
     right = np.nanmax(np.append(total, 0)) / unit.ns
     ax.set_xlim(min(0.0, ax.get_xlim()[0]), max(right, ax.dataLim.x1) * 1.13)
@@ -759,7 +722,7 @@ def interest(
     alone = (frame["where"] != "both").to_numpy()
     kept = np.sort(np.argsort(~alone, kind="stable")[:limit])
     shown = frame.iloc[kept]
-    with _canvas(ax, (5.6, 1.1 + 0.34 * max(len(shown), 2)), note) as (ax, theme, below):
+    with canvas(ax, (5.6, 1.1 + 0.34 * max(len(shown), 2)), note) as (ax, theme, below):
         ax.set_xlim(0, 2)
         ax.set_xticks([0.5, 1.5], ["the kernel watches", "the program's table"])
         ax.xaxis.tick_top()

@@ -79,6 +79,39 @@ def test_arms_take_turns_in_random_order():
     assert len({tuple(cells_of) for cells_of in rounds}) == 3
 
 
+def _rounds(cells, measure, book, **told):
+    return method.run_rounds(
+        cells, measure, rounds=3, seed=0, title="", progress=False, book=book, **told
+    )
+
+
+def test_a_cell_that_fails_is_noted_once_and_the_rest_goes_on():
+    """Where cells have names, an exception is a sentence with its rounds, not the end."""
+
+    def measure(cell, round_):
+        if cell == "b" and round_ > 0:
+            raise OSError(5, "broken\nin two lines")
+        return cell
+
+    book = method.Logbook()
+    done = _rounds(["a", "b"], measure, book, name="cell {}".format)
+    assert sorted(done) == ["a", "a", "a", "b"]
+    assert book.notes == [
+        "cell b failed with OSError: [Errno 5] broken (in 2 of 3 rounds, which are left out)"
+    ]
+    assert not book.interrupted
+
+
+def test_a_cell_that_fails_without_a_name_ends_the_run():
+    """A wait that is disturbed is raised: all numbers of that process are in doubt."""
+
+    def measure(cell, round_):
+        raise RuntimeError("disturbed")
+
+    with pytest.raises(RuntimeError, match="disturbed"):
+        _rounds(["a"], measure, method.Logbook())
+
+
 @pytest.mark.parametrize("poller", POLLERS)
 @pytest.mark.parametrize("api", APIS)
 @pytest.mark.parametrize("kind", targets.KINDS)
@@ -99,6 +132,23 @@ def test_every_arm_finds_what_is_ready_again_and_again(poller, api, kind):
                 os.read(fd, some.size)
                 if waiter.rearm:
                     waiter.rearm(fd)
+
+
+@pytest.mark.parametrize("poller", POLLERS)
+def test_fresh_pollers_take_a_wait_each(poller, monkeypatch):
+    """With fresh=True every operation has a poller of its own, and the same rows come of it."""
+    made = []
+
+    def counted(*arguments):
+        made.append(arguments)
+        return make_waiter(*arguments)
+
+    monkeypatch.setattr(waits, "make_waiter", counted)
+    result = scaling.sweep((3,), (poller,), fresh=True, **TINY)
+    assert len(result) == len(made) == len(APIS) * 2 * 5
+    assert result.circumstances["fresh"] is True
+    assert (result["wait_ns"] > 0).all()
+    assert (result["op_ns"].notna() == (result["api"] == "python")).all()
 
 
 def test_several_active():
@@ -216,6 +266,14 @@ def test_python_select_ends_and_raw_goes_on():
     assert f"Python's select ends at N = {largest['python']:,}" in result.notes[0]
 
 
+def test_without_progress_there_is_no_bar(monkeypatch):
+    """progress=False makes no bar at all: tqdm would start a thread even for a silent one."""
+    monkeypatch.setattr(method, "tqdm", lambda *_, **__: pytest.fail("a bar was made"))
+    scaling.sweep(2, **TINY)
+    scaling.propagate((2,), (1,), runs=1, progress=False)
+    scaling.register_cost((2,), ops=1, rounds=1, progress=False)
+
+
 def test_interrupt_keeps_what_is_complete(monkeypatch):
     """What was measured before the interrupt is returned, and it says so."""
     real, calls = waits.measure, []
@@ -283,30 +341,6 @@ def test_pinning_refused(monkeypatch):
     result = scaling.sweep(2, **TINY)
     assert "not pinned" in result.notes[0]
     assert result.circumstances["pinned_cpu"] is None
-
-
-def test_shape():
-    """The raw wait of epoll hardly grows with N, poll's and select's in a line, poll's far above.
-
-    The best round of each counts, so that a busy machine does not decide; and the margins
-    are several times wider than what is found.
-    """
-    most = min(10_000, kernel.descriptor_limits().hard - 500)
-    if most < 1_000:
-        pytest.skip("the limit on descriptors leaves no room for a shape")
-    result = scaling.sweep(
-        (10, 100, 1_000, most) if most > 1_000 else (10, 100, most),
-        pollers=("epoll-level", "poll", "select"),
-        api=("raw",), ops=40, rounds=4, progress=False,
-    )  # fmt: skip
-    kept = result[~result["warmup"]]
-    medians = kept.groupby(["poller", "n_fds", "round"], observed=True)["wait_ns"].median()
-    best = medians.groupby(level=["poller", "n_fds"], observed=True).min()
-    assert best["epoll-level", most] < 4 * best["epoll-level", 10]
-    assert best["poll", most] > most / 200 * best["epoll-level", most]
-    for poller in ("poll", "select"):
-        sizes = best[poller].index.to_numpy(float)
-        assert np.corrcoef(sizes, best[poller].to_numpy())[0, 1] ** 2 > 0.9
 
 
 # --- the others -------------------------------------------------------------------------

@@ -1,13 +1,17 @@
 """Each picture is drawn of made-up data and read back: lines, points, words."""
 
+import subprocess
+import sys
+
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 
-from epolllab import style
-from epolllab.experiments import literature, looking, scaling
+from epolllab import plots, style
+from epolllab.canvas import canvas
+from epolllab.experiments import looking, published, scaling
 from epolllab.experiments import scaling_pictures as pictures
 from epolllab.experiments.scaling import idle, propagation, register, waits
 from epolllab.experiments.scaling.arms import POLLERS
@@ -90,7 +94,7 @@ def test_notes_and_circumstances_stand_under_the_chart():
 
 def test_scaling_draws_the_literature_beside():
     """Their points are hollow in the same colours, and a box says both methods."""
-    ax = pictures.scaling(_sweep(), literature=literature.literature("kerrisk-2010"))
+    ax = pictures.scaling(_sweep(), literature=published.literature("kerrisk-2010"))
     theirs = _lines(ax)["poll kerrisk-2010"]
     assert theirs.get_ydata().tolist() == pytest.approx([6.1, 29, 350, 9_900])
     assert theirs.get_markerfacecolor() == style.LIGHT.paper
@@ -120,7 +124,7 @@ def test_ratio_writes_its_numbers():
     ax = pictures.ratio(_sweep())
     lines = _lines(ax)
     assert set(lines) == {"epoll", "poll", "select"}
-    table = literature.ratios(_sweep())
+    table = published.ratios(_sweep())
     expected = table[table["poller"] == "poll"]["ratio"].tolist()
     assert lines["poll"].get_ydata().tolist() == pytest.approx(expected)
     assert f"{expected[-1]:.2g}" in _words(ax)
@@ -189,6 +193,13 @@ def test_staircase_draws_waits():
     assert "no bound" in _words(ax)
 
 
+def test_lines_that_end_together_share_their_words():
+    """A bound that was not reached ends where poll does: both are said, in one place."""
+    frame = _propagate()
+    ax = pictures.staircase(frame[frame["active"] <= 10])
+    assert _words(ax) == ["at most 10 a wait,\nno bound"]
+
+
 def _idle():
     rows = [
         {"round": r, "server": server, "idle": n, "held": n, "active": 5, "warmup": False,
@@ -234,6 +245,29 @@ def test_cost_of_looking_says_how_many_times():
     assert _lines(ax)["thread"].get_xdata().tolist() == [50, 60]
     assert "200  4 x" in _words(ax)
     assert [t.get_text() for t in ax.get_yticklabels()] == ["plain", "recorder", "strace"]
+
+
+def test_a_legend_has_no_more_columns_than_entries():
+    """More columns wished than there are handles is no error."""
+    with canvas(None, (4, 3), None) as (ax, theme, below):
+        (line,) = ax.plot([0, 1], [0, 1], label="one", color=theme.ink)
+        below.legend([line], columns=5)
+        below.legend([], columns=3)
+    assert below.depth > 33
+
+
+def test_pictures_are_reached_through_plots():
+    """epolllab.plots has each by name, and loads the experiments only then."""
+    code = (
+        "import sys; from epolllab import plots; "
+        "assert not any(m.startswith('epolllab.experiments') for m in sys.modules); "
+        "from epolllab.experiments import scaling_pictures as p; "
+        "assert all(getattr(plots, n) is getattr(p, n) for n in p.__all__); "
+        "assert set(p.__all__) <= set(plots.__all__) <= set(dir(plots))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    with pytest.raises(AttributeError, match="no attribute 'scalings'"):
+        plots.scalings  # noqa: B018
 
 
 EMPTY = {

@@ -117,6 +117,26 @@ def test_interrupt_ends_servers_and_holders(monkeypatch):
     assert len(result) == 2
 
 
+def test_a_server_that_fails_is_a_note(monkeypatch):
+    """The other server is measured in every round, and what failed is said with its cell."""
+    real = idle.start_server
+
+    def start(**options):
+        if options["poller"] == "poll":
+            raise RuntimeError("no luck")
+        return real(**options)
+
+    monkeypatch.setattr(idle, "start_server", start)
+    result = scaling.idle_connections(
+        (3,), ("epoll-level-eager", "poll-eager"), active=2, requests=5, rounds=2, progress=False
+    )
+    assert set(result["server"]) == {"epoll-level-eager"}
+    assert len(result) == 2 * 2
+    (note,) = result.notes
+    assert note.startswith("poll-eager with 3 idle connections failed with RuntimeError: no luck")
+    assert note.endswith("(in 2 of 2 rounds, which are left out)")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

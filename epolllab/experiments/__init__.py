@@ -7,6 +7,11 @@ The catalogue of phenomena: :func:`catalogue`, :func:`run`, :func:`run_all`, and
 :func:`thundering_herd`, :func:`accept_balance`, :func:`latency_tails`. The doctor for a
 loop at 100 % CPU: :func:`diagnose`. Their charts are in :mod:`.pictures`.
 
+Scaling (see :mod:`.scaling`): :func:`sweep`, :func:`wait_kinds`, :func:`crossover`,
+:func:`register_cost`, :func:`propagate`, :func:`idle_connections`; what others
+published: :func:`literature`; and what watching costs: :func:`cost_of_looking`. Their
+charts are in :mod:`epolllab.plots`.
+
 Everything is imported when it is first used: the child processes of the experiments
 import this package too, and need none of numpy and pandas.
 """
@@ -23,6 +28,7 @@ if TYPE_CHECKING:
     from epolllab.experiments.doctor import Diagnosis, Finding, diagnose
     from epolllab.experiments.herds import accept_balance, latency_tails, thundering_herd
     from epolllab.experiments.howto import HowToServer
+    from epolllab.experiments.looking import cost_of_looking
     from epolllab.experiments.outcome import Outcome, Verdict
     from epolllab.experiments.phenomena import (
         Phenomenon,
@@ -31,6 +37,15 @@ if TYPE_CHECKING:
         phenomenon,
         run,
         run_all,
+    )
+    from epolllab.experiments.published import literature
+    from epolllab.experiments.scaling import (
+        crossover,
+        idle_connections,
+        propagate,
+        register_cost,
+        sweep,
+        wait_kinds,
     )
 
 _HOME = {
@@ -52,8 +67,16 @@ _HOME = {
     "latency_tails": "herds",
     "thundering_herd": "herds",
     "HowToServer": "howto",
+    "cost_of_looking": "looking",
+    "literature": "published",
+    "crossover": "scaling",
+    "idle_connections": "scaling",
+    "propagate": "scaling",
+    "register_cost": "scaling",
+    "sweep": "scaling",
+    "wait_kinds": "scaling",
 }
-_MODULES = ("herds", "literature", "looking", "pictures", "scaling", "scaling_pictures")
+_MODULES = ("herds", "looking", "pictures", "published", "scaling", "scaling_pictures")
 
 __all__ = [
     "Diagnosis",
@@ -64,16 +87,24 @@ __all__ = [
     "Verdict",
     "accept_balance",
     "catalogue",
+    "cost_of_looking",
+    "crossover",
     "diagnose",
+    "idle_connections",
     "latency_tails",
     "level_against_edge",
     "lifecycles_side_by_side",
+    "literature",
     "names",
     "phenomenon",
+    "propagate",
+    "register_cost",
     "run",
     "run_all",
     "strand_connections",
+    "sweep",
     "thundering_herd",
+    "wait_kinds",
 ]
 
 

@@ -111,7 +111,8 @@ def cost_of_looking(
         ============== ======== ==============================================
 
         What perf trace writes down happens in the server's own kernel time as well as in
-        perf's, so its cost is in both columns.
+        perf's, so its cost is in both columns. A server or a tracer that fails is a note
+        in the result; the others go on.
 
     Raises
     ------
@@ -140,6 +141,7 @@ def cost_of_looking(
     blocks = run_rounds(
         cells, partial(_measured, requests), rounds=rounds, seed=seed, title="cost_of_looking",
         progress=progress, book=book,
+        name=lambda cell: f"{cell.look} (load {cell.load}, server in a {cell.where})",
     )  # fmt: skip
     circumstances = book.circumstances(
         experiment="cost_of_looking", loads=list(loads), looks=list(looks), where=list(where),

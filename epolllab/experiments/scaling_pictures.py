@@ -15,10 +15,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
+from epolllab.canvas import canvas, nothing
 from epolllab.experiments import statistics
-from epolllab.experiments.literature import ratios
+from epolllab.experiments.published import ratios
 from epolllab.experiments.scaling.result import Result
-from epolllab.plots import _canvas, _nothing
 from epolllab.style import Theme
 
 __all__ = [
@@ -110,7 +110,7 @@ def scaling(
     ax : matplotlib.axes.Axes, optional
         Where to draw; a new figure otherwise.
     literature : pandas.DataFrame, optional
-        Rows of :func:`epolllab.experiments.literature.literature` with ``op_us``, drawn
+        Rows of :func:`epolllab.experiments.published.literature` with ``op_us``, drawn
         hollow and dotted, with a box that says how each side was measured.
     value : {"wait_ns", "op_ns"}
         The wait alone, or the whole operation (by Python only).
@@ -135,10 +135,10 @@ def scaling(
     frame = frame[frame[value].notna()]
     _require_one_curve(frame)
     words = _note(data, note, circumstances=literature is None)
-    with _canvas(ax, (6.8, 4.8), words) as (ax, theme, below):
+    with canvas(ax, (6.8, 4.8), words) as (ax, theme, below):
         _scales(ax, "time of one wait" if value == "wait_ns" else "time of one operation")
         if frame.empty:
-            _nothing(ax, theme, "nothing measured")
+            nothing(ax, theme, "nothing measured")
             return ax
         table = statistics.summarise(frame, ("poller", "api", "n_fds"), (value,))
         _scaling_lines(ax, theme, table, value)
@@ -226,8 +226,9 @@ def _method_box(ax: Axes, theme: Theme, data: Data, literature: pd.DataFrame) ->
 
     attrs = (data.frame if isinstance(data, Result) else data).attrs
     known = literature.dropna(subset=["op_us"]).drop_duplicates("study")
+    ours = attrs.get("circumstances", "circumstances unknown")
     parts = [
-        f"ours: {attrs.get('circumstances', 'circumstances unknown')}; medians, band: 95 %",
+        f"ours: {ours}; medians, band: 95\N{NO-BREAK SPACE}%",
         *(f"{row.study}: {row.source}. {row.circumstances}" for row in known.itertuples()),
     ]
     words = "\n".join(textwrap.fill(part, 44) for part in parts)
@@ -252,9 +253,9 @@ def ratio(
     ----------
     data : Result or pandas.DataFrame
         From :func:`epolllab.experiments.scaling.sweep`, or the frame that
-        :func:`epolllab.experiments.literature.ratios` made of it.
+        :func:`epolllab.experiments.published.ratios` made of it.
     study : str
-        As in :func:`epolllab.experiments.literature.ratios`.
+        As in :func:`epolllab.experiments.published.ratios`.
     ax : matplotlib.axes.Axes, optional
         Where to draw; a new figure otherwise.
     value : {"wait_ns", "op_ns"}
@@ -270,11 +271,11 @@ def ratio(
     frame = data.frame if isinstance(data, Result) else data
     made = "ratio" in frame
     table = frame if made else ratios(data, study, value=value) if len(frame) else pd.DataFrame()
-    with _canvas(ax, (6.4, 4.2), _note(data, note)) as (ax, theme, below):
+    with canvas(ax, (6.4, 4.2), _note(data, note)) as (ax, theme, below):
         ax.set_xlabel("descriptors watched, N")
         ax.set_ylabel("theirs / ours, each over its own epoll")
         if table.empty:
-            _nothing(ax, theme, "nothing to compare")
+            nothing(ax, theme, "nothing to compare")
             return ax
         ax.set_xscale("log")
         ax.set_yscale("log")
@@ -353,10 +354,10 @@ def cost_split(
     if n_fds is not None and len(table):
         table = table[table["n_fds"].isin([n_fds] if isinstance(n_fds, int) else list(n_fds))]
     size = (6.8, 1.5 + 0.22 * max(len(table), 4))
-    with _canvas(ax, size, _note(data, note)) as (ax, theme, below):
+    with canvas(ax, size, _note(data, note)) as (ax, theme, below):
         ax.set_xlabel("time of one wait by Python's function")
         if table.empty:
-            _nothing(ax, theme, "no arm was measured both raw and by Python")
+            nothing(ax, theme, "no arm was measured both raw and by Python")
             return ax
         _dumbbells(ax, theme, table)
         marks: dict[str, Any] = {"mew": 1.5, "ms": 6, "color": theme.muted}
@@ -433,11 +434,11 @@ def crossover(
     from epolllab.experiments.scaling.grid import ratios as crossover_ratios
 
     frame = _frame(data)
-    with _canvas(ax, (7.2, 3.9), _note(data, note)) as (ax, theme, below):
+    with canvas(ax, (7.2, 3.9), _note(data, note)) as (ax, theme, below):
         ax.set_xlabel("descriptors watched, N")
         ax.set_ylabel("share of them ready")
         if frame.empty:
-            _nothing(ax, theme, "nothing measured")
+            nothing(ax, theme, "nothing measured")
             return ax
         table = crossover_ratios(frame, api=api, value=value)
         _fields(ax, theme, table)
@@ -524,10 +525,10 @@ def kinds(data: Data, *, ax: Axes | None = None, note: str | None = None) -> Axe
         where it was measured.
     """
     frame = _frame(data)
-    with _canvas(ax, (6.4, 3.4), _note(data, note)) as (ax, theme, below):
+    with canvas(ax, (6.4, 3.4), _note(data, note)) as (ax, theme, below):
         ax.set_xlabel("what one more descriptor adds to a wait (ns)")
         if not len(frame) or frame["n_fds"].nunique() < 2:
-            _nothing(ax, theme, "nothing measured at two sizes")
+            nothing(ax, theme, "nothing measured at two sizes")
             return ax
         api = "raw" if (frame["api"] == "raw").any() else "python"
         lines = statistics.fits(frame[frame["api"] == api], ("kind", "poller"), "n_fds", "wait_ns")
@@ -585,11 +586,11 @@ def staircase(data: Data, *, ax: Axes | None = None, note: str | None = None) ->
         its end.
     """
     frame = _frame(data)
-    with _canvas(ax, (6.8, 4.2), _note(data, note)) as (ax, theme, below):
+    with canvas(ax, (6.8, 4.2), _note(data, note)) as (ax, theme, below):
         ax.set_xlabel("descriptors active at once")
         ax.set_ylabel("waits in a run")
         if frame.empty:
-            _nothing(ax, theme, "nothing measured")
+            nothing(ax, theme, "nothing measured")
             return ax
         frame = frame[frame["pairs"] == frame["pairs"].max()]
         if frame["waits"].max() > 30 * frame["waits"].min():
@@ -610,6 +611,7 @@ def _steps(ax: Axes, theme: Theme, frame: pd.DataFrame) -> list[Any]:
     by = ["poller", "max_events", "active"]
     waits = frame.groupby(by, observed=True)["waits"].median().reset_index()
     handles: dict[str, Any] = {}
+    ends: dict[tuple[float, float], list[str]] = {}
     lines = waits.groupby(["poller", "max_events"], observed=True, sort=True)
     for place, ((poller, bound), rows) in enumerate(lines):
         bounded = str(poller).startswith("epoll")
@@ -621,11 +623,15 @@ def _steps(ax: Axes, theme: Theme, frame: pd.DataFrame) -> list[Any]:
         )  # fmt: skip
         handles.setdefault(str(poller), line)
         if str(poller) in ("epoll-level", "poll", "select"):
-            words = f"at most {bound:,} a wait" if bounded else "no bound"
-            ax.annotate(
-                words, (x[-1], y[-1]), (6, 0), textcoords="offset points", va="center",
-                fontsize=7.5, color=theme.ink, annotation_clip=False,
-            )  # fmt: skip
+            ends.setdefault((x[-1], y[-1]), []).append(
+                f"at most {bound:,} a wait" if bounded else "no bound"
+            )
+    for place_of_end, words in ends.items():
+        # Lines that end together share their words, each said once.
+        ax.annotate(
+            ",\n".join(dict.fromkeys(words)), place_of_end, (6, 0), textcoords="offset points",
+            va="center", fontsize=7.5, color=theme.ink, annotation_clip=False,
+        )  # fmt: skip
     low, high = float(waits["active"].min()), float(waits["active"].max())
     ax.set_xlim(low - 0.02 * (high - low + 1), high + 0.2 * (high - low + 1))
     default = 1_023
@@ -689,11 +695,11 @@ def idle_connections(
     """
     _known_value(value)
     frame = _frame(data)
-    with _canvas(ax, (6.8, 4.2), _note(data, note)) as (ax, theme, below):
+    with canvas(ax, (6.8, 4.2), _note(data, note)) as (ax, theme, below):
         ax.set_xlabel("idle connections")
         ax.set_ylabel(_IDLE_LABELS[value])
         if frame.empty:
-            _nothing(ax, theme, "nothing measured")
+            nothing(ax, theme, "nothing measured")
             return ax
         handles = _idle_lines(ax, theme, frame, value)
         below.legend(handles, columns=min(3, len(handles)))
@@ -785,7 +791,7 @@ def cost_of_looking(
     frame = _frame(data)
     frame = frame[frame["load"] == load]
     looks = _in_order(frame["look"]) if len(frame) else []
-    with _canvas(ax, (6.8, 1.4 + 0.42 * max(len(looks), 3)), _note(data, note)) as (
+    with canvas(ax, (6.8, 1.4 + 0.42 * max(len(looks), 3)), _note(data, note)) as (
         ax,
         theme,
         below,
@@ -793,7 +799,7 @@ def cost_of_looking(
         what = "one echo at a time" if load == "echo" else "50 busy HTTP connections"
         ax.set_xlabel(f"{_IDLE_LABELS[value]}, {what}")
         if not looks:
-            _nothing(ax, theme, "nothing measured")
+            nothing(ax, theme, "nothing measured")
             return ax
         below.width *= 0.8  # what the long names at the left take from the axes
         below.legend(_look_rows(ax, theme, frame, looks, value))

@@ -117,6 +117,9 @@ def idle_connections(
         p50_us, p99_us float64  latency, connecting included
         ============== ======== ==============================================
 
+        A server that fails, or does not start, is a note in the result; the others go
+        on.
+
     Raises
     ------
     ValueError, TypeError
@@ -133,6 +136,7 @@ def idle_connections(
         title="idle_connections",
         progress=progress,
         book=book,
+        name=lambda cell: f"{cell.server} with {cell.idle:,} idle connections",
     )
     circumstances = book.circumstances(
         experiment="idle_connections", idle=list(sizes), servers=list(servers), seed=seed,

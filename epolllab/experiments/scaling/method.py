@@ -178,6 +178,7 @@ def run_rounds(
     title: str,
     progress: bool,
     book: Logbook,
+    name: Callable[[Cell], str] | None = None,
 ) -> list[Measured]:
     """Measure every cell once a round, each round in a new random order.
 
@@ -198,6 +199,10 @@ def run_rounds(
         Show a bar with the time left.
     book : Logbook
         An interrupt is noted here.
+    name : callable, optional
+        How a cell is called in a note. With it an exception in a cell is noted and the
+        rest goes on, as it should where each cell has servers and clients of its own
+        that may fail alone; without it the exception is raised.
 
     Returns
     -------
@@ -208,13 +213,21 @@ def run_rounds(
     """
     shuffled = random.Random(seed)
     done: list[Measured] = []
+    failures: dict[str, list[int]] = {}
     # Even a bar that shows nothing would start tqdm's own thread.
     bar = tqdm(total=len(cells) * rounds, desc=title, leave=False) if progress else None
     try:
         for round_ in range(rounds):
             gc.collect()  # once a round: beside pandas it takes tens of milliseconds
             for cell in shuffled.sample(cells, len(cells)):
-                done.append(measure(cell, round_))
+                try:
+                    done.append(measure(cell, round_))
+                except Exception as error:
+                    if name is None:
+                        raise
+                    words = next(iter(str(error).splitlines()), "")
+                    said = f"{name(cell)} failed with {type(error).__name__}: {words}"
+                    failures.setdefault(said, []).append(round_)
                 if bar is not None:
                     bar.update()
     except KeyboardInterrupt:
@@ -226,4 +239,6 @@ def run_rounds(
     finally:
         if bar is not None:
             bar.close()
+    for said, where in failures.items():
+        book.note(f"{said} (in {len(where)} of {rounds} rounds, which are left out)")
     return done

@@ -1,8 +1,8 @@
-"""Our own runs of every scaling experiment, as files under ``data/``.
+"""Our own runs of every scaling experiment, as files under ``data/reference``.
 
 One job: make them all with one command, and find them again::
 
-    python -m epolllab.experiments.scaling.reference data
+    python -m epolllab.experiments.scaling.reference data/reference
 """
 
 import os
@@ -63,7 +63,7 @@ def reference_runs(
 ) -> dict[str, Path]:
     """Make reference runs and save each as soon as it is complete.
 
-    On a machine that is otherwise quiet; about ten minutes in all, on two processors.
+    On a machine that is otherwise quiet; six to eight minutes in all, on two processors.
 
     Parameters
     ----------
@@ -94,4 +94,4 @@ def reference_runs(
 
 
 if __name__ == "__main__":
-    reference_runs(sys.argv[1] if len(sys.argv) > 1 else "data")
+    reference_runs(sys.argv[1] if len(sys.argv) > 1 else "data/reference")

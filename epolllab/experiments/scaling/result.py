@@ -128,6 +128,26 @@ class Result:
         arms = [name for name in self.by if name != self.x]
         return statistics.fits(self.table, arms, self.x, y or self.values[0])
 
+    def checks(self) -> pd.DataFrame:
+        """Hold a sweep's shape against named margins: flat, straight, how far apart.
+
+        Returns
+        -------
+        pandas.DataFrame
+            See :func:`epolllab.experiments.scaling.shape.shape`. (``result.shape`` is the
+            frame's: its rows and columns.)
+
+        Raises
+        ------
+        ValueError
+            The experiment is no sweep.
+        """
+        from epolllab.experiments.scaling.shape import shape
+
+        if self.name != "sweep":
+            raise ValueError(f"checks() are of a sweep, and this is {self.name}; see summary()")
+        return shape(self.table)
+
     def describe(self) -> str:
         """Say the circumstances in a few lines: the method box of a chart."""
         facts = {key: value for key, value in self.circumstances.items() if key != "notes"}

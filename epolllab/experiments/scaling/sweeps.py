@@ -30,6 +30,7 @@ def sweep(
     rounds: int | None = None,
     warmup: int = 10,
     kind: str = "eventfd",
+    fresh: bool = False,
     quick: bool = False,
     pin: bool = True,
     seed: int = 0,
@@ -66,6 +67,10 @@ def sweep(
     kind : {"eventfd", "pipe", "socketpair", "tcp"}
         What is watched. An eventfd takes one descriptor and the others two, so a limit
         of 20,000 allows 10,000 of eventfds only. :func:`wait_kinds` compares them.
+    fresh : bool
+        Make a new poller for each operation and time its first wait; registering is
+        not timed, but all of it comes right before. N registrations an operation take
+        their time, so ask for few `ops`.
     quick : bool
         Fewer operations: an answer in under ten seconds, with wider intervals.
     pin : bool
@@ -116,7 +121,7 @@ def sweep(
     one_of("kind", kind, list(KINDS))
     return waits.run(
         _plan("sweep", n_fds, pollers, active, api, (kind,), ops, rounds, warmup, quick, pin, seed,
-              progress)
+              progress, fresh)
     )  # fmt: skip
 
 
@@ -223,6 +228,7 @@ def _plan(
     pin: bool,
     seed: int,
     progress: bool,
+    fresh: bool = False,
 ) -> waits.Plan:
     sizes = numbers("n_fds", n_fds)
     whole("active", active, 1)
@@ -237,5 +243,5 @@ def _plan(
         whole(parameter, value, least)
     return waits.Plan(
         name, arms(pollers, api), sizes, lambda _: (active,), kinds, ops, warmup, rounds, seed,
-        pin, progress,
+        pin, progress, fresh,
     )  # fmt: skip

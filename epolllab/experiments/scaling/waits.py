@@ -58,6 +58,8 @@ class Plan:
     ops, warmup : int
         Operations of a cell in a round, and how many more come before them. Both are
         kept, the latter with ``warmup`` true.
+    fresh : bool
+        Whether each operation has a poller of its own, and times its first wait.
     """
 
     name: str
@@ -71,6 +73,7 @@ class Plan:
     seed: int
     pin: bool
     progress: bool
+    fresh: bool = False
 
     def parameters(self) -> dict[str, Any]:
         """What a result's circumstances keep of this."""
@@ -84,6 +87,7 @@ class Plan:
             "warmup": self.warmup,
             "rounds": self.rounds,
             "seed": self.seed,
+            "fresh": self.fresh,
         }
 
 
@@ -196,7 +200,8 @@ def _measured(cell: Cell, round_: int, plan: Plan, targets: Targets) -> dict[str
     n_ops = plan.warmup + plan.ops
     chosen = _choices(cell, n_ops, random.Random(f"{plan.seed} {round_} {cell}"))
     try:
-        times = measure(cell, targets, chosen)
+        timed = _one_by_one if plan.fresh else measure
+        times = timed(cell, targets, chosen)
     except Refused as error:  # a descriptor was opened meanwhile, and numbers moved
         raise RuntimeError(str(error)) from error
     return {"cell": cell, "round": round_, "warmup": plan.warmup, "times": times}
@@ -205,6 +210,12 @@ def _measured(cell: Cell, round_: int, plan: Plan, targets: Targets) -> dict[str
 def _choices(cell: Cell, n_ops: int, chance: random.Random) -> list[list[int]]:
     places = range(cell.n_fds)
     return [chance.sample(places, cell.active) for _ in range(n_ops)]
+
+
+def _one_by_one(cell: Cell, targets: Targets, chosen: Sequence[Sequence[int]]) -> _Times:
+    """Measure each operation with a poller of its own."""
+    parts = [measure(cell, targets, [places]) for places in chosen]
+    return _Times(*([ns for one in part for ns in one] for part in zip(*parts, strict=True)))
 
 
 def measure(cell: Cell, targets: Targets, chosen: Sequence[Sequence[int]]) -> _Times:

@@ -8,9 +8,9 @@ it; ``seen, unit recalled`` where the numbers were, and the unit is from memory;
 for figures of this project's own trials.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,7 @@ from epolllab.options import one_of
 if TYPE_CHECKING:
     from epolllab.experiments.scaling.result import Result
 
-__all__ = ["literature", "ratios"]
+__all__ = ["beside", "literature", "ratios"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,8 @@ class _Study:
     """Arm, descriptors watched, descriptors active, value."""
     to_us: float | None = None
     """Factor that makes the value microseconds for one operation, if it is such a time."""
+    differs: str = ""
+    """What is otherwise here, where this package measures the same."""
 
 
 def _table(sizes: tuple[int, ...], active: int | None, **columns: tuple[float, ...]) -> tuple[
@@ -53,6 +55,11 @@ def _table(sizes: tuple[int, ...], active: int | None, **columns: tuple[float, .
 _KERRISK_METHOD = (
     "N descriptors watched, one of them, chosen at random, ready in each operation; total of "
     "100,000 operations"
+)
+
+_KERRISK_DIFFERS = (
+    "another machine and a much younger kernel; here the wait alone is timed, by the clock, called "
+    "from Python through ctypes, over eventfds"
 )
 
 _STUDIES: dict[str, _Study] = {
@@ -72,6 +79,7 @@ _STUDIES: dict[str, _Study] = {
             epoll=(0.41, 0.42, 0.53, 0.66),
         ),
         10.0,
+        _KERRISK_DIFFERS,
     ),
     "kerrisk-2006": _Study(
         2006,
@@ -90,23 +98,27 @@ _STUDIES: dict[str, _Study] = {
             epoll=(0.65, 0.68, 0.89, 0.97),
         ),
         10.0,
+        _KERRISK_DIFFERS,
     ),
     "whatacold": _Study(
-        2018,
-        "github.com/whatacold/linux-multiplexing-comparison",
-        "a pass over N descriptors. It builds a new epoll for every pass, so the time has N "
-        "registrations in it and epoll's grows with N too",
-        "time of one pass",
+        2016,
+        "github.com/whatacold/linux-multiplexing-comparison, multiplexing_compare.dat",
+        "N TCP connections, one of them ready; mean of 10 waits, and no warm-up, which N = 100 "
+        "shows beside N = 200. Only the wait is timed, but epoll's is the first one of an epoll "
+        "made anew for each pass; Fedora 22, 2.2 GHz Core i5",
+        "time of one wait",
         "µs",
         "seen",
         _table(
-            (100, 1_000, 5_000, 10_000, 15_000),
+            (100, 200, 1_000, 5_000, 10_000, 15_000),
             None,
-            select=(54, 419, 2_196, 4_241, 6_260),
-            poll=(70, 473, 2_636, 4_943, 7_255),
-            epoll=(52, 32, 119, 224, 336),
+            select=(54, 53, 419, 2_196, 4_241, 6_260),
+            poll=(70, 57, 473, 2_636, 4_943, 7_255),
+            epoll=(52, 9, 32, 119, 224, 336),
         ),
         1.0,
+        "another machine and a younger kernel; eventfds in place of TCP connections; an epoll that "
+        "is kept, or with fresh=True one that is made anew as theirs is",
     ),
     "libevent-bench": _Study(
         2026,
@@ -131,6 +143,7 @@ _STUDIES: dict[str, _Study] = {
             ("epoll waits, w=5000", 5_000, 5_000, 10),
             ("poll waits, w=5000", 5_000, 5_000, 2),
         ),
+        differs="the method is the same, and so must the waits be; another machine",
     ),
     "gammo-2004": _Study(
         2004,
@@ -143,6 +156,8 @@ _STUDIES: dict[str, _Study] = {
         "%",
         "seen",
         (("epoll level", None, None, 16.0),),
+        differs="a server in Python, whose own work makes the rest larger; share of the time that "
+        "its loop is busy; the how-to's life cycle with four epoll_ctl a request",
     ),
     "cloudflare-2017": _Study(
         2017,
@@ -159,6 +174,7 @@ _STUDIES: dict[str, _Study] = {
             ("SO_REUSEPORT, greatest", None, 200, 144.55),
             ("SO_REUSEPORT, deviation", None, 200, 25.27),
         ),
+        differs="experiments.latency_tails() measures it, with fewer workers and requests",
     ),
     "wrk2": _Study(
         2013,
@@ -168,6 +184,8 @@ _STUDIES: dict[str, _Study] = {
         "ms",
         "seen",
         (("from the intended start", None, 100, 1_270.0), ("from the send", None, 100, 6.04)),
+        differs="a stop of a tenth of the length in a run of a tenth of the length: both times are "
+        "to be a tenth at best; fewer connections and requests a second",
     ),
     "libevent-801": _Study(
         2019,
@@ -177,6 +195,7 @@ _STUDIES: dict[str, _Study] = {
         "requests/s",
         "seen",
         (("level", None, None, 31_433.0), ("edge", None, None, 36_277.0)),
+        differs="a server in Python, with an echo protocol: compare edge / level, not the rates",
     ),
     "zio-510": _Study(
         2026,
@@ -191,6 +210,8 @@ _STUDIES: dict[str, _Study] = {
             ("epoll, without", None, 50, 121_500.0),
             ("io_uring", None, 50, 126_500.0),
         ),
+        differs="a server in Python; one epoll_ctl an echo (one-shot) in place of four: compare "
+        "without / with, not the rates; no io_uring here",
     ),
     "io-uring-echo": _Study(
         2021,
@@ -207,6 +228,7 @@ _STUDIES: dict[str, _Study] = {
             ("io_uring, CarterLi", None, None, 158_517.0),
             ("epoll, CarterLi", None, None, 148_557.0),
         ),
+        differs="this package has no io_uring, so there is nothing to compare",
     ),
     "observer": _Study(
         2026,
@@ -223,6 +245,7 @@ _STUDIES: dict[str, _Study] = {
             ("perf trace", None, 1, 179.0),
             ("strace -ttT", None, 1, 242.0),
         ),
+        differs="another machine; plain strace of seven calls in place of strace -c and -ttT",
     ),
 }
 
@@ -239,6 +262,7 @@ _COLUMNS = {
     "status": "str",
     "circumstances": "str",
     "source": "str",
+    "differs": "str",
 }
 
 
@@ -272,6 +296,7 @@ def literature(study: str | None = None) -> pd.DataFrame:
         status        str     how we come by it, see the top of this file
         circumstances str     machine, method, and what is known to be odd
         source        str     where to read it
+        differs       str     what is otherwise where this package measures it
         ============= ======= ==========================================
 
     Raises
@@ -291,8 +316,98 @@ def _rows(name: str, study: _Study) -> Iterator[tuple[object, ...]]:
         op_us = np.nan if study.to_us is None else value * study.to_us
         yield (
             name, study.year, arm, n_fds, active, value, study.unit, op_us, study.measure,
-            study.status, study.circumstances, study.source,
+            study.status, study.circumstances, study.source, study.differs,
         )  # fmt: skip
+
+
+_BESIDE = {
+    "arm": "str", "n_fds": "Int64", "active": "Int64", "theirs": "float64", "ours": "float64",
+    "ratio": "float64", "unit": "str",
+}  # fmt: skip
+
+
+def beside(
+    study: str, ours: "Result | Mapping[str, float] | Mapping[tuple[str, int], float]"
+) -> pd.DataFrame:
+    """Our numbers beside published ones, in their unit, a row for each of theirs.
+
+    Parameters
+    ----------
+    study : str
+        As in :func:`literature`.
+    ours : Result or mapping
+        The result of ``sweep``, ``propagate`` or ``cost_of_looking``; or numbers in the
+        study's unit by arm, or by arm and descriptors watched.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``arm``, ``n_fds``, ``active`` as in :func:`literature`; ``theirs``; ``ours``,
+        missing where it was not measured; ``ratio`` = ours / theirs; ``unit``. What
+        differs between the two is in ``attrs["differs"]``.
+
+    Raises
+    ------
+    ValueError
+        No study has this name; the result is of another experiment; or nothing in
+        `ours` is an arm of the study.
+    """
+    table = literature(study)
+    found = _by_arm(ours, _STUDIES[study])
+    keys = table[["arm", "n_fds", "active"]].astype(object).itertuples(index=False, name=None)
+    values = [_first_of(found, (key, key[:2], key[0])) for key in keys]
+    if np.isnan(values).all():
+        raise ValueError(
+            f"nothing that is given is an arm of {study!r}, which has "
+            f"{', '.join(table['arm'].unique())}; given are {', '.join(map(str, found))}"
+        )
+    shown = table.assign(theirs=table["value"], ours=values)
+    shown["ratio"] = shown["ours"] / shown["theirs"]
+    shown = shown[list(_BESIDE)].astype(_BESIDE)
+    shown.attrs = {"study": study, "differs": _STUDIES[study].differs}
+    return shown
+
+
+def _first_of(found: Mapping[object, float], keys: tuple[object, ...]) -> float:
+    return float(next((found[key] for key in keys if key in found), np.nan))
+
+
+def _by_arm(
+    ours: "Result | Mapping[str, float] | Mapping[tuple[str, int], float]", study: _Study
+) -> dict[object, float]:
+    """Our medians under the names that a study gives its arms."""
+    if isinstance(ours, Mapping):
+        return {key: float(value) for key, value in ours.items()}
+    makers = {"sweep": _waits, "propagate": _loops, "cost_of_looking": _looks}
+    if ours.name not in makers:
+        raise ValueError(
+            f"numbers come of the result of {', '.join(makers)}, and this is {ours.name}; "
+            "give a mapping of arms to numbers"
+        )
+    return dict(makers[ours.name](ours.frame[~ours.frame["warmup"]], study))
+
+
+def _waits(frame: pd.DataFrame, study: _Study) -> Iterator[tuple[object, float]]:
+    kept = _preferred(frame, "wait_ns")
+    rows: Any = kept.groupby(["poller", "n_fds"], observed=True)["wait_ns"].median().reset_index()
+    for row in rows.itertuples():
+        name = "epoll" if row.poller == "epoll-level" else row.poller
+        yield (name, row.n_fds), row.wait_ns / 1000 / (study.to_us or 1.0)
+
+
+def _loops(frame: pd.DataFrame, _study: _Study) -> Iterator[tuple[object, float]]:
+    by = ["poller", "writes", "pairs", "active"]
+    rows: Any = frame.groupby(by, observed=True)[["loop_ns", "waits"]].median().reset_index()
+    for row in rows.itertuples():
+        name = "epoll" if row.poller == "epoll-level" else row.poller
+        yield (f"{name}, w={row.writes}", row.pairs, row.active), row.loop_ns / 1000
+        yield (f"{name} waits, w={row.writes}", row.pairs, row.active), row.waits
+
+
+def _looks(frame: pd.DataFrame, _study: _Study) -> Iterator[tuple[object, float]]:
+    echoes = frame[(frame["load"] == "echo") & (frame["where"] == "process")]
+    medians = echoes.groupby("look", observed=True)["p50_us"].median()
+    yield from zip(medians.index, medians, strict=True)
 
 
 def ratios(
@@ -355,7 +470,11 @@ def ratios(
 
 
 def _ours(result: "Result | pd.DataFrame", value: str) -> pd.DataFrame:
-    frame = result if isinstance(result, pd.DataFrame) else result.frame
+    return _preferred(result if isinstance(result, pd.DataFrame) else result.frame, value)
+
+
+def _preferred(frame: pd.DataFrame, value: str) -> pd.DataFrame:
+    """Measurements by the raw call, or by Python where there are none."""
     kept = frame[~frame["warmup"] & frame[value].notna()]
     raw = kept[kept["api"] == "raw"]
     return kept if raw.empty else raw
