@@ -132,6 +132,8 @@ def test_the_catalogue_is_in_the_order_of_its_families():
         ("writable-spin", "writable interest left on"),
         ("hangup-cannot-be-masked", "hang-up that cannot be masked"),
         ("ignored-eof-spin", "ignored end of file"),
+        ("ghost-spin", "ghost of a duplicated descriptor"),
+        ("unread-wakeup-spins", "wake-up descriptor never read"),
     ],
 )
 def test_the_doctor_reads_the_recording_of_a_spin(name, kind):

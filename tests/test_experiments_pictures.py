@@ -97,6 +97,21 @@ def tailed():
     )
 
 
+def endings():
+    """Two endings, one of which cannot be hidden."""
+    return pd.DataFrame(
+        {"asked": ["IN|RDHUP", "OUT|HUP"], "unasked": ["nothing", "HUP"]},
+        index=["peer closed", "never connected"],
+    )
+
+
+def checked():
+    """Two servers, two checks, one fault."""
+    return pd.DataFrame(
+        {"how-to": [True, False], "ours": [True, True]}, index=["asks", "leaves early"]
+    )
+
+
 PICTURES = [
     (pictures.level_against_edge, compared),
     (pictures.stranded, stranded),
@@ -104,6 +119,8 @@ PICTURES = [
     (pictures.herd, herded),
     (pictures.balance, balanced),
     (pictures.tails, tailed),
+    (pictures.masks, endings),
+    (pictures.checks, checked),
 ]
 
 
@@ -189,13 +206,36 @@ def test_balance_has_the_published_order_beside_ours():
     assert len(herds.CLOUDFLARE_BALANCE["exclusive"]) == 6
 
 
+def test_a_mask_is_dots_and_what_no_mask_hides_is_ringed():
+    """A dot for each bit asked for, at its column and row, and a ring for HUP unasked."""
+    ax = pictures.masks(endings())
+    columns = [label.get_text() for label in ax.get_xticklabels()]
+    dots, rings = (
+        {(columns[int(x)], int(y)) for x, y in drawn.get_offsets()} for drawn in ax.collections
+    )
+    assert dots == {("IN", 0), ("RDHUP", 0), ("OUT", 1), ("HUP", 1)}
+    assert rings == {("HUP", 1)}
+
+
+def test_checks_are_dots_and_crosses_with_a_sum():
+    """What fails is a cross, and each server has its count."""
+    ax = pictures.checks(checked())
+    dots, crosses = ({(int(x), int(y)) for x, y in drawn.get_offsets()} for drawn in ax.collections)
+    assert dots == {(0, 0), (1, 0), (1, 1)}
+    assert crosses == {(0, 1)}
+    assert [text.get_text() for text in ax.texts] == ["1 of 2", "2 of 2"]
+
+
 def test_metrics_are_checked():
     """An unknown metric is answered with the near one."""
     with pytest.raises(ValueError, match="did you mean 'cpu_us'"):
         pictures.level_against_edge(compared(), what="cpu")
 
 
-@pytest.mark.parametrize("name", ["fd-reuse-ghost", "kernels-own-view", "gil-convoy"])
+@pytest.mark.parametrize(
+    "name",
+    ["fd-reuse-ghost", "kernels-own-view", "gil-convoy", "endings-matrix", "endings-unasked"],
+)
 def test_outcomes_with_a_picture_of_their_own(name):
     """plot() draws on the Axes it is given."""
     _, ax = plt.subplots()

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     )
     from epolllab.experiments.doctor import Diagnosis, Finding, diagnose
     from epolllab.experiments.herds import accept_balance, latency_tails, thundering_herd
-    from epolllab.experiments.howto import HowToServer
+    from epolllab.experiments.howto import HowToProcess, HowToServer
     from epolllab.experiments.looking import cost_of_looking
     from epolllab.experiments.outcome import Outcome, Verdict
     from epolllab.experiments.phenomena import (
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         run_all,
     )
     from epolllab.experiments.published import literature
+    from epolllab.experiments.repairs import examine
     from epolllab.experiments.scaling import (
         crossover,
         idle_connections,
@@ -66,7 +67,9 @@ _HOME = {
     "accept_balance": "herds",
     "latency_tails": "herds",
     "thundering_herd": "herds",
+    "HowToProcess": "howto",
     "HowToServer": "howto",
+    "examine": "repairs",
     "cost_of_looking": "looking",
     "literature": "published",
     "crossover": "scaling",
@@ -76,11 +79,12 @@ _HOME = {
     "sweep": "scaling",
     "wait_kinds": "scaling",
 }
-_MODULES = ("herds", "looking", "pictures", "published", "scaling", "scaling_pictures")
+_MODULES = ("herds", "looking", "pictures", "published", "repairs", "scaling", "scaling_pictures")
 
 __all__ = [
     "Diagnosis",
     "Finding",
+    "HowToProcess",
     "HowToServer",
     "Outcome",
     "Phenomenon",
@@ -90,6 +94,7 @@ __all__ = [
     "cost_of_looking",
     "crossover",
     "diagnose",
+    "examine",
     "idle_connections",
     "latency_tails",
     "level_against_edge",

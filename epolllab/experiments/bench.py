@@ -22,14 +22,26 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar
 
 from epolllab import kernel
 from epolllab.children import Child
 from epolllab.events import FOREVER, Op, mask_names
 from epolllab.recorder import Recorder, Snapshot
 
-__all__ = ["Bench", "End", "NotPossible", "Step", "Watcher", "is_asleep", "until_asleep"]
+if TYPE_CHECKING:
+    from epolllab.server import Server
+
+__all__ = [
+    "Bench",
+    "End",
+    "NotPossible",
+    "Step",
+    "Watcher",
+    "is_asleep",
+    "until_asleep",
+    "until_idle",
+]
 
 PATIENCE_S = 10.0
 """Bound on every wait for a condition; a busy machine needs a part of a second of it."""
@@ -78,6 +90,9 @@ class End:
     def fileno(self) -> int:
         """The number, for calls that take any object with one."""
         return self.fd
+
+    def __repr__(self) -> str:
+        return self.name
 
     def close(self) -> None:
         """Close the descriptor; any number of times."""
@@ -618,6 +633,39 @@ def until_asleep(pid: int, tid: int | None = None) -> None:
         if time.monotonic() > deadline:
             raise TimeoutError(f"process {pid} did not come to rest within {PATIENCE_S:g} s")
         time.sleep(0.000_1)
+
+
+def until_idle(server: "Server", *socks: socket.socket) -> None:
+    """Wait until what was sent has arrived and the server sleeps: it has done all it will do.
+
+    Use it between one thing that a client does and a look at what the server made of it.
+    It asks the kernel, so it is as right on a busy machine as on an idle one.
+
+    Parameters
+    ----------
+    server : Server
+        With its loop in a process of its own: ``start_server(process=True)``.
+    *socks : socket.socket
+        Clients whose bytes, and ends, must have been taken by the other side first.
+
+    Raises
+    ------
+    ValueError
+        The server runs in a thread of this process, which is never asleep as a whole.
+    TimeoutError
+        The server came to no rest: it spins, or it is still answering somebody.
+    """
+    if server.pid == os.getpid():
+        raise ValueError(
+            "until_idle() needs a server in a process of its own; "
+            "this one runs in a thread. Start it with process=True"
+        )
+    deadline = time.monotonic() + PATIENCE_S
+    while any(kernel.tcp_info(sock).unacked for sock in socks):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"bytes sent were not acknowledged within {PATIENCE_S:g} s")
+        time.sleep(0.000_2)
+    until_asleep(server.pid)
 
 
 def _refused(error: OSError) -> str:

@@ -1,30 +1,44 @@
 """The faults of the how-to's own server, each shown on a server built like it.
 
-One job: the phenomena of this family, and :class:`HowToServer`, which does what the
-server of scotdoyle.com/python-epoll-howto.html does, one turn of its loop at a call.
+One job: the phenomena of this family, and the server they are shown on.
+:class:`HowToServer` does what the server of scotdoyle.com/python-epoll-howto.html does,
+one turn of its loop at a call; :class:`HowToProcess` lets it run.
 The package's own servers have none of these faults.
 """
 
 import errno
+import pickle
 import select
 import socket
+import sys
+import threading
+from multiprocessing.connection import Connection
 from typing import Self
 
 from epolllab import kernel
+from epolllab.children import Child, ChildDied
 from epolllab.events import EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, mask_names
 from epolllab.experiments.bench import PATIENCE_S, Bench, End
 from epolllab.experiments.phenomena import phenomenon
+from epolllab.protocols import Hello
 
-__all__ = ["HowToServer"]
+__all__ = ["HowToProcess", "HowToServer"]
 
 FAMILY = "the how-to's faults"
 SOURCE = "scotdoyle.com/python-epoll-howto.html"
 REQUEST = b"GET / HTTP/1.0\r\n\r\n"
-ANSWER = b"HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 13\r\n\r\nHello, world!"
+ANSWER = Hello.ANSWER
+
+
+READS_AT_MOST = 2_000
+"""Where a phenomenon cuts off a turn that would never end."""
 
 
 class HowToServer:
     """A server with the how-to's logic and its faults, driven turn by turn.
+
+    To repair it, derive from it and override what is at fault; the methods are the
+    branches of its loop.
 
     Parameters
     ----------
@@ -33,6 +47,8 @@ class HowToServer:
         socket error.
     backlog : int
         What it gives to listen(2): 1.
+    reads_at_most : int
+        Reads in one turn of the edge-triggered version, which itself has no bound.
 
     Attributes
     ----------
@@ -40,10 +56,15 @@ class HowToServer:
         Its three tables, by descriptor.
     hang_ups : list of int
         Descriptors for which it was told HUP.
+    accepted, wakeups : int
+        Connections accepted, and waits that returned something.
     """
 
-    def __init__(self, *, edge: bool = False, backlog: int = 1) -> None:
+    def __init__(
+        self, *, edge: bool = False, backlog: int = 1, reads_at_most: int = READS_AT_MOST
+    ) -> None:
         self.edge = edge
+        self.reads_at_most = reads_at_most
         self.flags = EPOLLET if edge else 0
         self.listener = socket.create_server(("127.0.0.1", 0), backlog=backlog)
         self.listener.setblocking(False)
@@ -54,7 +75,7 @@ class HowToServer:
         self.responses: dict[int, bytes] = {}
         self.hang_ups: list[int] = []
         self.swallowed: list[str] = []
-        self.reads_in_turn = 0
+        self.reads_in_turn = self.accepted = self.wakeups = 0
 
     def __enter__(self) -> Self:
         return self
@@ -74,32 +95,40 @@ class HowToServer:
             sock.close()
         self.epoll.close()
 
-    def turn(self, timeout: float = 0) -> list[tuple[int, int]]:
+    def turn(self, timeout: float | None = 0) -> list[tuple[int, int]]:
         """Wait once, and handle each event as the how-to does; the events."""
         self.reads_in_turn = 0
         events = self.epoll.poll(timeout)
+        self.wakeups += bool(events)
         for fd, mask in events:
             if fd == self.listener.fileno():
-                self._accept()
-            elif mask & EPOLLIN:
-                self._read(fd)
-            elif mask & EPOLLOUT:
-                self._write(fd)
-            elif mask & EPOLLHUP:
-                self._hung_up(fd)
+                self.accept()
+            else:
+                self.handle(fd, mask)
         return events
 
-    def _accept(self) -> None:
+    def handle(self, fd: int, mask: int) -> None:
+        """Give a connection its turn: the mask says which step comes next."""
+        if mask & EPOLLIN:
+            self.read(fd)
+        elif mask & EPOLLOUT:
+            self.write(fd)
+        elif mask & EPOLLHUP:
+            self.hung_up(fd)
+
+    def accept(self) -> None:
+        """Accept one connection; edge-triggered, until any error."""
         if not self.edge:
-            self._accept_one()
+            self.accept_one()
             return
         try:
             while True:
-                self._accept_one()
+                self.accept_one()
         except OSError as error:
             self._swallow(error)
 
-    def _accept_one(self) -> None:
+    def accept_one(self) -> None:
+        """Accept, register for IN, and enter into all three tables."""
         sock, _ = self.listener.accept()
         sock.setblocking(False)
         fd = sock.fileno()
@@ -107,11 +136,13 @@ class HowToServer:
         self.connections[fd] = sock
         self.requests[fd] = b""
         self.responses[fd] = ANSWER
+        self.accepted += 1
 
-    def _read(self, fd: int) -> None:
+    def read(self, fd: int) -> None:
+        """Read once, or edge-triggered until any error; at the blank line ask for OUT."""
         if self.edge:
             try:
-                while self.reads_in_turn < READS_AT_MOST:  # the how-to has no bound
+                while self.reads_in_turn < self.reads_at_most:
                     self._read_once(fd)
             except OSError as error:
                 self._swallow(error)
@@ -125,14 +156,16 @@ class HowToServer:
         self.reads_in_turn += 1
         self.requests[fd] += self.connections[fd].recv(1024)
 
-    def _write(self, fd: int) -> None:
+    def write(self, fd: int) -> None:
+        """Send; when all is sent, ask for nothing and shut both halves."""
         sent = self.connections[fd].send(self.responses[fd])
         self.responses[fd] = self.responses[fd][sent:]
         if not self.responses[fd]:
             self.epoll.modify(fd, self.flags)
             self.connections[fd].shutdown(socket.SHUT_RDWR)
 
-    def _hung_up(self, fd: int) -> None:
+    def hung_up(self, fd: int) -> None:
+        """Unregister, close, and leave the connection's table."""
         self.hang_ups.append(fd)
         self.epoll.unregister(fd)
         self.connections[fd].close()
@@ -142,8 +175,108 @@ class HowToServer:
         """Take any error for 'nothing more there', as its edge-triggered version does."""
         self.swallowed.append(errno.errorcode.get(error.errno or 0, str(error)))
 
+    def stats(self) -> dict[str, int]:
+        """What it has done and what it holds.
 
-READS_AT_MOST = 2_000
+        Returns
+        -------
+        dict
+            ``accepted`` and ``wakeups`` since the start; ``connections`` open now, and
+            ``remembered``, the clients of whom any table still holds something.
+        """
+        return {
+            "accepted": self.accepted,
+            "wakeups": self.wakeups,
+            "connections": len(self.connections),
+            "remembered": len(self.connections.keys() | self.requests.keys()),
+        }
+
+
+class HowToProcess:
+    """The how-to's server at work in a process of its own; a context manager.
+
+    It has what :class:`epolllab.Server` has of these, so that the same checks can be
+    made of both.
+
+    Parameters
+    ----------
+    kind : type
+        :class:`HowToServer`, or a class derived from it, also one of a notebook.
+    **how : bool or int
+        What it is made with.
+
+    Attributes
+    ----------
+    address : tuple of (str, int)
+        Where it listens.
+    pid : int
+        The process; its loop is the first thread.
+    """
+
+    def __init__(self, kind: type[HowToServer] = HowToServer, **how: bool | int) -> None:
+        import cloudpickle
+
+        self._error: str | None = None
+        self.child = Child("epolllab.experiments.howto:serve")
+        try:
+            self.child.send((cloudpickle.dumps(kind), {"reads_at_most": sys.maxsize, **how}))
+            self.address: tuple[str, int] = self.child.receive(PATIENCE_S)
+        except BaseException:
+            self.child.end(0)
+            raise
+        self.pid = self.child.pid
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the loop is alive."""
+        return self.error is None and self.child.alive
+
+    @property
+    def error(self) -> str | None:
+        """The exception that ended the loop; None while it lives."""
+        try:
+            if self._error is None and self.child.connection.poll(0):
+                self._error = str(self.child.receive())
+        except ChildDied as death:
+            self._error = str(death)
+        return self._error
+
+    def stats(self) -> dict[str, int]:
+        """See :meth:`HowToServer.stats`; asked of the process."""
+        self.child.send("stats")
+        answer: dict[str, int] | str = self.child.receive(PATIENCE_S)
+        if isinstance(answer, str):
+            self._error = answer
+            raise ChildDied(f"the how-to's server has ended with {answer}")
+        return answer
+
+    def stop(self) -> None:
+        """End the process; any number of times."""
+        self.child.end(0.5)
+
+
+def serve(control: Connection) -> None:
+    """Run in the child: the how-to's loop in the first thread, questions in another."""
+    pickled, how = control.recv()
+    server: HowToServer = pickle.loads(pickled)(**how)
+    control.send(server.address)
+
+    def answer() -> None:
+        while control.recv() == "stats":
+            control.send(server.stats())
+
+    threading.Thread(target=answer, daemon=True).start()
+    try:
+        while True:
+            server.turn(None)
+    except Exception as error:
+        control.send(type(error).__name__)
 
 
 def _server(bench: Bench, **how: bool | int) -> HowToServer:

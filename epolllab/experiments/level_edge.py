@@ -91,12 +91,14 @@ def _opened(bench: Bench, kind: str) -> tuple[End, Callable[[], object]]:
     family=FAMILY,
     claim="Each arrival is a new edge, also where nothing of the one before was read.",
     expected={kind: ["IN", "IN"] for kind in KINDS},
-    source=f"{MAN}; kernel commit 'pipe: make pipe writes always wake up readers'",
+    source=f"{MAN}; kernel commits 3a34b13a88ca ('pipe: make pipe writes always wake up readers') "
+    "and 3b844826b6c6, which keeps that for pipes that are polled",
     since=(5, 14),
     notes=(
         "Edge on old kernels: from 5.5 to 5.13 a pipe that was not empty before the write gave "
         "no second event, since the writer woke its readers only when the pipe had been empty. "
-        "Programs that relied on it broke, and 5.14 brought it back."
+        "Programs that relied on it broke, and 5.14 brought it back, as did the stable updates "
+        "of that August, 5.10 and 5.13 among them."
     ),
 )
 def edge_fires_on_new_bytes(bench: Bench) -> dict[str, list[str]]:
@@ -458,4 +460,25 @@ def eventfd_edge_unread(bench: Bench) -> dict[str, object]:
     return {
         "five writes, a wait after each": n_events,
         "a wait without a write": bench.masks(epoll),
+    }
+
+
+@phenomenon(
+    "unread-wakeup-spins",
+    family=FAMILY,
+    claim="Level-triggered, an eventfd that woke a loop and is not read wakes it for ever.",
+    expected={"after one write, of 1,000 waits returned": 1000, "after reading it": []},
+    source=f"{MAN}; eventfd(2): readable while the counter is over 0",
+    notes="Read it, or register it with ET; see eventfd-edge-unread.",
+)
+def unread_wakeup_spins(bench: Bench) -> dict[str, object]:
+    counter = bench.eventfd()
+    epoll = bench.epoll()
+    bench.register(epoll, counter, EPOLLIN)
+    bench.write(counter, (1).to_bytes(8, "little"))
+    n_returned = bench.spin(epoll, 1000)
+    bench.read(counter, 8)
+    return {
+        "after one write, of 1,000 waits returned": n_returned,
+        "after reading it": bench.masks(epoll),
     }

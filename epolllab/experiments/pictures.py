@@ -13,10 +13,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
+from epolllab.canvas import canvas, nothing
 from epolllab.options import one_of
-from epolllab.plots import _canvas, _nothing
 
 if TYPE_CHECKING:
     from epolllab.experiments.outcome import Outcome
@@ -24,9 +24,11 @@ if TYPE_CHECKING:
 __all__ = [
     "METRICS",
     "balance",
+    "checks",
     "herd",
     "level_against_edge",
     "lifecycles",
+    "masks",
     "stranded",
     "tails",
 ]
@@ -42,6 +44,8 @@ METRICS = {
     "p99_us": "99th percentile of latency (µs)",
 }
 """Columns of ``level_against_edge`` that can be drawn, with their labels."""
+
+_SENT = {"pieces": "in four pieces", "random": "in random pieces"}
 
 _READING: dict[str, Any] = {"drain": "-", "one read": (0, (3, 1.5))}
 
@@ -89,11 +93,11 @@ def level_against_edge(
     """
     one_of("what", what, list(METRICS))
     rows = frame[frame["clients"] == clients]
-    with _canvas(ax, (6.4, 4.0), note) as (ax, theme, below):
-        ax.set_xlabel(f"bytes of a request, sent {clients}")
+    with canvas(ax, (6.4, 4.0), note) as (ax, theme, below):
+        ax.set_xlabel(f"bytes of a request, sent {_SENT.get(clients, clients)}")
         ax.set_ylabel(METRICS[what])
         if rows.empty:
-            _nothing(ax, theme, "no requests")
+            nothing(ax, theme, "no requests")
             return ax
         is_log = bool((rows[what].dropna() > 0).all() and rows[what].max() > 30)
         ax.set_xscale("log")
@@ -111,18 +115,19 @@ def level_against_edge(
                 linestyle=dashes,
                 marker="o",
                 markersize=4,
+                markerfacecolor=color if reading == "drain" else theme.paper,
                 label=f"{trigger}, {reading}",
             )
-            label = f"{trigger}, {reading}"
-            handles.append(
-                Line2D([], [], color=color, linestyle=dashes, marker="o", ms=4, label=label)
-            )
+            handles.append(ax.lines[-1])
         _mark_stranded(ax, theme, rows, handles)
         ax.xaxis.set_major_locator(FixedLocator(sorted(rows["size"].unique())))
         ax.xaxis.set_minor_locator(NullLocator())
         ax.xaxis.set_major_formatter(FuncFormatter(_bytes))
         ax.yaxis.set_major_formatter(FuncFormatter(_plain))
-        if not is_log:
+        if is_log:
+            ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            ax.yaxis.set_minor_locator(NullLocator())
+        else:
             ax.set_ylim(bottom=0)
             if rows[what].max() < 0.5:
                 ax.set_ylim(top=1)
@@ -184,11 +189,11 @@ def stranded(frame: pd.DataFrame, *, ax: Axes | None = None, note: str | None = 
         A lane for each connection: when the client's bytes arrived, the server's last
         event, and the gap from then until the client gave up.
     """
-    with _canvas(ax, (6.4, 0.9 + 0.3 * max(4, len(frame))), note) as (ax, theme, below):
+    with canvas(ax, (6.4, 0.9 + 0.3 * max(4, len(frame))), note) as (ax, theme, below):
         ax.set_xlabel("ms since the first byte was sent")
         ax.set_ylabel("connection")
         if frame.empty:
-            _nothing(ax, theme, "no connection was stranded")
+            nothing(ax, theme, "no connection was stranded")
             return ax
         begin = frame["began_ns"].min()
         lanes = np.arange(len(frame))
@@ -218,7 +223,7 @@ def stranded(frame: pd.DataFrame, *, ax: Axes | None = None, note: str | None = 
                 va="center",
                 fontsize=8,
                 color=theme.ink,
-                bbox={"facecolor": theme.paper, "edgecolor": "none", "pad": 1.5},
+                bbox={"facecolor": theme.paper, "edgecolor": "none", "pad": 3},
             )
         ax.set_yticks(lanes, frame["conn"].astype(str))
         ax.set_ylim(len(frame) - 0.4, -0.6)
@@ -279,11 +284,11 @@ def lifecycles(
     labels = {**METRICS, "waits": "waits per request", "requests_per_s": "requests per second"}
     allowed = [name for name in labels if name in frame.columns]
     one_of("what", what, allowed)
-    with _canvas(ax, (6.4, 3.4), note) as (ax, theme, below):
+    with canvas(ax, (6.4, 3.4), note) as (ax, theme, below):
         ax.set_xlabel(labels[what])
         ax.set_ylabel("life cycle")
         if frame.empty:
-            _nothing(ax, theme, "no requests")
+            nothing(ax, theme, "no requests")
             return ax
         groups: list[tuple[Any, Any]] = list(
             frame.groupby(["lifecycle", "trigger"], observed=True)[what]
@@ -327,10 +332,10 @@ def herd(frame: pd.DataFrame, *, ax: Axes | None = None, note: str | None = None
         A group of bars for each way of sharing the listener, one for each number of
         workers, on a logarithmic axis; a ring where the exact result is.
     """
-    with _canvas(ax, (6.4, 3.8), note) as (ax, theme, below):
+    with canvas(ax, (6.4, 3.8), note) as (ax, theme, below):
         ax.set_xlabel("processes woken per connection")
         if frame.empty:
-            _nothing(ax, theme, "no connections")
+            nothing(ax, theme, "no connections")
             return ax
         arms = list(dict.fromkeys(frame["arm"].astype(str)))
         numbers = sorted(frame["n_workers"].unique())
@@ -416,14 +421,14 @@ def balance(
             (f"{arm},\nCloudflare 2017", list(order), list(order))
             for arm, order in CLOUDFLARE_BALANCE.items()
         ]
-    with _canvas(ax, (6.4, 1.0 + 0.16 * sum(_n_workers(band) + 2 for band in bands)), note) as (
+    with canvas(ax, (6.4, 1.0 + 0.16 * sum(_n_workers(band) + 2 for band in bands)), note) as (
         ax,
         theme,
         _,
     ):
         ax.set_xlabel("connection, in order of arrival")
         if frame.empty:
-            _nothing(ax, theme, "no connections")
+            nothing(ax, theme, "no connections")
             ax.set_ylabel("worker")
             return ax
         y, ticks = 0.0, []
@@ -506,6 +511,118 @@ _QUEUES = {
 }
 
 
+MASK_BITS = ("IN", "OUT", "PRI", "RDHUP", "HUP", "ERR")
+"""Columns of :func:`masks`: what can be asked for, then what comes unasked."""
+
+
+def masks(frame: pd.DataFrame, *, ax: Axes | None = None, note: str | None = None) -> Axes:
+    """Draw which bits of the mask come with each situation, asked for or not.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        A row for each situation, named by the index; columns ``asked`` and ``unasked``
+        (or one of them) with masks as text, such as ``"IN|RDHUP"`` or ``"nothing"``:
+        what was reported with every bit in the interest, and with none.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; a new figure otherwise.
+    note : str, optional
+        A grey line under the picture.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        A row for each situation and a column for each bit: a dot where it was reported
+        with interest in it, a ring around it where it was reported with interest 0.
+    """
+    with canvas(ax, (6.4, 0.9 + 0.33 * max(3, len(frame))), note) as (ax, theme, below):
+        ax.set_xlim(-0.5, len(MASK_BITS) - 0.5)
+        ax.set_xticks(range(len(MASK_BITS)), MASK_BITS)
+        ax.set_xlabel("bit of the mask")
+        ax.xaxis.set_label_position("top")
+        ax.xaxis.tick_top()
+        ax.tick_params(length=0)
+        ax.spines[:].set_visible(False)
+        below.depth = 5
+        if frame.empty:
+            nothing(ax, theme, "no situations")
+            return ax
+        ax.set_ylim(len(frame) - 0.5, -0.5)
+        ax.set_yticks(range(len(frame)), [str(name) for name in frame.index])
+        for row in range(0, len(frame), 2):
+            ax.axhspan(row - 0.5, row + 0.5, color=theme.faint, alpha=0.45, lw=0, zorder=0)
+        drawn = []
+        for column, label, look in (
+            ("asked", "reported when asked for", {"s": 55, "color": theme.main}),
+            ("unasked", "reported with interest 0", _ring(theme)),
+        ):
+            if column in frame.columns:
+                drawn.append(ax.scatter(*_places(frame[column]), label=label, **look))
+        below.legend(drawn)
+    return ax
+
+
+def _ring(theme: Any) -> dict[str, Any]:
+    return {"s": 150, "facecolor": "none", "edgecolor": theme.alarm, "linewidth": 1.6}
+
+
+def _places(spelled: "pd.Series[Any]") -> tuple[list[int], list[int]]:
+    """Columns and rows of the bits that masks as text hold."""
+    found = [
+        (MASK_BITS.index(bit), row)
+        for row, words in enumerate(spelled)
+        for bit in str(words).split("|")
+        if bit in MASK_BITS
+    ]
+    return [x for x, _ in found], [y for _, y in found]
+
+
+def checks(frame: pd.DataFrame, *, ax: Axes | None = None, note: str | None = None) -> Axes:
+    """Draw which checks each server passes.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        A row for each check, named by the index, and a bool column for each server:
+        the ``passed`` of :func:`epolllab.experiments.repairs.examine`.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; a new figure otherwise.
+    note : str, optional
+        A grey line under the picture.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        A column for each server and a row for each check: a dot for a pass, a cross
+        for a fault, and under each column how many it passes.
+    """
+    with canvas(ax, (7.2, 1.3 + 0.33 * max(3, len(frame))), note) as (ax, theme, below):
+        ax.set_xlim(-0.5, max(len(frame.columns), 1) - 0.5)
+        ax.set_xlabel("server")
+        ax.xaxis.set_label_position("top")
+        ax.xaxis.tick_top()
+        ax.tick_params(length=0)
+        ax.spines[:].set_visible(False)
+        below.depth = 5
+        if frame.empty:
+            nothing(ax, theme, "no checks")
+            return ax
+        ax.set_xticks(range(len(frame.columns)), [str(name) for name in frame.columns])
+        ax.set_ylim(len(frame) + 0.5, -0.5)
+        ax.set_yticks(range(len(frame)), [str(name) for name in frame.index])
+        for row in range(0, len(frame), 2):
+            ax.axhspan(row - 0.5, row + 0.5, color=theme.faint, alpha=0.45, lw=0, zorder=0)
+        passed = frame.to_numpy(dtype=bool)
+        rows, columns = np.nonzero(passed)
+        dots = ax.scatter(columns, rows, s=55, color=theme.main, label="passes")
+        rows, columns = np.nonzero(~passed)
+        crosses = ax.scatter(columns, rows, s=55, color=theme.alarm, marker="X", label="fails")
+        for column, n in enumerate(passed.sum(axis=0)):
+            ax.text(column, len(frame), f"{n} of {len(frame)}", ha="center", va="center")
+        below.legend([dots, crosses])
+    return ax
+
+
 # --- pictures of outcomes ---------------------------------------------------------------
 
 
@@ -517,6 +634,13 @@ def picture_of_interest(outcome: "Outcome", *, ax: Axes | None = None) -> Axes:
     entries, table = data.get("interest", ()), data.get("table", {})
     frame = frames.interest_list(entries, table, inodes=data.get("inodes"))
     return plots.interest(frame, ax=ax)
+
+
+def picture_of_endings(outcome: "Outcome", *, ax: Axes | None = None) -> Axes:
+    """Draw the mask of each ending."""
+    seen: Mapping[str, str] = outcome.observed or {}
+    column = "unasked" if outcome.name == "endings-unasked" else "asked"
+    return masks(pd.DataFrame({column: list(seen.values())}, index=list(seen)), ax=ax)
 
 
 def picture_of_herd(outcome: "Outcome", *, ax: Axes | None = None) -> Axes:

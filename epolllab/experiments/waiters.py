@@ -71,13 +71,13 @@ def oneshot(bench: Bench) -> dict[str, object]:
 @phenomenon(
     "exclusive-rules",
     family=FAMILY,
-    claim="EPOLLEXCLUSIVE goes with IN, OUT and ET only, and only when a descriptor is added.",
+    claim="EPOLLEXCLUSIVE goes with IN, OUT, ET and WAKEUP only, and only in EPOLL_CTL_ADD.",
     expected={
         "with ONESHOT": "EINVAL",
         "with RDHUP": "EINVAL",
         "with PRI": "EINVAL",
         "an epoll": "EINVAL",
-        "with OUT and ET": "ok",
+        "with OUT, ET and WAKEUP": "ok",
         "modify of it": "EINVAL",
         "modify to it": "EINVAL",
     },
@@ -95,7 +95,7 @@ def exclusive_rules(bench: Bench) -> dict[str, str]:
             ("with RDHUP", here, EPOLLRDHUP),
             ("with PRI", here, EPOLLPRI),
             ("an epoll", other, 0),
-            ("with OUT and ET", here, EPOLLOUT | EPOLLET),
+            ("with OUT, ET and WAKEUP", here, EPOLLOUT | EPOLLET | EPOLLWAKEUP),
         )
     }
     seen["modify of it"] = bench.tried(bench.modify, epoll, here, EPOLLIN)
