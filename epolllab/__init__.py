@@ -28,7 +28,7 @@ from epolllab.scripts import Script, script
 from epolllab.server import Server, ServerDied, servers, start_server, stop_all
 
 if TYPE_CHECKING:
-    from epolllab import frames, plots, style
+    from epolllab import charts, experiments, frames, plots, style, widgets
 
 __all__ = [
     "Echo",
@@ -42,6 +42,8 @@ __all__ = [
     "Server",
     "ServerDied",
     "Session",
+    "charts",
+    "experiments",
     "frames",
     "kernel",
     "plots",
@@ -52,9 +54,10 @@ __all__ = [
     "start_server",
     "stop_all",
     "style",
+    "widgets",
 ]
 
-_LAZY = ("frames", "plots", "style")
+_LAZY = ("charts", "experiments", "frames", "plots", "style", "widgets")
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""The command: ``epolllab lab``, ``epolllab demo``, ``epolllab info``.
+"""The command: ``epolllab lab``, ``epolllab demo``, ``epolllab serve``, ``epolllab info``.
 
 One job: read the command line and call what a notebook could call as well.
 """
@@ -39,6 +39,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     demo.add_argument("--connections", type=int, default=50)
     demo.set_defaults(run=_demo)
 
+    serve = commands.add_parser("serve", help="serve the widget notebooks as web pages (Voila)")
+    serve.add_argument("--folder", type=Path, default=Path("epolllab-lab"), help=_LAB_FOLDER)
+    serve.add_argument("--port", type=int, default=0, help="on loopback; 0 takes a free one")
+    serve.add_argument("--token", help="what a page asks for; made anew by default")
+    serve.set_defaults(run=_serve)
+
     info = commands.add_parser("info", help="print this machine's circumstances and limits")
     info.set_defaults(run=_info)
 
@@ -56,13 +62,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
 _LAB_FOLDER = "where the notebooks are copied to if this is no checkout (%(default)s)"
 
 
+def _notebooks(folder: Path) -> Path:
+    """Find the notebooks of the checkout, or copy those of the package to `folder`."""
+    found = places.notebooks()
+    if found is None:
+        found = places.copy_lab(folder).resolve()
+        print(f"The notebooks are in {found}; what you change there stays yours.")
+    return found
+
+
 def _lab(options: argparse.Namespace) -> int:
-    folder = places.notebooks()
-    if folder is None:
-        folder = places.copy_lab(options.folder).resolve()
-        print(f"The notebooks are in {folder}; what you change there stays yours.")
+    folder = _notebooks(options.folder)
     passed = [argument for argument in options.jupyter if argument != "--"]
     return subprocess.call([sys.executable, "-m", "jupyterlab", str(folder), *passed])
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from epolllab import pages
+
+    def say(line: str) -> None:
+        print(line, flush=True)  # also into a pipe: somebody waits for the address
+
+    folder = _notebooks(options.folder)
+    return pages.serve(folder, port=options.port, token=options.token, say=say)
 
 
 def _info(_: argparse.Namespace) -> int:

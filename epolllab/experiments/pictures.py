@@ -158,17 +158,12 @@ def _mark_stranded(ax: Axes, theme: Any, rows: pd.DataFrame, handles: list[Any])
             fontsize=8,
             annotation_clip=False,
         )
-    handles.append(
-        Line2D(
-            [],
-            [],
-            color=theme.alarm,
-            marker="X",
-            ls="",
-            ms=7,
-            label="edge, one read: share stranded",
-        )
-    )
+    handles.append(_dot(theme.alarm, "edge, one read: share stranded", marker="X", ms=7))
+
+
+def _dot(color: str, label: str, **how: Any) -> Line2D:
+    """A legend's mark without a line."""
+    return Line2D([], [], ls="", color=color, label=label, **how)
 
 
 def stranded(frame: pd.DataFrame, *, ax: Axes | None = None, note: str | None = None) -> Axes:
@@ -202,54 +197,29 @@ def stranded(frame: pd.DataFrame, *, ax: Axes | None = None, note: str | None = 
             for name in ("began_ns", "sent_ns", "last_event_ns", "gave_up_ns")
         }
         known = np.maximum(at["last_event_ns"], at["sent_ns"])
-        ax.barh(
-            lanes,
-            at["gave_up_ns"] - known,
-            left=known,
-            height=0.5,
-            color=theme.faint,
-            edgecolor=theme.alarm,
-            hatch="////",
-            linewidth=0,
-        )
+        silence: Any = {
+            "facecolor": theme.faint,
+            "edgecolor": theme.alarm,
+            "hatch": "////",
+            "lw": 0,
+        }
+        ax.barh(lanes, at["gave_up_ns"] - known, left=known, height=0.5, **silence)
         ax.scatter(at["sent_ns"], lanes, marker="|", s=90, color=theme.main, zorder=3)
         ax.scatter(at["last_event_ns"], lanes, marker="o", s=22, color=theme.arm("edge"), zorder=4)
-        for lane, (n_sent, n_read) in enumerate(zip(frame["n_sent"], frame["n_read"], strict=True)):
+        for lane, unread in enumerate(frame["n_sent"] - frame["n_read"]):
             ax.text(
-                (known[lane] + at["gave_up_ns"][lane]) / 2,
-                lane,
-                f"{n_sent - n_read:,} bytes unread",
-                ha="center",
-                va="center",
-                fontsize=8,
-                color=theme.ink,
+                (known[lane] + at["gave_up_ns"][lane]) / 2, lane, f"{unread:,} bytes unread",
+                ha="center", va="center", fontsize=8, color=theme.ink,
                 bbox={"facecolor": theme.paper, "edgecolor": "none", "pad": 3},
-            )
+            )  # fmt: skip
         ax.set_yticks(lanes, frame["conn"].astype(str))
         ax.set_ylim(len(frame) - 0.4, -0.6)
         ax.set_xlim(left=min(0.0, at["began_ns"].min()) - 0.02 * at["gave_up_ns"].max())
         below.legend(
             [
-                Line2D(
-                    [],
-                    [],
-                    marker="|",
-                    ms=9,
-                    mew=1.8,
-                    ls="",
-                    color=theme.main,
-                    label="bytes arrived",
-                ),
-                Line2D(
-                    [], [], marker="o", ms=5, ls="", color=theme.arm("edge"), label="last event"
-                ),
-                Patch(
-                    facecolor=theme.faint,
-                    edgecolor=theme.alarm,
-                    hatch="////",
-                    lw=0,
-                    label="no event",
-                ),
+                _dot(theme.main, "bytes arrived", marker="|", ms=9, mew=1.8),
+                _dot(theme.arm("edge"), "last event", marker="o", ms=5),
+                Patch(label="no event", **silence),
             ]
         )
     return ax
@@ -344,24 +314,7 @@ def herd(frame: pd.DataFrame, *, ax: Axes | None = None, note: str | None = None
         for _, row in frame.iterrows():
             place = numbers.index(row["n_workers"])
             y = arms.index(row["arm"]) + (place - (len(numbers) - 1) / 2) * height
-            value = row["voluntary_per_connect"]
-            ax.barh(
-                y,
-                value - 0.5,
-                left=0.5,
-                height=height * 0.86,
-                color=theme.main,
-                alpha=shades[place],
-            )
-            ax.plot(row["expected_per_connect"], y, "o", mfc="none", mec=theme.ink, ms=5)
-            ax.annotate(
-                f"{value:.3g}",
-                (max(value, row["expected_per_connect"]), y),
-                (7, 0),
-                textcoords="offset points",
-                va="center",
-                fontsize=8,
-            )
+            _draw_woken(ax, theme, row, y, height * 0.86, shades[place])
         ax.set_xscale("log")
         ax.set_xlim(0.5, frame["voluntary_per_connect"].max() * 1.6)
         ax.xaxis.set_major_locator(FixedLocator([1, 2, *[int(n) for n in numbers if n > 2]]))
@@ -379,6 +332,19 @@ def herd(frame: pd.DataFrame, *, ax: Axes | None = None, note: str | None = None
             ]
         )
     return ax
+
+
+def _draw_woken(
+    ax: Axes, theme: Any, row: "pd.Series[Any]", y: float, height: float, shade: float
+) -> None:
+    """Draw one bar, from half a process on, and the ring where theory has it."""
+    value, expected = row["voluntary_per_connect"], row["expected_per_connect"]
+    ax.barh(y, value - 0.5, left=0.5, height=height, color=theme.main, alpha=shade)
+    ax.plot(expected, y, "o", mfc="none", mec=theme.ink, ms=5)
+    ax.annotate(
+        f"{value:.3g}", (max(value, expected), y), (7, 0),
+        textcoords="offset points", va="center", fontsize=8,
+    )  # fmt: skip
 
 
 def balance(
@@ -412,7 +378,7 @@ def balance(
     """
     from epolllab.experiments.herds import CLOUDFLARE_BALANCE
 
-    bands: list[tuple[str, list[int], list[int]]] = [
+    bands: list[_Band] = [
         (str(arm), rows["worker"].to_list()[:limit], rows["worker"].to_list())
         for arm, rows in frame.groupby("arm", observed=True)
     ]
@@ -434,22 +400,8 @@ def balance(
         y, ticks = 0.0, []
         widest = max(len(order) for _, order, _ in bands)
         for band in bands:
-            name, order, everything = band
-            n = _n_workers(band)
-            color = theme.arm(name, 2)
-            ax.axhspan(y - 0.6, y + n - 0.4, color=theme.faint, alpha=0.35, lw=0)
-            ax.scatter(np.arange(len(order)), [y + worker for worker in order], s=11, color=color)
-            for worker in range(n):
-                ax.text(
-                    widest + 0.03 * widest,
-                    y + worker,
-                    f"{everything.count(worker):,}",
-                    fontsize=7,
-                    va="center",
-                    color=theme.muted,
-                )
-            ticks.append((y + (n - 1) / 2, name))
-            y += n + 1
+            ticks.append((y + (_n_workers(band) - 1) / 2, band[0]))
+            y += _draw_band(ax, theme, band, y, 1.03 * widest) + 1
         ax.set_yticks(*zip(*ticks, strict=True))
         ax.tick_params(axis="y", length=0)
         ax.set_ylim(y - 0.9, -1.1)
@@ -459,10 +411,28 @@ def balance(
     return ax
 
 
-def _n_workers(band: tuple[str, Sequence[int], Sequence[int]]) -> int:
+_Band = tuple[str, Sequence[int], Sequence[int]]
+"""A name, the workers drawn in order of their connections, and all of them."""
+
+
+def _n_workers(band: _Band) -> int:
     """Rows of a band: four workers' unless more are seen, three in Cloudflare's."""
     name, _, everything = band
     return max(max(everything, default=0) + 1, 3 if "Cloudflare" in name else 4)
+
+
+def _draw_band(ax: Axes, theme: Any, band: _Band, y: float, right: float) -> int:
+    """Draw one arm's band from `y` down, and each worker's total; the number of its rows."""
+    name, order, everything = band
+    n = _n_workers(band)
+    ax.axhspan(y - 0.6, y + n - 0.4, color=theme.faint, alpha=0.35, lw=0)
+    ax.scatter(
+        np.arange(len(order)), [y + worker for worker in order], s=11, color=theme.arm(name, 2)
+    )
+    for worker in range(n):
+        total = f"{everything.count(worker):,}"
+        ax.text(right, y + worker, total, fontsize=7, va="center", color=theme.muted)
+    return n
 
 
 def tails(
