@@ -266,6 +266,15 @@ def test_python_select_ends_and_raw_goes_on():
     assert f"Python's select ends at N = {largest['python']:,}" in result.notes[0]
 
 
+def test_python_select_ends_before_the_first_number_it_refuses():
+    """A low number that comes late, out of order, makes room for none of those between."""
+    book = method.Logbook()
+    fds = [*range(30, 1_025), 29, 1_025]
+    assert waits._last_size(Arm("select", "python"), fds, (10, len(fds)), book) == 1_024 - 30
+    assert waits._last_size(Arm("select", "python"), fds, (10, 100), book) == 100
+    assert waits._last_size(Arm("select", "raw"), fds, (10, len(fds)), book) == len(fds)
+
+
 def test_without_progress_there_is_no_bar(monkeypatch):
     """progress=False makes no bar at all: tqdm would start a thread even for a silent one."""
     monkeypatch.setattr(method, "tqdm", lambda *_, **__: pytest.fail("a bar was made"))

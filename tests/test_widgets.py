@@ -407,8 +407,9 @@ def test_a_ticker_can_be_stopped_from_within(opened: Callable[[Any], Any]) -> No
 # ---- the dashboard's model -------------------------------------------------------------
 
 
-def test_rates_are_differences_of_the_loops_counters() -> None:
+def test_rates_are_differences_of_the_loops_counters(monkeypatch: pytest.MonkeyPatch) -> None:
     """Live numbers of a real server, with a load whose number of requests is known."""
+    monkeypatch.setattr("epolllab.widgets.live.LATENCY_S", 0.0)  # read at every tick
     with epolllab.start_server(process=True) as server:
         live = Live(server)
         live.tick()

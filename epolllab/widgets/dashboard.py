@@ -303,12 +303,13 @@ class Dashboard(Panel):
         latency = {"send": [one.p99_us for one in last], "main": [one.p50_us for one in last]}
         drawn = (
             svg.sparkline(
-                {"other": wakeups, "main": requests}, title="per second:",
-                names={"main": "requests", "other": "wake-ups"},
+                {"other": wakeups, "main": requests}, title="requests/s, wake-ups/s",
+                names={"main": "requests/s", "other": "wake-ups/s"},
             ),
             svg.sparkline({"main": batches}, title="descriptors a wake-up"),
             svg.sparkline(
-                latency, title="latency:", names={"main": "p50", "send": "p99"}, unit=" µs"
+                latency, title="latency", names={"main": "latency p50", "send": "p99"},
+                unit=" µs",
             ),
         )  # fmt: skip
         cells_ = "".join(f"<div style='width:240px'>{one}</div>" for one in drawn)

@@ -11,6 +11,7 @@ carries, so that a picture changes with JupyterLab's theme without being drawn a
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -82,7 +83,8 @@ _FIXED = """
 .epl .epl-alarm{color:var(--jp-error-color0,#b3261e);font-weight:600;white-space:pre-wrap;
  overflow-wrap:anywhere}
 .epl .epl-state:has(.epl-alarm){flex-basis:100%}
-.epl .epl-alarm pre{color:inherit;font-size:12px;font-weight:normal;max-height:240px;overflow:auto;margin:4px 0;
+.epl .epl-alarm pre{color:inherit;font-size:12px;font-weight:normal;margin:4px 0;
+ max-height:240px;overflow:auto;
  white-space:pre-wrap;background:none}
 .epl .epl-warn{color:var(--jp-warn-color0,#8a5a00);overflow-wrap:anywhere}
 .epl table.epl-table{border-collapse:collapse;font-size:12px}
@@ -126,7 +128,7 @@ def sparkline(
     curves: Mapping[str, Sequence[float]],
     *,
     title: str,
-    names: Mapping[str, str] | None = None,
+    names: Mapping[str, str] = MappingProxyType({}),
     unit: str = "",
     width: int = 240,
 ) -> str:
@@ -139,7 +141,7 @@ def sparkline(
     title, unit : str
         What is shown.
     names : mapping, optional
-        Class to what its curve is called; written after the title, each in its colour.
+        Class to what its curve is called; written in place of the title, each in its colour.
     width : int
         In pixels.
     """
@@ -150,11 +152,9 @@ def sparkline(
         f'points="{points(values, width, height, top)}"/>'
         for name, values in curves.items()
     )
-    named = "".join(
-        f'<tspan class="f-{name}" dx="6">{escape(text)}</tspan>'
-        for name, text in (names or {}).items()
-    )
-    words = f'<text x="0" y="{height + 13}" class="muted">{escape(title)}{named}</text>'
+    named = [f'<tspan class="f-{name}">{escape(text)}</tspan>' for name, text in names.items()]
+    told = ", ".join(named) if named else escape(title)
+    words = f'<text x="0" y="{height + 13}" class="muted">{told}</text>'
     most = f'<text x="{width}" y="{height + 13}" text-anchor="end" class="muted">' + (
         f"up to {top:,.0f}{unit}</text>" if top >= 10 else f"up to {top:,.2g}{unit}</text>"
     )

@@ -1,0 +1,1 @@
+"""What is held to be true of the lab in a browser: JupyterLab and Voila, driven as by hand."""

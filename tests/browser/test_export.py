@@ -1,0 +1,63 @@
+"""The export button of every panel, pressed in JupyterLab; the files are then there."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from tests.browser.lab import Lab
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
+
+PNG = b"\x89PNG\r\n\x1a\n"
+PANELS = {
+    "dashboard": "panel = widgets.dashboard()\npanel.start()\npanel.fire()\npanel.watch(1.0)",
+    "stepper": "panel = widgets.stepper()\npanel.steps.peer_writes(100)\npanel.steps.wait()",
+    "explore": "panel = widgets.explore('edge-goes-silent')",
+    "scaling": "panel = widgets.scaling()",
+}
+
+
+@pytest.mark.parametrize("name", PANELS)
+def test_export_button_writes_picture_data_and_circumstances(name: str, scratch: Lab) -> None:
+    """All files of one press are in data/charts; a second press overwrites none, and says so."""
+    from playwright.sync_api import expect
+
+    scratch.show(f"{PANELS[name]}\npanel")
+    panel = scratch.widget(name)
+    panel.locator(".epl-export-name input").fill(f"of-{name}")
+    panel.locator("button.epl-export").click()
+    expect(panel.locator(".epl-export-result")).to_contain_text("in data/charts")
+
+    charts = scratch.folder / "data" / "charts"
+    found = {path.suffix: path for path in charts.glob(f"of-{name}.*")}
+    assert set(found) == {".png", ".svg", ".parquet", ".json"}
+    assert found[".png"].read_bytes().startswith(PNG)
+    assert "</svg>" in found[".svg"].read_text()
+    assert len(pd.read_parquet(found[".parquet"])) > 0
+    assert json.loads(found[".json"].read_text())["name"] == f"of-{name}"
+    before = {path: path.read_bytes() for path in found.values()}
+
+    panel.locator("button.epl-export").click()
+    expect(panel.locator(".epl-error .epl-alarm")).to_contain_text("there")
+    assert {path: path.read_bytes() for path in found.values()} == before
+    scratch.ask("panel.close()")
+
+
+def test_exported_stepper_is_the_kernels_history(scratch: Lab) -> None:
+    """The Parquet file beside the picture has the frame that the kernel has."""
+    from playwright.sync_api import expect
+
+    scratch.show("panel = widgets.stepper()\npanel")
+    panel = scratch.widget("stepper")
+    panel.locator("button.epl-peer-writes").click()
+    panel.locator("button.epl-wait").click()
+    expect(panel.locator(".epl-history tr")).to_have_count(4)
+    panel.locator(".epl-export-name input").fill("history")
+    panel.locator("button.epl-export").click()
+    expect(panel.locator(".epl-export-result")).to_contain_text("history.parquet")
+    kept = pd.read_parquet(scratch.folder / "data" / "charts" / "history.parquet")
+    assert json.loads(kept.to_json(orient="records")) == scratch.value(
+        "json.loads(panel.steps.history().to_json(orient='records'))"
+    )
+    scratch.ask("panel.close()")
