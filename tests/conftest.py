@@ -8,6 +8,7 @@ import gc
 import io
 import os
 import shutil
+import signal
 import socket
 import sys
 import time
@@ -35,6 +36,11 @@ settings.register_profile(
     "epolllab", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
 )
 settings.load_profile("epolllab")
+
+# A shell that starts pytest in the background has it ignore SIGINT, as all of its children
+# would, and then there is nothing to be interrupted.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 # ---- tools ------------------------------------------------------------------------------
