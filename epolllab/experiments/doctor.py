@@ -15,7 +15,9 @@ masks and from the calls that came to nothing.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from html import escape
+from operator import and_
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -328,7 +330,7 @@ def _named(rows: "Records", run: slice) -> tuple[str, str]:
     """Say which mistake a run without effect is: its kind and a sentence; "" for none."""
     part = rows[run]
     masks = part["mask"][part["op"] == Op.READY]
-    mask = int(np.bitwise_and.reduce(masks))
+    mask = reduce(and_, np.unique(masks).tolist(), 0xFFFF_FFFF)  # what all have in common
     tried = part[part["op"] != Op.READY]
     errors = sorted({-int(result) for result in tried["result"] if result < 0})
     detail = f"{mask_names(mask)} each time; {_tries(tried, errors)}"

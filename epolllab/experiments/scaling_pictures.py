@@ -387,7 +387,8 @@ def _dumbbells(ax: Axes, theme: Theme, table: pd.DataFrame) -> None:
             f"{_time(low)} + {_time(max(high - low, 0))}", (max(low, high), place), (8, 0),
             textcoords="offset points", va="center", fontsize=7.5, color=theme.ink,
         )  # fmt: skip
-    ax.set_xlim(min(kernel.min(), total.min()) / 1.6, max(kernel.max(), total.max()) * 8)
+    both = np.concatenate([kernel, total])
+    ax.set_xlim(np.min(both) / 1.6, np.max(both) * 8)
     ax.set_yticks(places, [_name(str(poller)) for poller in table["poller"]])
     ax.set_ylim(places[-1] + 0.7, -1.3)
     ax.tick_params(axis="y", length=0)

@@ -132,7 +132,7 @@ def _resampled_medians(values: "ArrayLike", rounds: "ArrayLike | None", seed: in
     random = np.random.default_rng(seed)
     n_rounds = len(starts)
     chosen = random.integers(n_rounds, size=(RESAMPLES, n_rounds, 1))
-    n_draws = min(int(sizes.max()), _DRAWS_A_ROUND)
+    n_draws = min(int(np.max(sizes)), _DRAWS_A_ROUND)
     within = random.random((RESAMPLES, n_rounds, n_draws)) * sizes[chosen]
     drawn = numbers[starts[chosen] + within.astype(int)]
     medians: Floats = np.median(drawn.reshape(RESAMPLES, -1), axis=1)
@@ -313,7 +313,7 @@ def _quality(xs: "Floats", ys: "Floats", a: float, b: float) -> tuple[float, flo
     total = float(((ys - ys.mean()) ** 2).sum())
     r2 = 1 - float((residuals**2).sum()) / total if total else np.nan
     shares = np.abs(residuals) / np.maximum(np.abs(ys), np.finfo(float).tiny)
-    worst = int(shares.argmax())
+    worst = int(np.argmax(shares))
     rms = float(np.sqrt((residuals**2).mean()))
     return r2, rms, float(xs[worst]), float(shares[worst])
 
