@@ -60,7 +60,7 @@ def _beside(target: Path) -> Path:
         raise type(error)(
             error.errno,
             f"nothing can be written in this folder ({error.strerror}), so nothing was; "
-            "say another one with folder=",
+            "choose another, in charts.export() with folder=",
             str(target.parent),
         ) from error
     os.close(handle)

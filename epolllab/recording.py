@@ -8,7 +8,6 @@ records never pays for pandas.
 
 import json
 import os
-import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from epolllab import files
 from epolllab.events import FIELDS, RECORD, Op
 
 if TYPE_CHECKING:
@@ -171,18 +171,8 @@ class Recording:
         import pyarrow.parquet as pq
 
         path = Path(path)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                pq.write_table(self._table(), file, compression="zstd")
-            # mkstemp makes files private; a recording is as readable as any other file.
-            umask = os.umask(0)
-            os.umask(umask)
-            os.chmod(temporary, 0o666 & ~umask)
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        with files.whole([path]) as (temporary,), temporary.open("wb") as file:
+            pq.write_table(self._table(), file, compression="zstd")
         return path
 
     @classmethod

@@ -6,7 +6,6 @@ and back. It measures nothing and draws nothing.
 
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from epolllab import html, metadata
+from epolllab import files, html, metadata
 from epolllab.experiments import statistics
 
 if TYPE_CHECKING:
@@ -228,17 +227,8 @@ class Result:
         table = table.replace_schema_metadata(
             {**(table.schema.metadata or {}), METADATA_KEY: json.dumps(self._header())}
         )
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                pq.write_table(table, file, compression="zstd")
-            umask = os.umask(0)  # mkstemp's files are private; this one is like any other
-            os.umask(umask)
-            os.chmod(temporary, 0o666 & ~umask)
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        with files.whole([path]) as (temporary,), temporary.open("wb") as file:
+            pq.write_table(table, file, compression="zstd")
         return path
 
     @classmethod
