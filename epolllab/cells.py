@@ -2,15 +2,17 @@
 
 One job: remember what each cell started, and stop that when the cell is run again.
 Dropping a handle is not enough in a notebook: IPython keeps what a cell displayed in
-``Out`` and ``_``. Outside a notebook this does nothing.
+``Out`` and ``_``; and tell whether a cell is running. Outside a notebook this does
+nothing.
 """
 
 import sys
 import warnings
 import weakref
+from functools import partial
 from typing import Any, Protocol
 
-__all__ = ["remember", "stop_of_earlier_execution"]
+__all__ = ["is_busy", "remember", "stop_of_earlier_execution", "watch"]
 
 
 class _Stoppable(Protocol):
@@ -57,3 +59,33 @@ def remember(server: _Stoppable) -> None:
     if executing is not None:
         cell, count = executing
         _started.setdefault(cell, (count, weakref.WeakSet()))[1].add(server)
+
+
+_busy = False
+_watched = False
+
+
+def watch() -> None:
+    """Take note from now on of when a cell begins and ends; see :func:`is_busy`."""
+    global _watched
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    if _watched or shell is None or not hasattr(shell, "get_parent"):
+        return
+    _watched = True
+    _note_busy(_executing() is not None)
+    shell.events.register("pre_execute", partial(_note_busy, True))
+    shell.events.register("post_execute", partial(_note_busy, False))
+
+
+def _note_busy(busy: bool) -> None:
+    global _busy
+    _busy = busy
+
+
+def is_busy() -> bool:
+    """Whether a cell is running, from whichever thread it is asked.
+
+    Known from :func:`watch` on. Without that, and outside a notebook, it is False.
+    """
+    return _busy

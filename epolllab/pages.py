@@ -24,6 +24,8 @@ NOTEBOOKS = ("14-drive-the-dashboard.ipynb", "15-step-through-edge-and-level.ipy
 HOST = "127.0.0.1"
 START_S = 60.0
 END_S = 15.0
+LEFT_S = 30
+"""How long a kernel whose page has gone may idle; one with a page may for ever."""
 
 
 def serve(
@@ -34,6 +36,9 @@ def serve(
     say: Callable[[str], object] = print,
 ) -> int:
     """Serve the two widget notebooks until it is interrupted.
+
+    Each page has a kernel of its own, which ends within a minute of the page's end, and
+    with it the server that the page started.
 
     Parameters
     ----------
@@ -103,6 +108,9 @@ def _voila(folder: Path, port: int, secret: str) -> Iterator["subprocess.Popen[b
     command = [
         sys.executable, "-m", "voila", str(folder), "--no-browser", f"--port={port}",
         f"--Voila.ip={HOST}", "--Voila.auto_token=True", "--show_tracebacks=True",
+        # A page that is closed asks for its kernel's end, but not in every browser.
+        f"--MappingKernelManager.cull_idle_timeout={LEFT_S}",
+        f"--MappingKernelManager.cull_interval={LEFT_S // 6}",
         "--Voila.log_level=WARN", f"--ContentsManager.hide_globs={others!r}",
     ]  # fmt: skip
     process = subprocess.Popen(

@@ -812,6 +812,41 @@ def test_an_interrupted_cell(process: bool) -> None:
 
 
 @pytest.mark.notebook
+def test_a_thread_knows_whether_a_cell_is_running(tmp_path: Path) -> None:
+    """From the cell that asks for it on, until it ends: well, badly, or by an interrupt."""
+    told = tmp_path / "busy"
+    watching = f"""
+        import pathlib, threading, time
+        from epolllab import cells
+        cells.watch()
+        told = pathlib.Path({str(told)!r})
+        told.write_text("")
+        def tell():
+            while True:
+                told.write_text(str(cells.is_busy()))
+                time.sleep(0.005)
+        threading.Thread(target=tell, daemon=True).start()
+    """
+    seen = "while told.read_text() != 'True': time.sleep(0.001)\n"
+
+    def is_idle() -> bool:
+        return told.read_text() == "False"
+
+    with notebook_kernel() as (manager, client):
+        run_cell(client, textwrap.dedent(watching) + seen)
+        until(is_idle)
+        run_cell(client, f"{seen}1 / 0", status="error")
+        until(is_idle)
+        run_cell(
+            client,
+            f"{seen}print('now', flush=True)\ntime.sleep(60)",
+            status="error",
+            heard=lambda text: text.startswith("now") and manager.interrupt_kernel(),
+        )
+        until(is_idle)
+
+
+@pytest.mark.notebook
 def test_a_killed_kernel() -> None:
     """Nothing of a kernel that was killed listens on: not its threads, not its children."""
     with notebook_kernel() as (_, client):

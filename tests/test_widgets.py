@@ -678,6 +678,150 @@ def test_it_ticks_while_a_page_shows_it(opened: Callable[[Any], Any]) -> None:
     dashboard.close()
 
 
+class Front:
+    """Stands for a front end: the panel's views come and go, and its page sends beats."""
+
+    def __init__(self, panel: Any, silence: float = 0.1) -> None:
+        self.panel = panel
+        panel._presence.silence = silence
+
+    @property
+    def beat(self) -> Any:
+        """The hidden widget that beats now."""
+        return self.panel._presence.beat
+
+    def load(self) -> None:
+        """A page opens: it counts on from the number it finds, and plays what it is told to."""
+        self.panel._view_count += 1
+        self.beat._view_count += 1
+
+    def send(self) -> None:
+        """A beat arrives."""
+        self.beat.value += 1
+
+
+def test_silence_of_the_page_ends_the_ticking_and_a_beat_begins_it_again(
+    opened: Callable[[Any], Any],
+) -> None:
+    """A tab that was closed tells nobody; a tab that was put to sleep wakes up."""
+    dashboard = opened(widgets.dashboard())
+    front = Front(dashboard)
+    front.load()
+    assert front.beat.playing
+    assert front.beat in dashboard.children
+    assert front.beat.layout.display == "none"
+    front.send()
+    until(lambda: not dashboard.ticking, "the end of the ticking")
+    assert "not ticking" in dashboard._cost.value
+    dashboard._presence.silence = PATIENCE_S
+    front.send()
+    assert dashboard.ticking
+
+
+def test_before_the_first_beat_and_while_a_cell_runs_silence_means_nothing(
+    opened: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A front end may know no Play; and a busy kernel reads no messages."""
+    dashboard = opened(widgets.dashboard())
+    front = Front(dashboard, silence=0.0)
+    ticker = dashboard._ticker
+    front.load()
+    until(lambda: ticker.n_ticks >= 3, "ticks without a beat")
+    monkeypatch.setattr("epolllab.cells.is_busy", lambda: True)
+    front.send()
+    before = ticker.n_ticks
+    until(lambda: ticker.n_ticks >= before + 3, "ticks while a cell runs")
+    monkeypatch.setattr("epolllab.cells.is_busy", lambda: False)
+    until(lambda: not dashboard.ticking, "the end of the ticking")
+
+
+def test_number_of_views_that_a_closed_tab_left_behind_misleads_nobody(
+    opened: Callable[[Any], Any],
+) -> None:
+    """A page that is loaded again makes one view two; when that one goes, nobody looks."""
+    dashboard = opened(widgets.dashboard())
+    front = Front(dashboard, silence=PATIENCE_S)
+    front.load()
+    front.send()
+    of_the_closed_tab = front.beat
+    front.load()
+    assert dashboard._view_count == 2
+    assert front.beat is not of_the_closed_tab
+    assert of_the_closed_tab not in dashboard.children
+    assert not of_the_closed_tab.playing
+    of_the_closed_tab._view_count = 0
+    assert dashboard.ticking
+    front.beat._view_count = 0
+    assert not dashboard.ticking
+    of_the_closed_tab.value += 1
+    assert not dashboard.ticking
+    front.load()
+    assert dashboard.ticking
+    dashboard._view_count -= 1  # the page's own, which says nothing of the beat's
+    assert not dashboard.ticking
+    front.beat._view_count = 1  # but another page's view of the panel was left
+    assert dashboard.ticking
+
+
+def test_beats_of_many_pages_are_not_kept_for_ever(opened: Callable[[Any], Any]) -> None:
+    """Each page leaves a closed widget, but for the last few; with the panel all close."""
+    dashboard = opened(widgets.dashboard())
+    front = Front(dashboard)
+    beats = []
+    for _ in range(20):
+        front.load()
+        beats.append(front.beat)
+    assert [beat.comm is not None for beat in beats] == [False] * 11 + [True] * 9
+    dashboard.close()
+    assert [beat.comm for beat in beats] == [None] * 20
+
+
+def test_server_of_a_dashboard_that_nobody_sees_is_stopped_in_the_end(
+    opened: Callable[[Any], Any],
+) -> None:
+    """Its own is, and the reason is said; who comes back in time finds it running."""
+    dashboard = opened(widgets.dashboard())
+    pressed(dashboard, "start")
+    server = dashboard.live.server
+    front = Front(dashboard, silence=PATIENCE_S)
+    for _ in range(3):
+        front.load()
+        front.beat._view_count = 0
+        assert dashboard._departure.interval == 300.0
+    front.load()
+    until(lambda: not _threads("departure"), "the end of what was planned")
+    assert server.is_running
+    dashboard.unseen_s = 0.05
+    front.beat._view_count = 0
+    until(lambda: "since no page showed this" in dashboard._state.value, "the reason")
+    assert not server.is_running
+    pressed(dashboard, "start")
+    assert "since no page" not in dashboard._state.value
+
+
+def test_server_that_was_given_is_left_alone_though_nobody_looks(
+    opened: Callable[[Any], Any],
+) -> None:
+    """It is the cell's that started it; and a closed dashboard plans nothing more."""
+    with epolllab.start_server() as server:
+        given = opened(widgets.dashboard(server))
+        own = opened(widgets.dashboard())
+        pressed(own, "start")
+        for dashboard in (given, own):
+            dashboard.unseen_s = 0.05
+            front = Front(dashboard)
+            front.load()
+            front.beat._view_count = 0
+        own.close()
+        time.sleep(0.2)
+        assert server.is_running
+        until(lambda: not _threads("departure"), "the end of what was planned")
+
+
+def _threads(name: str) -> list[threading.Thread]:
+    return [t for t in threading.enumerate() if t.name == f"epolllab-{name}"]
+
+
 def test_closing_ends_the_clients_and_the_server_of_its_own(
     opened: Callable[[Any], Any],
 ) -> None:

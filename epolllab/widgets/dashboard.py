@@ -20,7 +20,7 @@ from epolllab.widgets import svg
 from epolllab.widgets.live import Live, Numbers
 from epolllab.widgets.load import MOST_CONNECTIONS, Load, Wishes, slowly
 from epolllab.widgets.panel import Panel, alarm, button, named, row
-from epolllab.widgets.ticker import INTERVAL_S, Ticker
+from epolllab.widgets.ticker import INTERVAL_S
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,6 +30,8 @@ __all__ = ["Dashboard", "dashboard"]
 
 INTEREST_S = 1.0
 """How often the kernel's interest list is read; with many connections, less often."""
+
+UNSEEN_S = 300.0
 
 ROWS_SHOWN = 8
 _WINDOWS = {"1 ms": 10**6, "10 ms": 10**7, "100 ms": 10**8, "1 s": 10**9, "10 s": 10**10}
@@ -60,6 +62,11 @@ def dashboard(server: Server | None = None) -> "Dashboard":
     Everything that is read is cheap: the loop's counters, and the newest 2,000 events
     out of the ring. Clients run in processes of their own, in rounds of two seconds, and
     end by themselves after a minute.
+
+    A tab that is closed leaves nothing running: the display ends within some seconds,
+    clients within a minute, and a server that the start button made is stopped after five
+    minutes in which no page showed the dashboard (``unseen_s``). A server that was given
+    is left alone.
     """
     if server is not None and not isinstance(server, Server):
         raise TypeError(
@@ -77,20 +84,27 @@ class Dashboard(Panel):
         The model: the numbers, and the server they are of.
     load, slow : Load or None
         The clients, and the slow peers beside them.
+    unseen_s : float
+        Seconds without a page after which a server that the start button made is stopped;
+        infinity for never.
     """
 
     def __init__(self, server: Server | None = None) -> None:
         cells.stop_of_earlier_execution()
+        self._planning = threading.Lock()
         self._ticking = threading.Lock()  # a button's thread ticks as well as the ticker's
         self.live = Live(server)
         self.load: Load | None = None
         self.slow: Load | None = None
         self._own: Server | None = None
+        self.unseen_s = UNSEEN_S
+        self._departure: threading.Timer | None = None
+        self._why_stopped = ""
         self._interest_at = 0.0
         self._make_controls()
         self._make_displays()
         super().__init__("dashboard", [self._controls], [self._displays])
-        self._ticker = Ticker(self.tick, self.show_error)
+        self._tick_while_shown(self.tick)
         for name, action in (
             ("start", self.start),
             ("stop", self.stop_server),
@@ -197,6 +211,7 @@ class Dashboard(Panel):
         server = start_server(drain=_DRAINS[c["drain"].value], **options)
         self._stop_own()
         self._own = server
+        self._why_stopped = ""
         self.live.server = server
         self.tick()
 
@@ -237,6 +252,33 @@ class Dashboard(Panel):
         if own is not None:
             with suppress(ServerDied):  # shown in red for as long as it was the server shown
                 own.stop()
+
+    # ---- whether anybody looks ------------------------------------------------------
+
+    def _came(self) -> None:
+        self._await_nobody(None)
+        super()._came()
+
+    def _went(self) -> None:
+        super()._went()
+        own = self._own
+        if own is not None and own.is_running and math.isfinite(self.unseen_s):
+            self._await_nobody(threading.Timer(self.unseen_s, self.guarded(self._leave)))
+
+    def _await_nobody(self, departure: threading.Timer | None) -> None:
+        """Leave when this timer has run out, and not as was planned before."""
+        with self._planning:
+            earlier, self._departure = self._departure, departure
+            if departure is not None:
+                departure.name, departure.daemon = "epolllab-departure", True
+                departure.start()
+        if earlier is not None:
+            earlier.cancel()
+
+    def _leave(self) -> None:
+        self._stop_own()
+        self._why_stopped = f", since no page showed this for {self.unseen_s:g} s"
+        self.tick()
 
     # ---- what is shown ------------------------------------------------------------
 
@@ -284,7 +326,7 @@ class Dashboard(Panel):
         words = {
             "none": "no server yet",
             "running": f"running at {server.url}" if server else "",
-            "stopped": "stopped",
+            "stopped": f"stopped{self._why_stopped}",
             "died": "died",
         }[state]
         look = "epl-alarm" if state == "died" else "epl-muted"
@@ -409,6 +451,7 @@ class Dashboard(Panel):
             return
         self.cease()
         super().close()
+        self._await_nobody(None)
         self._stop_own()
         for load in (self.load, self.slow):
             if load is not None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets as ipy
 
 from epolllab.widgets import svg
+from epolllab.widgets.presence import Presence
 from epolllab.widgets.ticker import Ticker
 
 if TYPE_CHECKING:
@@ -74,8 +75,8 @@ class Panel(ipy.VBox):  # type: ignore[misc]
 
     Notes
     -----
-    A panel that ticks does so only while a page shows it: the front end tells how many
-    views there are. Without a front end nothing ticks, and the panel is text.
+    A panel that ticks does so only while a page shows it, and ends within some seconds of
+    the page's being closed. Without a front end nothing ticks, and the panel is text.
     """
 
     def __init__(self, name: str, controls: Sequence[Any], displays: Sequence[Any] = ()) -> None:
@@ -97,9 +98,7 @@ class Panel(ipy.VBox):  # type: ignore[misc]
         for part in ("epl", f"epl-{name}"):
             self.add_class(part)
         self._ticker: Ticker | None = None
-        # 0 asks the front end to count its views; see ipywidgets.Widget.
-        self._view_count = 0
-        self.observe(self._views_changed, "_view_count")
+        self._presence: Presence | None = None
 
     # ---- what a panel says of itself -----------------------------------------------
 
@@ -182,16 +181,30 @@ class Panel(ipy.VBox):  # type: ignore[misc]
         how = {"data": self.data(), "parameters": self.parameters(), **how}
         return dict(charts.export(self.picture(), name or f"{self._name}-{stamp}", **how))
 
-    # ---- its end -------------------------------------------------------------------
+    # ---- its time, and its end -----------------------------------------------------
 
-    def _views_changed(self, change: Mapping[str, Any]) -> None:
-        """Tick while somebody looks."""
-        if self._ticker is None or self._closed:
-            return
-        if change["new"]:
+    def _tick_while_shown(self, tick: Callable[[], object]) -> None:
+        """Call `tick` ten times a second while a page shows the panel."""
+
+        def look_and_tick() -> None:
+            presence.check()
+            tick()
+
+        self._ticker = Ticker(look_and_tick, self.show_error)
+        self._presence = presence = Presence(self, self._came, self._went)
+
+    def _came(self) -> None:
+        """A page shows the panel."""
+        assert self._ticker is not None
+        if not self._closed:
             self._ticker.start()
-        else:
+        if self._closed:  # by another thread, meanwhile
             self._ticker.stop()
+
+    def _went(self) -> None:
+        """No page shows the panel any longer."""
+        assert self._ticker is not None
+        self._ticker.stop()
 
     @property
     def ticking(self) -> bool:
@@ -209,6 +222,8 @@ class Panel(ipy.VBox):  # type: ignore[misc]
         self._closed = True
         if self._ticker is not None:
             self._ticker.stop()
+        if self._presence is not None:
+            self._presence.close()
         for part in _inside(self):
             part.close()
         super().close()

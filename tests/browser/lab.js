@@ -74,11 +74,15 @@ window.lab = (() => {
     closing.close();
   }
 
+  async function save() {
+    await open.context.save();
+  }
+
   async function theme(name) {
     await commands().execute('apputils:change-theme', { theme: name });
   }
 
   return {
-    started, openNotebook, runAll, show, ask, close, theme, complaints: () => complaints,
+    started, openNotebook, runAll, show, ask, save, close, theme, complaints: () => complaints,
   };
 })();

@@ -35,10 +35,20 @@ class Lab:
 
     def __init__(self, page: "Page", url: str, token: str, folder: Path) -> None:
         self.page, self.folder = page, folder
-        page.goto(f"{url}lab?reset&token={token}")
-        page.wait_for_function("window.jupyterapp", timeout=PATIENCE_MS)
-        page.add_script_tag(path=SCRIPT)
-        page.evaluate("lab.started()")
+        self._address = f"{url}lab?reset&token={token}"
+        self.enter()
+
+    def enter(self) -> None:
+        """Load JupyterLab's page, with no notebook open."""
+        self.page.goto(self._address)
+        self.page.wait_for_function("window.jupyterapp", timeout=PATIENCE_MS)
+        self.page.add_script_tag(path=SCRIPT)
+        self.page.evaluate("lab.started()")
+
+    def leave(self) -> None:
+        """Save the notebook that is open, and go from the page; kernels are left running."""
+        self.page.evaluate("lab.save()")
+        self.page.goto("about:blank")
 
     def open(self, name: str) -> None:
         """Open a notebook of the ``notebooks`` folder, with its kernel; close the one before."""

@@ -5,13 +5,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from jupyter_client.blocking.client import BlockingKernelClient
 
+from tests.browser.conftest import SCRATCH
 from tests.browser.lab import Lab
+from tests.kernels import run_cell
+from tests.wire import until
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
+
+PATIENCE_S = 60.0
 
 DEADLY = """
 class Deadly(epolllab.Session):
@@ -181,3 +187,78 @@ def test_it_ticks_only_while_a_page_shows_it(board: Board) -> None:
         "assert not dash.ticking"
     )
     assert board.lab.value(threads) == 0
+
+
+@pytest.fixture
+def terminal(board: Board) -> Iterator[Callable[[str], str]]:
+    """Ask the board's kernel without any page, as ``jupyter console`` does."""
+    file = board.lab.value("__import__('ipykernel').get_connection_file()")
+    client = BlockingKernelClient(connection_file=file)
+    client.load_connection_file()
+    client.start_channels()
+    try:
+        yield lambda expression: run_cell(client, f"import threading\nprint({expression})").strip()
+    finally:
+        client.stop_channels()
+
+
+def test_tab_that_is_closed_leaves_nothing_running(
+    board: Board, terminal: Callable[[str], str]
+) -> None:
+    """The thread ends, then the server; who comes back sees it tick, and then one view go."""
+    from playwright.sync_api import expect
+
+    board.button("start").click()
+    expect(board.panel.locator(".epl-state").first).to_contain_text("running at")
+    board.lab.ask(_until("dash._presence._beaten"))
+    board.lab.ask("dash.unseen_s = 1.0")
+    board.lab.leave()
+    # Asked in many short cells: while one runs, a page's silence means nothing.
+    until(lambda: terminal("dash.ticking") == "False", PATIENCE_S)
+    until(lambda: terminal("epolllab.servers()") == "[]", PATIENCE_S)
+    threads = "[t for t in threading.enumerate() if 'epolllab' in t.name]"
+    until(lambda: terminal(threads) == "[]", PATIENCE_S)
+
+    board.lab.enter()
+    board.lab.open(SCRATCH)
+    expect(board.panel.locator(".epl-state").first).to_contain_text("no page showed this")
+    board.ticked(3)
+    board.button("start").click()
+    expect(board.panel.locator(".epl-state").first).to_contain_text("running at")
+    board.lab.show("pass")
+    board.lab.ask(_until("not dash.ticking"))
+
+
+def test_page_that_is_loaded_again_goes_on_ticking(board: Board) -> None:
+    """Also without a silence between: what counts is the page that is there now."""
+    silence = board.lab.value("dash._presence.silence")
+    board.ticked()
+    board.lab.leave()
+    board.lab.enter()
+    board.lab.open(SCRATCH)
+    before = board.lab.value("dash._ticker.n_ticks")
+    board.ticked(round(10 * silence) + 20)
+    assert board.lab.value("dash._ticker.n_ticks") > before
+
+
+def test_beats_come_while_a_cell_runs(board: Board) -> None:
+    """A kernel that is busy for longer than a silence shows its numbers all the while."""
+    silence = board.lab.value("dash._presence.silence")
+    board.lab.ask(
+        "import time\n"
+        f"time.sleep({silence} + 2)\n"
+        "assert dash.ticking\n"
+        "before = dash._ticker.n_ticks\n"
+        "time.sleep(1)\n"
+        "assert dash._ticker.n_ticks > before"
+    )
+
+
+def _until(condition: str) -> str:
+    return (
+        "import threading, time\n"
+        "deadline = time.monotonic() + 60\n"
+        f"while not ({condition}) and time.monotonic() < deadline:\n"
+        "    time.sleep(0.01)\n"
+        f"assert {condition}"
+    )

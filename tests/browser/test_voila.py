@@ -15,6 +15,7 @@ import pytest
 
 from epolllab import pages
 from tests.browser.conftest import CHECKOUT, absent, page_of
+from tests.wire import is_refused, until
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -124,3 +125,21 @@ def test_dashboard_works_on_its_page(
     panel.screenshot(path=screenshots / "voila-dashboard.png")
     panel.locator("button.epl-stop").click()
     expect(panel.locator(".epl-state").first).to_contain_text("stopped")
+
+
+def test_page_that_is_closed_leaves_nothing_running(
+    chromium: "Browser", addresses: dict[str, str]
+) -> None:
+    """Neither the page's server nor its kernel; a page that is open keeps both."""
+    from playwright.sync_api import expect
+
+    with page_of(chromium) as page:
+        opened(page, addresses["14-drive-the-dashboard.ipynb"])
+        panel = page.locator(".epl-dashboard.epl").first
+        panel.locator("button.epl-start").click()
+        state = panel.locator(".epl-state").first
+        expect(state).to_contain_text("running at")
+        port = int(re.search(r":(\d+)", state.inner_text())[1])
+        page.wait_for_timeout(1000 * (pages.LEFT_S + 10))  # that an open page is left alone
+        assert not is_refused(("127.0.0.1", port))
+    until(lambda: is_refused(("127.0.0.1", port)), 3 * pages.LEFT_S)
