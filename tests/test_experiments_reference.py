@@ -5,6 +5,7 @@ import pytest
 
 import epolllab
 from epolllab.experiments.reference import RUNS, reference_runs
+from epolllab.widgets import reference as widgets_reference
 
 QUICK = ("forgotten-drain", "three-endings", "haunted-interest")
 
@@ -43,7 +44,29 @@ def test_an_unknown_run_is_refused_before_any_is_made(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", [*RUNS, *widgets_reference.RUNS])
 def test_each_run_is_in_the_data_folder(name):
     """What the notebooks show is there."""
     assert epolllab.reference(name).exists()
+
+
+def test_the_steps_made_now_are_those_of_the_data_folder(tmp_path):
+    """The kernel says to the same steps what it has said before; by another kernel, too."""
+    (made,) = widgets_reference.reference_runs(tmp_path, ("stepper-history",)).values()
+    now, then = pd.read_parquet(made), pd.read_parquet(epolllab.reference("stepper-history"))
+    pd.testing.assert_frame_equal(now, then)
+    assert now.attrs["circumstances"]["kernel"]
+
+
+def test_the_dashboard_is_watched_with_one_client_and_with_fifty(tmp_path, monkeypatch):
+    """Both loads are in the frame, one after the other, and the batch has grown."""
+    monkeypatch.setattr(widgets_reference, "ROUNDS", 1)
+    (made,) = widgets_reference.reference_runs(tmp_path, ("dashboard-live",)).values()
+    frame = pd.read_parquet(made)
+    connected = frame["connections"].tolist()
+    assert connected.index(1) < connected.index(50)
+    fifty = frame[connected.index(50) :]
+    assert fifty["batch"].max() > 1.2 * frame[: connected.index(50)]["batch"].max()
+    assert frame.attrs["circumstances"]["kernel"]
+    assert frame.attrs["parameters"]["poller"] == "epoll"
+    assert epolllab.servers() == []

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from epolllab import frames, kernel, metadata
+from epolllab import frames, kernel
 from epolllab.events import EPOLLET, EPOLLIN, EPOLLOUT, EPOLLRDHUP
 from epolllab.experiments import (
     latency_tails,
@@ -29,8 +29,8 @@ from epolllab.experiments import (
 )
 from epolllab.experiments.bench import Bench, until_idle
 from epolllab.experiments.howto import HowToProcess
+from epolllab.experiments.makers import save_each
 from epolllab.experiments.repairs import Checked, examine
-from epolllab.options import one_of
 from epolllab.recording import Recording
 from epolllab.server import start_server
 
@@ -114,42 +114,18 @@ RUNS: dict[str, Callable[[], Recording | pd.DataFrame]] = {
 def reference_runs(
     folder: str | os.PathLike[str], names: tuple[str, ...] = tuple(RUNS)
 ) -> dict[str, Path]:
-    """Make our own runs and save each as soon as it is complete.
+    """Make our own runs; see :func:`~epolllab.experiments.makers.save_each`.
 
     On a machine that is otherwise quiet; about two minutes in all, on two processors.
 
     Parameters
     ----------
     folder : path-like
-        Where the files go; files of an earlier run are replaced.
+        Where the files go.
     names : tuple of str
         Of :data:`RUNS`.
-
-    Returns
-    -------
-    dict of str to pathlib.Path
-        Where each was written.
-
-    Raises
-    ------
-    ValueError
-        An unknown name.
-    KeyboardInterrupt
-        A run was interrupted. It is not saved; those before it are.
     """
-    for name in names:
-        one_of("names", name, list(RUNS))
-    paths = {name: Path(folder, f"{name}.parquet") for name in names}
-    for name, path in paths.items():
-        made = RUNS[name]()
-        if isinstance(made, Recording):
-            made.save(path)
-            continue
-        if made.attrs.get("interrupted"):
-            raise KeyboardInterrupt(f"{name} was interrupted and is not saved")
-        made.attrs.setdefault("circumstances", metadata.collect())
-        made.to_parquet(path)
-    return paths
+    return save_each(RUNS, {name: Path(folder, f"{name}.parquet") for name in names})
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from epolllab.experiments.looking import cost_of_looking
+from epolllab.experiments.makers import save_each
 from epolllab.experiments.scaling.grid import crossover
 from epolllab.experiments.scaling.idle import idle_connections
 from epolllab.experiments.scaling.propagation import propagate
@@ -61,36 +62,18 @@ def path_of(name: str, folder: str | os.PathLike[str]) -> Path:
 def reference_runs(
     folder: str | os.PathLike[str], names: tuple[str, ...] = tuple(RUNS)
 ) -> dict[str, Path]:
-    """Make reference runs and save each as soon as it is complete.
+    """Make reference runs; see :func:`~epolllab.experiments.makers.save_each`.
 
     On a machine that is otherwise quiet; six to eight minutes in all, on two processors.
 
     Parameters
     ----------
     folder : path-like
-        Where the files go; files of an earlier run are replaced.
+        Where the files go.
     names : tuple of str
         Of :data:`RUNS`.
-
-    Returns
-    -------
-    dict of str to pathlib.Path
-        Where each was written.
-
-    Raises
-    ------
-    ValueError
-        An unknown name.
-    KeyboardInterrupt
-        A run was interrupted. It is not saved; those before it are.
     """
-    paths = {name: path_of(name, folder) for name in names}
-    for name, path in paths.items():
-        result = RUNS[name]()
-        if result.interrupted:
-            raise KeyboardInterrupt(f"{name} was interrupted and is not saved")
-        result.save(path)
-    return paths
+    return save_each(RUNS, {name: path_of(name, folder) for name in names})
 
 
 if __name__ == "__main__":
