@@ -10,11 +10,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from epolllab.canvas import canvas, nothing
 
 __all__ = ["curves", "history", "live"]
+
+THOUSANDS = "{x:,.10g}"
 
 
 def history(frame: pd.DataFrame, *, ax: Axes | None = None, note: str | None = None) -> Axes:
@@ -55,6 +57,7 @@ def history(frame: pd.DataFrame, *, ax: Axes | None = None, note: str | None = N
             ax.text(-0.9, height, arm, color=color, ha="right", va="center")
         ax.set_ylim(0, top * 1.56)
         ax.set_yticks([tick for tick in MaxNLocator(4).tick_values(0, top) if 0 <= tick <= top])
+        ax.yaxis.set_major_formatter(StrMethodFormatter(THOUSANDS))
         ax.set_xlim(-0.7, max(len(frame), 8) - 0.3)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         names = frame["action"].astype("str").str.replace("peer ", "").tolist()
@@ -110,8 +113,9 @@ def live(frame: pd.DataFrame, *, ax: Axes | None = None, note: str | None = None
                 x, frame[column], color=theme.op("send"), ls=dash, label=f"latency {label}",
                 gid=column,
             )  # fmt: skip
-        for axes in (ax, right):  # also where nothing moved
-            axes.set_ylim(0, max(axes.get_ylim()[1], 1.0))
+        for axes in (ax, right):
+            axes.set_ylim(0, max(axes.get_ylim()[1], 1.0))  # also where nothing moved
+            axes.yaxis.set_major_formatter(StrMethodFormatter(THOUSANDS))
         below.legend(handles)
     return ax
 
@@ -154,5 +158,7 @@ def curves(
         else:
             ax.set_xlim(left=0)
             ax.set_ylim(bottom=0)
+            for axis in (ax.xaxis, ax.yaxis):
+                axis.set_major_formatter(StrMethodFormatter(THOUSANDS))
         below.legend(handles)
     return ax
