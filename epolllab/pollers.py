@@ -68,7 +68,7 @@ class Poller(Protocol):
         """Block for at most `timeout` seconds, None for ever; return (fd, mask) pairs."""
 
     def fileno(self) -> int:
-        """The poller's own descriptor; -1 where it has none."""
+        """The poller's own descriptor; -1 where it has none, ValueError after close()."""
 
     def close(self) -> None:
         """Release the poller's descriptor."""

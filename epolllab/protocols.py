@@ -137,9 +137,11 @@ class Request:
         Whole; chunked bodies are joined.
     raw_headers : list of (bytes, bytes)
         In the order sent.
+    raw_trailers : list of (bytes, bytes)
+        Fields sent after a chunked body, which are no headers: RFC 9110, section 6.5.
     """
 
-    __slots__ = ("body", "keep_alive", "method", "path", "raw_headers", "version")
+    __slots__ = ("body", "keep_alive", "method", "path", "raw_headers", "raw_trailers", "version")
 
     def __init__(
         self,
@@ -149,6 +151,7 @@ class Request:
         raw_headers: list[tuple[bytes, bytes]],
         body: bytes,
         keep_alive: bool,
+        raw_trailers: list[tuple[bytes, bytes]] | None = None,
     ) -> None:
         self.method = method
         self.path = path
@@ -156,6 +159,7 @@ class Request:
         self.raw_headers = raw_headers
         self.body = body
         self.keep_alive = keep_alive
+        self.raw_trailers = raw_trailers or []
 
     @property
     def headers(self) -> dict[str, str]:
@@ -307,6 +311,7 @@ class Http(Session):
         self._answers: list[bytes] = []
         self._path = b""
         self._headers: list[tuple[bytes, bytes]] = []
+        self._n_headers: int | None = None  # without trailers; known once there is a chunk
         self._body: list[bytes] = []
         self._head_bytes = 0
         self._body_bytes = 0
@@ -383,6 +388,11 @@ class Http(Session):
         elif name == b"connection":
             self._old = self._parser.get_http_version() == "1.0"
 
+    def on_chunk_header(self) -> None:
+        """A chunk begins: what fields come from now on are trailers."""
+        if self._n_headers is None:
+            self._n_headers = len(self._headers)
+
     def on_body(self, body: bytes) -> None:
         """A part of the body."""
         self._body_bytes += len(body)
@@ -413,7 +423,7 @@ class Http(Session):
         self._answers.append(answer)
         self._path = b""
         self._headers.clear()
-        if self._head_bytes or self._body_bytes or self._old:
+        if self._head_bytes or self._body_bytes or self._old or self._n_headers:
             self._next()
 
     def _head_size(self) -> int:
@@ -425,6 +435,7 @@ class Http(Session):
         self._head_bytes = self._body_bytes = self._body_before = 0
         self._body = []
         self._old = False
+        self._n_headers = None
         self.interim = b""
 
     def _request(self, method: bytes, parser: Any) -> Request:
@@ -432,9 +443,10 @@ class Http(Session):
             method.decode("latin-1"),
             self._path.decode("latin-1"),
             parser.get_http_version(),
-            list(self._headers),
+            self._headers[: self._n_headers],
             b"".join(self._body),
             not self.closing,
+            [] if self._n_headers is None else self._headers[self._n_headers :],
         )
 
     def _handled(self, request: Request, handler: Handler) -> Response:

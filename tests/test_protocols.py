@@ -228,8 +228,23 @@ def test_http_gives_the_handler_the_whole_request(
     assert post.body == b"hello world"
     assert post.keep_alive
     assert post.headers["host"] == "a"
+    assert "trailer" not in post.headers
+    assert post.raw_trailers == ([(b"Trailer", b"t")] if framing == "chunked" else [])
+    assert get.raw_trailers == []
     assert (get.method, get.path, get.body) == ("GET", "/", b"")
     assert get.raw_headers == [(b"Host", b"a")]
+
+
+def test_trailers_are_no_headers_though_the_body_is_empty() -> None:
+    """A field after the last chunk can change nothing that the head has said."""
+    empty = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nX: head\r\n\r\n0\r\nX: tail\r\n\r\n"
+    seen: list[Request] = []
+    http(recorded_requests(seen)).receive(empty + GET + empty)
+    first, plain, second = seen
+    for request in (first, second):
+        assert request.headers["x"] == "head"
+        assert request.raw_trailers == [(b"X", b"tail")]
+    assert (plain.raw_headers, plain.raw_trailers) == ([(b"Host", b"a")], [])
 
 
 def test_repeated_headers_are_joined() -> None:

@@ -469,17 +469,19 @@ def test_register_cost_times_three_calls():
     assert (result["call_ns"] > 0).all()
 
 
-def test_raw_epoll_ctl_changes_the_kernels_list():
+def test_raw_epoll_ctl_changes_the_kernels_list(monkeypatch):
     """The prepared calls take out, put in and modify the entry that they name."""
     import select
     from contextlib import ExitStack
 
     from epolllab.experiments.scaling import register
 
+    made, real = [], select.epoll
+    monkeypatch.setattr(select, "epoll", lambda: made.append(real()) or made[-1])
     with targets.open_targets("eventfd", 2) as some, ExitStack() as opened:
         calls = register._epoll_raw(opened, some.fds)
         unregister, put, modify = calls(some.fds[0])
-        epfd = _newest_epoll()
+        epfd = made[-1].fileno()
         assert unregister() == 0
         assert [entry.fd for entry in kernel.interest_list(epfd)] == [some.fds[1]]
         assert put() == 0
@@ -487,12 +489,6 @@ def test_raw_epoll_ctl_changes_the_kernels_list():
         masks = {entry.fd: entry.mask for entry in kernel.interest_list(epfd)}
         assert masks[some.fds[0]] & select.EPOLLOUT
         assert not masks[some.fds[1]] & select.EPOLLOUT
-
-
-def _newest_epoll():
-    links = {int(fd): os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")
-             if os.path.exists(f"/proc/self/fd/{fd}")}  # fmt: skip
-    return max(fd for fd, link in links.items() if "eventpoll" in link)
 
 
 # --- results ----------------------------------------------------------------------------
