@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 
-from epolllab.experiments import comparison, herds, pictures, run
+from epolllab.experiments import catalogue, comparison, herds, pictures, run
+from epolllab.experiments.outcome import Verdict
 
 mpl.use("Agg")
 
@@ -241,6 +242,33 @@ def test_outcomes_with_a_picture_of_their_own(name):
     _, ax = plt.subplots()
     assert run(name).plot(ax=ax) is ax
     ax.figure.canvas.draw()
+
+
+def test_counts_are_bars_beside_what_was_expected():
+    """A bar ends where its number is, a ring where it was to be; a time has no ring."""
+    ax = run("howto-ctl-cost").plot()
+    assert [bar.get_width() for bar in ax.containers[0]] == [4, 4, 1, 2]
+    rings = ax.collections[0].get_offsets()
+    assert [tuple(ring) for ring in rings.tolist()] == [(4, 0), (4, 1), (1, 2), (2, 3)]
+    assert ax.get_xlabel() == "calls and events per request"
+    timed = pictures.numbers(
+        pd.DataFrame({"observed": [1.06, 0.26], "expected": np.nan}, index=["epoll", "select"]),
+        what="a wait (ms)",
+    )
+    assert [text.get_text() for text in timed.texts] == ["1.06", "0.26"]
+    assert timed.collections[0].get_offsets().mask.any(axis=1).all()
+    empty = pd.DataFrame({"observed": [], "expected": []}, dtype="float64")
+    assert [text.get_text() for text in pictures.numbers(empty).texts] == ["nothing was counted"]
+
+
+@pytest.mark.parametrize("name", catalogue()["name"])
+def test_no_phenomenon_has_an_empty_picture(name):
+    """Whoever has made no records of its own has a picture of its own."""
+    outcome = run(name)
+    if outcome.verdict is not Verdict.NOT_POSSIBLE:
+        words = [text.get_text() for text in outcome.plot().texts]
+        assert "no events" not in words
+        assert "nothing was counted" not in words
 
 
 def test_the_ghost_is_seen_in_its_picture():

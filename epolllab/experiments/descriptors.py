@@ -13,12 +13,13 @@ import socket
 import subprocess
 import tempfile
 from contextlib import ExitStack
+from functools import partial
 
 from epolllab import kernel, rawcalls
 from epolllab.events import EPOLLET, EPOLLIN, EPOLLOUT
 from epolllab.experiments.bench import PATIENCE_S, Bench, End, Watcher
 from epolllab.experiments.phenomena import phenomenon
-from epolllab.experiments.pictures import picture_of_interest
+from epolllab.experiments.pictures import picture_of_interest, picture_of_numbers
 
 FAMILY = "descriptors and their lives"
 MAN = "epoll(7)"
@@ -45,6 +46,7 @@ def maxevents_rotation(bench: Bench) -> list[str]:
     claim="CPython's poll() takes at most 1,023 events by default, whatever is ready.",
     expected={"poll()": 1023, "poll(maxevents=2000)": 1030},
     source="Modules/selectmodule.c: maxevents defaults to FD_SETSIZE - 1",
+    picture=partial(picture_of_numbers, what="events returned by one wait, of 1,030 ready"),
 )
 def python_cuts_batches(bench: Bench) -> dict[str, object]:
     with ExitStack() as raised:

@@ -12,8 +12,9 @@ import select
 import socket
 import sys
 import threading
+from collections.abc import Callable
 from multiprocessing.connection import Connection
-from typing import Self
+from typing import Any, Self
 
 from epolllab import kernel
 from epolllab.children import Child, ChildDied
@@ -28,6 +29,17 @@ FAMILY = "the how-to's faults"
 SOURCE = "scotdoyle.com/python-epoll-howto.html"
 REQUEST = b"GET / HTTP/1.0\r\n\r\n"
 ANSWER = Hello.ANSWER
+
+
+def _numbers(what: str) -> Callable[..., Any]:
+    """A picture whose library is loaded when it is drawn; a server's process draws none."""
+
+    def picture(outcome: Any, *, ax: Any = None) -> Any:
+        from epolllab.experiments.pictures import picture_of_numbers
+
+        return picture_of_numbers(outcome, what=what, ax=ax)
+
+    return picture
 
 
 READS_AT_MOST = 2_000
@@ -475,6 +487,7 @@ def _until_queued(bench: Bench, server: HowToServer, n: int) -> None:
     expected={"connected of 5": 2},
     source=f"{SOURCE}; listen(2)",
     notes="Repair: a backlog as large as the burst; the kernel cuts it to net.core.somaxconn.",
+    picture=_numbers("clients connected between two turns"),
 )
 def howto_backlog_of_one(bench: Bench) -> dict[str, int]:
     server = _server(bench)
@@ -499,6 +512,7 @@ def howto_backlog_of_one(bench: Bench) -> dict[str, int]:
     expected={"level: turns until 5 are accepted": 5, "accepting until EAGAIN": 1},
     source=SOURCE,
     notes="Its edge-triggered version accepts until EAGAIN, as it must; see edge-accept-strands.",
+    picture=_numbers("turns of the loop until 5 are accepted"),
 )
 def howto_accepts_one(bench: Bench) -> dict[str, int]:
     seen: dict[str, int] = {}

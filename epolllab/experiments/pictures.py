@@ -29,6 +29,7 @@ __all__ = [
     "level_against_edge",
     "lifecycles",
     "masks",
+    "numbers",
     "stranded",
     "tails",
 ]
@@ -593,6 +594,52 @@ def checks(frame: pd.DataFrame, *, ax: Axes | None = None, note: str | None = No
     return ax
 
 
+def numbers(
+    frame: pd.DataFrame, *, what: str = "", ax: Axes | None = None, note: str | None = None
+) -> Axes:
+    """Draw what was counted or timed, and what was expected of it.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        ``observed`` and ``expected`` (float64, NaN for no exact expectation), a row for
+        each, named by the index.
+    what : str
+        The axis' label.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; a new figure otherwise.
+    note : str, optional
+        A grey line under the picture.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        A bar for each, with its number; a ring where it was expected to end.
+    """
+    with canvas(ax, (6.4, 1.2 + 0.4 * len(frame)), note) as (ax, theme, below):
+        ax.set_xlabel(what)
+        if frame.empty:
+            nothing(ax, theme, "nothing was counted")
+            return ax
+        lanes = range(len(frame))
+        ax.barh(lanes, frame["observed"], height=0.6, color=theme.main, gid="observed")
+        ax.scatter(frame["expected"], lanes, s=60, facecolor="none", edgecolor=theme.ink, zorder=3)
+        for lane, value in zip(lanes, frame["observed"], strict=True):
+            ax.annotate(_plain(value), (value, lane), (9, 0), textcoords="offset points",
+                        va="center", fontsize=8)  # fmt: skip
+        ax.set_yticks(lanes, list(frame.index))
+        ax.set_ylim(max(len(frame), 3) - 0.4, -0.6)  # a bar alone would be a block
+        ax.margins(x=0.12)
+        ax.set_xlim(left=0)
+        whole = bool((frame["observed"] % 1 == 0).all())
+        ax.xaxis.set_major_locator(MaxNLocator(5, integer=whole))
+        ax.xaxis.set_major_formatter(FuncFormatter(_plain))
+        if frame["expected"].notna().any():
+            ring = Line2D([], [], ls="", marker="o", mfc="none", mec=theme.ink, label="expected")
+            below.legend([Patch(color=theme.main, label="observed"), ring])
+    return ax
+
+
 # --- pictures of outcomes ---------------------------------------------------------------
 
 
@@ -639,3 +686,12 @@ def picture_of_convoy(outcome: "Outcome", *, ax: Axes | None = None) -> Axes:
 
     arms: Any = {name: pd.Series(took) for name, took in outcome.data.items()}
     return plots.latency(arms or pd.Series([], dtype="int64"), ax=ax, what="pings")
+
+
+def picture_of_numbers(outcome: "Outcome", *, what: str = "", ax: Axes | None = None) -> Axes:
+    """Draw the numbers that were observed beside those that were expected."""
+    seen: Mapping[str, float] = outcome.observed or {}
+    known = outcome.expected if isinstance(outcome.expected, Mapping) else {}
+    columns = {"observed": pd.Series(seen), "expected": pd.Series(known)}
+    frame = pd.DataFrame(columns, index=list(seen), dtype="float64")
+    return numbers(frame, what=what, ax=ax)

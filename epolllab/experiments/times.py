@@ -13,12 +13,13 @@ import sys
 import time
 from array import array
 from collections.abc import Callable
+from functools import partial
 
 from epolllab import kernel, rawcalls
 from epolllab.events import Op
 from epolllab.experiments.bench import PATIENCE_S, Bench, End
 from epolllab.experiments.phenomena import phenomenon
-from epolllab.experiments.pictures import picture_of_convoy
+from epolllab.experiments.pictures import picture_of_convoy, picture_of_numbers
 
 FAMILY = "time, queues, Python"
 TRIES = 20
@@ -39,6 +40,7 @@ TRIES = 20
     source="epoll_wait(2), epoll_pwait2(2) (Linux 5.11); CPython rounds up, so as not to spin",
     notes="Observed in milliseconds. A loop that asks epoll for less than it has to wait would "
     "spin with a timeout of 0 until the time has come.",
+    picture=partial(picture_of_numbers, what="a wait of 0.2 ms, at the least of 20 (ms)"),
 )
 def timeout_rounding(bench: Bench) -> dict[str, float]:
     epoll = bench.epoll().epoll
@@ -136,6 +138,7 @@ def _begin_to_connect(bench: Bench, listener: End, name: str) -> End:
     ),
     source="tcp(7), TCP_NODELAY and TCP_CORK (200 ms); RFC 896, RFC 1122 4.2.3.2; TCP_DELACK_MIN "
     "is 40 ms in include/net/tcp.h",
+    picture=partial(picture_of_numbers, what="until the last byte is there (ms)"),
 )
 def nagle_and_cork(bench: Bench) -> dict[str, float]:
     return {
@@ -275,6 +278,7 @@ REQUESTS = 20
     },
     source="the how-to; Gammo, Brecht, Shukla and Pariag, OLS 2004: 16 % of run time in epoll_ctl",
     notes="experiments.lifecycles_side_by_side() compares all four life cycles.",
+    picture=partial(picture_of_numbers, what="calls and events per request"),
 )
 def howto_ctl_cost(bench: Bench) -> dict[str, float]:
     from epolllab.server import start_server
