@@ -19,8 +19,8 @@ def test_the_herd_is_as_large_as_told():
     frame = thundering_herd(workers=3, connects=40, progress=False)
     assert list(frame["arm"]) == list(herds.ARMS)
     assert list(frame["expected_per_connect"]) == [3, 3, 1, 2, 1, 1, 1]
-    off = (frame["voluntary_per_connect"] / frame["expected_per_connect"] - 1).abs()
-    assert off.max() < 0.25, frame
+    woken = frame.set_index("arm")["voluntary_per_connect"]
+    assert all(herds.is_woken(arm, 3, seen) for arm, seen in woken.items()), frame
     assert dict(frame.dtypes.astype(str)) == {
         "arm": "category",
         "n_workers": "int32",
@@ -33,6 +33,19 @@ def test_the_herd_is_as_large_as_told():
     }
     assert not frame.attrs["interrupted"]
     assert frame.attrs["circumstances"]["workers"] == [3]
+
+
+@pytest.mark.parametrize(
+    ("arm", "seen", "is_told"),
+    [
+        ("level", 15.0, True), ("level", 11.9, False), ("edge", 20.1, False),
+        ("exclusive", 1.2, True), ("exclusive", 1.3, False), ("shared edge", 0.7, False),
+        ("shared level", 2.0, True), ("shared level", 2.6, True), ("shared level", 1.4, False),
+    ],
+)  # fmt: skip
+def test_a_herd_of_another_size_is_noticed(arm, seen, is_told):
+    """Of sixteen; only one shared level-triggered epoll may wake more than was told."""
+    assert herds.is_woken(arm, 16, seen) is is_told
 
 
 def test_returns_of_the_wait_under_report_the_herd():

@@ -56,7 +56,17 @@ WOKEN: dict[str, Callable[[int], int]] = {
     "blocking accept": lambda n: 1,
     "reuseport": lambda n: 1,
 }
-"""Workers woken per connection when all of `n` sleep, by arm; exact."""
+"""Workers woken per connection when all of `n` sleep, by arm. Exact, but for shared level:
+there each that is woken before the connection has been accepted wakes one more."""
+
+
+def is_woken(arm: str, n: int, seen: float) -> bool:
+    """Whether so many were woken per connection as is expected, within a quarter."""
+    least = most = WOKEN[arm](n)
+    if arm == "shared level":
+        most = max(n, least)
+    return 0.75 * least <= seen <= 1.25 * most
+
 
 CLOUDFLARE_BALANCE = {
     "blocking accept": (2, 1, 0, 2, 1, 0),
@@ -214,7 +224,8 @@ def thundering_herd(
     All workers sleep when a connection comes; the voluntary context switches until
     they all sleep again are counted. The kernel wakes every epoll that watches the
     listener, unless EPOLLEXCLUSIVE forbids it; of several waiters at one epoll it
-    wakes one, and with level a second, since the listener is still readable.
+    wakes one, and with level a second, since the listener is still readable; on a busy
+    machine also a third, if the second looks before the first has accepted.
 
     Parameters
     ----------
