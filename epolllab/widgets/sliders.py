@@ -198,7 +198,7 @@ class Sliders(Panel):
         c = self.parameters()
         found = self.curves.at(c["n_fds"], c["ready"], c["api"])
         head = f"scaling ({self._what}): {c['n_fds']:,} watched, {c['ready']} ready, by {c['api']}"
-        return f"{head}\n{found.to_string(index=False)}"
+        return f"{head}\n{found.round(2).to_string(index=False)}"
 
     def picture(self) -> "Figure":
         """The chosen curves as a chart."""
