@@ -98,7 +98,7 @@ _foreign: set[str] = set()  # left by exempt tests; may go at any time
 
 @pytest.fixture(autouse=True)
 def leaves_nothing(request: pytest.FixtureRequest, _libraries_are_settled: None) -> Iterator[None]:
-    """Hold that threads, children, descriptors and ports are what they were."""
+    """Hold that threads, children, descriptors, ports and settings are what they were."""
     if sys.platform != "linux":
         yield
         return
@@ -114,6 +114,16 @@ def leaves_nothing(request: pytest.FixtureRequest, _libraries_are_settled: None)
     assert not gone, f"taken away, though the test had not opened it: {sorted(gone)}"
 
 
+@pytest.fixture
+def descriptor_limits_put_back() -> Iterator[None]:
+    """Hold that the limits on descriptors are what they were; a server in a thread raises them."""
+    import resource  # Linux's; tests of what other systems can do run without it
+
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    yield
+    assert resource.getrlimit(resource.RLIMIT_NOFILE) == before
+
+
 def settled(before: set[str]) -> set[str]:
     """What is held once it is what it was, or after a patient while."""
     if (after := held()) == before:
@@ -127,7 +137,12 @@ def settled(before: set[str]) -> set[str]:
 
 def held() -> set[str]:
     """Everything this process holds that could outlive a test, each in a few words."""
-    return {*_threads(), *_children(), *_descriptors(), *_ports()}
+    return {*_threads(), *_children(), *_descriptors(), *_ports(), *_settings()}
+
+
+def _settings() -> Iterator[str]:
+    yield f"processors {sorted(os.sched_getaffinity(0))}"
+    yield f"garbage collector {'on' if gc.isenabled() else 'off'}"
 
 
 def _threads() -> Iterator[str]:

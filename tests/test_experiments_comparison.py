@@ -2,21 +2,12 @@
 
 import pytest
 
-from epolllab import kernel
 from epolllab.experiments import (
     comparison,
     level_against_edge,
     lifecycles_side_by_side,
     strand_connections,
 )
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_left():
-    """No process, port or descriptor outlives a test."""
-    before = kernel.children(), kernel.descriptors_open(), kernel.listening_ports()
-    yield
-    assert (kernel.children(), kernel.descriptors_open(), kernel.listening_ports()) == before
 
 
 @pytest.fixture(scope="module")

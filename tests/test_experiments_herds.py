@@ -2,16 +2,7 @@
 
 import pytest
 
-from epolllab import kernel
 from epolllab.experiments import accept_balance, herds, latency_tails, thundering_herd
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_left():
-    """No process and no descriptor outlives a test."""
-    before = kernel.children(), kernel.descriptors_open()
-    yield
-    assert (kernel.children(), kernel.descriptors_open()) == before
 
 
 def test_the_herd_is_as_large_as_told():

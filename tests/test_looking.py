@@ -1,6 +1,5 @@
 """cost_of_looking(): each way of watching works, or is said to be missing."""
 
-import gc
 import shutil
 
 import pytest
@@ -12,25 +11,6 @@ from tests.conftest import missing
 
 OWN = LOOKS[:3]
 SMALL = {"requests": 20, "rounds": 1, "progress": False}
-
-
-@pytest.fixture(autouse=True)
-def _nothing_left():
-    """No child, port, thread or descriptor outlives a test."""
-    before = _state()
-    yield
-    if _state() != before:
-        gc.collect()  # what an exception's frames still hold
-    assert _state() == before
-
-
-def _state():
-    return (
-        kernel.children(),
-        kernel.listening_ports(),
-        set(kernel.threads()),
-        kernel.descriptors_open(),
-    )
 
 
 def test_own_ways_of_looking():

@@ -1,7 +1,6 @@
 """The sweeps on real descriptors, small, and what they do with bad input and interrupts."""
 
 import errno
-import gc
 import os
 import subprocess
 import sys
@@ -18,23 +17,7 @@ from epolllab.experiments.scaling.arms import APIS, POLLERS, Arm, make_waiter
 TINY = {"ops": 4, "rounds": 2, "warmup": 1, "progress": False}
 
 
-@pytest.fixture(autouse=True)
-def _nothing_left():
-    """Descriptors, limits, affinity and the collector are as they were."""
-    before = _state()
-    yield
-    if _state() != before:
-        gc.collect()  # what an exception's frames still hold
-    assert _state() == before
-
-
-def _state():
-    return (
-        kernel.descriptors_open(),
-        kernel.descriptor_limits(),
-        os.sched_getaffinity(0),
-        gc.isenabled(),
-    )
+pytestmark = pytest.mark.usefixtures("descriptor_limits_put_back")
 
 
 # --- sweep ------------------------------------------------------------------------------

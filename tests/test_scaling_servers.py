@@ -1,35 +1,15 @@
 """idle_connections() on real servers, small: rows, counts, limits, and nothing left."""
 
-import gc
 from pathlib import Path
 
 import pytest
 
-from epolllab import kernel, servers
+from epolllab import kernel
 from epolllab.experiments import holder, scaling
 from epolllab.experiments.scaling import idle, method
 from epolllab.server import start_server
 
-
-@pytest.fixture(autouse=True)
-def _nothing_left():
-    """No child, port, thread or descriptor outlives a test."""
-    before = _state()
-    yield
-    if _state() != before:
-        gc.collect()  # what an exception's frames still hold
-    assert _state() == before
-
-
-def _state():
-    return (
-        kernel.children(),
-        kernel.listening_ports(),
-        set(kernel.threads()),
-        kernel.descriptors_open(),
-        kernel.descriptor_limits(),
-        servers(),
-    )
+pytestmark = pytest.mark.usefixtures("descriptor_limits_put_back")
 
 
 def test_every_server_answers_with_idle_connections_open():
