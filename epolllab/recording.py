@@ -6,7 +6,6 @@ which is imported only when a frame is asked for, so that a process which only
 records never pays for pandas.
 """
 
-import json
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from epolllab import files
+from epolllab import parquet
 from epolllab.events import FIELDS, RECORD, Op
 
 if TYPE_CHECKING:
@@ -168,11 +167,13 @@ class Recording:
         OSError
             The folder does not exist or cannot be written to.
         """
-        import pyarrow.parquet as pq
-
         path = Path(path)
-        with files.whole([path]) as (temporary,), temporary.open("wb") as file:
-            pq.write_table(self._table(), file, compression="zstd")
+        header = {
+            "format_version": FORMAT_VERSION,
+            "overwritten": self.overwritten,
+            "metadata": dict(self.metadata),
+        }
+        parquet.write(path, self._table(), METADATA_KEY, header)
         return path
 
     @classmethod
@@ -187,14 +188,11 @@ class Recording:
             There is no such file.
         """
         import numpy as np
-        import pyarrow as pa
-        import pyarrow.parquet as pq
 
-        try:
-            table = pq.read_table(path)
-        except pa.ArrowInvalid as error:
-            raise ValueError(f"{path} is not a Parquet file, so it holds no recording") from error
-        header = _header(table.schema.metadata or {}, path)
+        hint = "Recording.save() writes what this reads."
+        table, header = parquet.read(
+            path, METADATA_KEY, FORMAT_VERSION, what="a recording", hint=hint
+        )
         array = np.empty(table.num_rows, dtype=np.dtype(list(FIELDS)))
         for name, _ in FIELDS:
             column = table.column(name).combine_chunks()
@@ -211,27 +209,7 @@ class Recording:
         }
         codes = pa.array(np.ascontiguousarray(array["op"]).astype("i1"))
         columns["op"] = pa.DictionaryArray.from_arrays(codes, [op.label for op in Op])
-        header = {
-            "format_version": FORMAT_VERSION,
-            "overwritten": self.overwritten,
-            "metadata": dict(self.metadata),
-        }
-        return pa.table(columns).replace_schema_metadata({METADATA_KEY: json.dumps(header)})
-
-
-def _header(metadata: Mapping[bytes, bytes], path: str | os.PathLike[str]) -> dict[str, Any]:
-    if METADATA_KEY not in metadata:
-        raise ValueError(
-            f"{path} is a Parquet file, but not a recording: its schema has no "
-            f"{METADATA_KEY.decode()!r} metadata. Recording.save() writes what this reads."
-        )
-    header: dict[str, Any] = json.loads(metadata[METADATA_KEY])
-    if header["format_version"] > FORMAT_VERSION:
-        raise ValueError(
-            f"{path} has format version {header['format_version']}, and this epolllab reads up "
-            f"to {FORMAT_VERSION}; upgrade epolllab to read it"
-        )
-    return header
+        return pa.table(columns)
 
 
 def _op_numbers(column: Any) -> "np.ndarray[Any, np.dtype[Any]]":

@@ -4,21 +4,17 @@ One job: hold measurements as one immutable value, sum them up, carry them to a 
 and back. It measures nothing and draws nothing.
 """
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
-from epolllab import files, html, metadata
+from epolllab import html, metadata, parquet
 from epolllab.experiments import statistics
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 __all__ = ["Result"]
 
@@ -218,17 +214,12 @@ class Result:
             The folder does not exist or cannot be written to.
         """
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
         path = Path(path)
         bare = self.table.copy(deep=False)
         bare.attrs = {}
         table = pa.Table.from_pandas(bare, preserve_index=False)
-        table = table.replace_schema_metadata(
-            {**(table.schema.metadata or {}), METADATA_KEY: json.dumps(self._header())}
-        )
-        with files.whole([path]) as (temporary,), temporary.open("wb") as file:
-            pq.write_table(table, file, compression="zstd")
+        parquet.write(path, table, METADATA_KEY, self._header())
         return path
 
     @classmethod
@@ -242,14 +233,10 @@ class Result:
         FileNotFoundError
             There is no such file.
         """
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        try:
-            table = pq.read_table(path)
-        except pa.ArrowInvalid as error:
-            raise ValueError(f"{path} is not a Parquet file, so it holds no result") from error
-        header = _header(table, path)
+        hint = "Result.save() writes what this reads; for a recording use epolllab.Recording.load"
+        table, header = parquet.read(
+            path, METADATA_KEY, FORMAT_VERSION, what="the result of an experiment", hint=hint
+        )
         return cls(
             header["name"],
             table.to_pandas(),
@@ -268,23 +255,6 @@ class Result:
             "x": self.x,
             "circumstances": dict(self.circumstances),
         }
-
-
-def _header(table: "pa.Table", path: str | os.PathLike[str]) -> dict[str, Any]:
-    found = (table.schema.metadata or {}).get(METADATA_KEY)
-    if found is None:
-        raise ValueError(
-            f"{path} is a Parquet file, but not the result of an experiment: its schema has no "
-            f"{METADATA_KEY.decode()!r}. Result.save() writes what this reads; for a recording "
-            "use epolllab.Recording.load"
-        )
-    header: dict[str, Any] = json.loads(found)
-    if header["format_version"] > FORMAT_VERSION:
-        raise ValueError(
-            f"{path} has format version {header['format_version']}, and this epolllab reads up "
-            f"to {FORMAT_VERSION}; upgrade epolllab to read it"
-        )
-    return header
 
 
 def _seconds(seconds: float | None) -> str | None:
