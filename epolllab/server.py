@@ -178,6 +178,11 @@ class Server:
         pandas.DataFrame
             A row per descriptor; see :func:`epolllab.frames.interest_list`. With poll
             and select the kernel keeps no list, and only the program's side is there.
+
+        Notes
+        -----
+        The two are read one after the other while the loop runs, so a connection that is
+        just coming or going may be found on one side only; ask again.
         """
         from epolllab import frames
 
