@@ -61,26 +61,26 @@ def remember(server: _Stoppable) -> None:
         _started.setdefault(cell, (count, weakref.WeakSet()))[1].add(server)
 
 
-_busy = False
+_depth = 0  # cells that run: a cell may run others, such as by %run
 _watched = False
 
 
 def watch() -> None:
     """Take note from now on of when a cell begins and ends; see :func:`is_busy`."""
-    global _watched
+    global _watched, _depth
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython else None
     if _watched or shell is None or not hasattr(shell, "get_parent"):
         return
     _watched = True
-    _note_busy(_executing() is not None)
-    shell.events.register("pre_execute", partial(_note_busy, True))
-    shell.events.register("post_execute", partial(_note_busy, False))
+    _depth = 0 if _executing() is None else 1
+    shell.events.register("pre_execute", partial(_step, 1))
+    shell.events.register("post_execute", partial(_step, -1))
 
 
-def _note_busy(busy: bool) -> None:
-    global _busy
-    _busy = busy
+def _step(by: int) -> None:
+    global _depth
+    _depth = max(_depth + by, 0)  # an empty cell ends without having begun
 
 
 def is_busy() -> bool:
@@ -88,4 +88,4 @@ def is_busy() -> bool:
 
     Known from :func:`watch` on. Without that, and outside a notebook, it is False.
     """
-    return _busy
+    return _depth > 0

@@ -372,7 +372,7 @@ class Http(Session):
     def on_header(self, name: bytes, value: bytes) -> None:
         """One header; those that the server itself must know have these lengths."""
         self._headers.append((name, value))
-        if len(name) in (6, 10, 14):
+        if len(name) in (6, 10, 14) and self._n_headers is None:
             self._heed(name.lower(), value)
 
     def _heed(self, name: bytes, value: bytes) -> None:

@@ -59,14 +59,27 @@ def test_the_steps_made_now_are_those_of_the_data_folder(tmp_path):
 
 
 def test_the_dashboard_is_watched_with_one_client_and_with_fifty(tmp_path, monkeypatch):
-    """Both loads are in the frame, one after the other, and the batch has grown."""
+    """Both loads are in the frame, one after the other, and with fifty there are batches."""
     monkeypatch.setattr(widgets_reference, "ROUNDS", 1)
     (made,) = widgets_reference.reference_runs(tmp_path, ("dashboard-live",)).values()
     frame = pd.read_parquet(made)
-    connected = frame["connections"].tolist()
-    assert connected.index(1) < connected.index(50)
-    fifty = frame[connected.index(50) :]
-    assert fifty["batch"].max() > 1.2 * frame[: connected.index(50)]["batch"].max()
+    one, fifty = (frame[frame["connections"] == n] for n in (1, 50))
+    assert one["t_s"].iloc[0] < fifty["t_s"].iloc[-1]
+    assert fifty["batch"].max() > 1.2
     assert frame.attrs["circumstances"]["kernel"]
     assert frame.attrs["parameters"]["poller"] == "epoll"
+    assert epolllab.servers() == []
+
+
+def test_clients_that_failed_leave_no_run(tmp_path, monkeypatch):
+    """The error is raised, and a good file stays."""
+    (tmp_path / "dashboard-live.parquet").write_text("good")
+
+    def fail(*_):
+        raise ZeroDivisionError("of the clients")
+
+    monkeypatch.setattr("epolllab.widgets.load.Wishes.fire", fail)
+    with pytest.raises(RuntimeError, match="of the clients"):
+        widgets_reference.reference_runs(tmp_path, ("dashboard-live",))
+    assert (tmp_path / "dashboard-live.parquet").read_text() == "good"
     assert epolllab.servers() == []

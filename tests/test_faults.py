@@ -837,6 +837,10 @@ def test_a_thread_knows_whether_a_cell_is_running(tmp_path: Path) -> None:
         until(is_idle)
         run_cell(client, f"{seen}1 / 0", status="error")
         until(is_idle)
+        # A cell that runs another goes on when that has ended.
+        inner = "get_ipython().run_cell('1'); told.write_text(''); time.sleep(0.2)\n"
+        run_cell(client, f"{seen}{inner}assert told.read_text() != 'False'")
+        until(is_idle)
         run_cell(
             client,
             f"{seen}print('now', flush=True)\ntime.sleep(60)",

@@ -236,15 +236,20 @@ def test_http_gives_the_handler_the_whole_request(
 
 
 def test_trailers_are_no_headers_though_the_body_is_empty() -> None:
-    """A field after the last chunk can change nothing that the head has said."""
-    empty = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nX: head\r\n\r\n0\r\nX: tail\r\n\r\n"
+    """A field after the last chunk is not what the head has said; nor is it obeyed."""
+    head = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nX: head\r\n\r\n"
+    empty = head + b"0\r\nX: tail\r\n\r\n"
     seen: list[Request] = []
-    http(recorded_requests(seen)).receive(empty + GET + empty)
+    session = http(recorded_requests(seen))
+    session.receive(empty + GET + empty)
     first, plain, second = seen
     for request in (first, second):
         assert request.headers["x"] == "head"
         assert request.raw_trailers == [(b"X", b"tail")]
     assert (plain.raw_headers, plain.raw_trailers) == ([(b"Host", b"a")], [])
+    (answer,) = session.receive(head + b"0\r\nExpect: 100-continue\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert b"100 Continue" not in answer + session.interim
 
 
 def test_repeated_headers_are_joined() -> None:

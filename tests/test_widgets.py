@@ -705,14 +705,16 @@ def test_silence_of_the_page_ends_the_ticking_and_a_beat_begins_it_again(
 ) -> None:
     """A tab that was closed tells nobody; a tab that was put to sleep wakes up."""
     dashboard = opened(widgets.dashboard())
-    front = Front(dashboard)
+    front = Front(dashboard, silence=PATIENCE_S)
     front.load()
     assert front.beat.playing
     assert front.beat in dashboard.children
     assert front.beat.layout.display == "none"
     front.send()
+    until(lambda: "this display costs" in dashboard._cost.value, "its cost in the display")
+    dashboard._presence.silence = 0.1
     until(lambda: not dashboard.ticking, "the end of the ticking")
-    assert "not ticking" in dashboard._cost.value
+    until(lambda: "not ticking" in dashboard._cost.value, "the display's saying so")
     dashboard._presence.silence = PATIENCE_S
     front.send()
     assert dashboard.ticking
@@ -721,7 +723,7 @@ def test_silence_of_the_page_ends_the_ticking_and_a_beat_begins_it_again(
 def test_before_the_first_beat_and_while_a_cell_runs_silence_means_nothing(
     opened: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A front end may know no Play; and a busy kernel reads no messages."""
+    """A page may take its time to begin; and a busy kernel reads no messages."""
     dashboard = opened(widgets.dashboard())
     front = Front(dashboard, silence=0.0)
     ticker = dashboard._ticker
@@ -732,6 +734,18 @@ def test_before_the_first_beat_and_while_a_cell_runs_silence_means_nothing(
     before = ticker.n_ticks
     until(lambda: ticker.n_ticks >= before + 3, "ticks while a cell runs")
     monkeypatch.setattr("epolllab.cells.is_busy", lambda: False)
+    until(lambda: not dashboard.ticking, "the end of the ticking")
+
+
+def test_page_that_goes_before_its_first_beat_ends_the_ticking(
+    opened: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All it ever said is that there is a view; that is believed for a minute."""
+    monkeypatch.setattr("epolllab.widgets.presence.FIRST_SILENCE_S", 0.1)
+    dashboard = opened(widgets.dashboard())
+    dashboard._presence.silence = 0.0
+    dashboard._view_count = 1
+    until(lambda: dashboard._ticker.n_ticks, "a tick")
     until(lambda: not dashboard.ticking, "the end of the ticking")
 
 
@@ -774,6 +788,8 @@ def test_beats_of_many_pages_are_not_kept_for_ever(opened: Callable[[Any], Any])
     assert [beat.comm is not None for beat in beats] == [False] * 11 + [True] * 9
     dashboard.close()
     assert [beat.comm for beat in beats] == [None] * 20
+    assert len({beat.style for beat in beats}) == 1
+    assert (beats[0].style.comm, beats[0].layout.comm) == (None, None)
 
 
 def test_server_of_a_dashboard_that_nobody_sees_is_stopped_in_the_end(
@@ -796,6 +812,42 @@ def test_server_of_a_dashboard_that_nobody_sees_is_stopped_in_the_end(
     until(lambda: "since no page showed this" in dashboard._state.value, "the reason")
     assert not server.is_running
     pressed(dashboard, "start")
+    assert "since no page" not in dashboard._state.value
+
+
+def test_server_is_not_stopped_while_a_cell_may_use_it(
+    opened: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cell goes on although its page has gone; the time begins anew."""
+    dashboard = opened(widgets.dashboard())
+    dashboard.unseen_s = 0.05
+    pressed(dashboard, "start")
+    monkeypatch.setattr("epolllab.cells.is_busy", lambda: True)
+    front = Front(dashboard)
+    front.load()
+    front.beat._view_count = 0
+    planned = dashboard._departure
+    until(lambda: dashboard._departure is not planned, "another plan")
+    assert dashboard.live.server.is_running
+    monkeypatch.setattr("epolllab.cells.is_busy", lambda: False)
+    until(lambda: not dashboard.live.server.is_running, "the server's end")
+
+
+def test_plan_that_was_overtaken_stops_no_server(opened: Callable[[Any], Any]) -> None:
+    """The timer has fired and waits for a button's action to end; meanwhile somebody came."""
+    dashboard = opened(widgets.dashboard())
+    dashboard.unseen_s = 0.01
+    pressed(dashboard, "start")
+    front = Front(dashboard, silence=PATIENCE_S)
+    front.load()
+    with dashboard._acting:
+        front.beat._view_count = 0
+        late = dashboard._departure
+        assert not late.finished.wait(0.1)  # it is within its function
+        front.load()
+    late.join(PATIENCE_S)
+    assert not late.is_alive()
+    assert dashboard.live.server.is_running
     assert "since no page" not in dashboard._state.value
 
 

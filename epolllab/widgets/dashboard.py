@@ -86,7 +86,8 @@ class Dashboard(Panel):
         The clients, and the slow peers beside them.
     unseen_s : float
         Seconds without a page after which a server that the start button made is stopped;
-        infinity for never.
+        infinity for never. A tab that was hidden for some minutes is heard of once a
+        minute only, so less than that stops a server whose tab is open.
     """
 
     def __init__(self, server: Server | None = None) -> None:
@@ -261,21 +262,38 @@ class Dashboard(Panel):
 
     def _went(self) -> None:
         super()._went()
-        own = self._own
-        if own is not None and own.is_running and math.isfinite(self.unseen_s):
-            self._await_nobody(threading.Timer(self.unseen_s, self.guarded(self._leave)))
+        if self._runs_own and not self._closed:
+            self._await_nobody(self._planned())
+
+    @property
+    def _runs_own(self) -> bool:
+        return self._own is not None and self._own.is_running
+
+    def _planned(self) -> threading.Timer | None:
+        """A timer that leaves, unless that is never to be."""
+        if not math.isfinite(self.unseen_s):
+            return None
+        planned = threading.Timer(self.unseen_s, self.guarded(self._leave))
+        planned.name, planned.daemon = "epolllab-departure", True
+        return planned
 
     def _await_nobody(self, departure: threading.Timer | None) -> None:
         """Leave when this timer has run out, and not as was planned before."""
         with self._planning:
             earlier, self._departure = self._departure, departure
             if departure is not None:
-                departure.name, departure.daemon = "epolllab-departure", True
                 departure.start()
         if earlier is not None:
             earlier.cancel()
 
     def _leave(self) -> None:
+        """Stop the server of the dashboard's own, in the timer's thread."""
+        # Somebody may have come while this thread waited for a button's action to end.
+        if self._departure is not threading.current_thread() or not self._runs_own:
+            return
+        if cells.is_busy():  # which may use the server, and keep a page's messages waiting
+            self._await_nobody(self._planned())
+            return
         self._stop_own()
         self._why_stopped = f", since no page showed this for {self.unseen_s:g} s"
         self.tick()

@@ -26,6 +26,9 @@ SILENCE_S = 5.0
 """Without a beat for so long, no page is left. A browser sends one a second from a tab
 that is hidden, too; after five minutes of that, one a minute."""
 
+FIRST_SILENCE_S = 60.0
+"""The same before a page's first beat, which a slow page or kernel may keep waiting."""
+
 _KEPT = 8
 
 
@@ -58,6 +61,8 @@ class Presence:
         self.silence = silence
         self._panel, self._came, self._went = panel, came, went
         self._hidden = ipy.Layout(display="none")
+        self._style: Any = None  # of the first beat, for all
+        self._closed = False
         self._renewing = threading.Lock()
         self._earlier: deque[Any] = deque()
         self._heard_s = time.monotonic()
@@ -71,31 +76,37 @@ class Presence:
         """Call `went` if there has been silence; to be called now and then.
 
         A kernel that runs a cell may leave its page's messages unread until the cell has
-        ended, so that time is none of silence; nor is any before the first beat, since a
-        front end may know no Play.
+        ended, so that time is none of silence.
         """
         now = time.monotonic()
-        if not self._beaten or cells.is_busy():
+        allowed = self.silence if self._beaten else max(self.silence, FIRST_SILENCE_S)
+        if cells.is_busy():
             self._heard_s = now
-        elif now - self._heard_s > self.silence:
+        elif now - self._heard_s > allowed:
             self._went()
 
     def _counted(self, change: Mapping[str, Any]) -> None:
         self._heard_s = time.monotonic()
-        self._renew()
+        if not self._renew():
+            return
         fewer = change["new"] < change["old"]
         # With fewer there may be none, whatever the number: those left view the new beat.
         gone = fewer if self._beaten else not change["new"]
         (self._went if gone else self._came)()
 
-    def _renew(self) -> None:
-        """Give every view of the panel a view of a beat that has none yet."""
-        beat = ipy.Play(
-            max=1000, interval=int(BEAT_S * 1000), repeat=True, layout=self._hidden, _view_count=0
-        )
-        beat.observe(self._viewed, "_view_count")
-        beat.observe(self._heard, "value")
+    def _renew(self) -> bool:
+        """Give every view of the panel a view of a beat that has none yet, unless closed."""
         with self._renewing:
+            if self._closed:
+                return False
+            shared = {"style": self._style} if self._style is not None else {}
+            beat = ipy.Play(
+                max=1000, interval=int(BEAT_S * 1000), repeat=True, layout=self._hidden,
+                _view_count=0, **shared,
+            )  # fmt: skip
+            self._style = beat.style
+            beat.observe(self._viewed, "_view_count")
+            beat.observe(self._heard, "value")
             earlier, self.beat = self.beat, beat
             rest = (child for child in self._panel.children if child is not earlier)
             self._panel.children = (*rest, beat)
@@ -105,6 +116,7 @@ class Presence:
             # Not at once: a page may just now be sending of it, and would be told off.
             if len(self._earlier) > _KEPT:
                 self._earlier.popleft().close()
+        return True
 
     def _viewed(self, change: Mapping[str, Any]) -> None:
         beat = change["owner"]
@@ -126,6 +138,10 @@ class Presence:
             self._came()
 
     def close(self) -> None:
-        """Close what was kept; the beat itself is the panel's child."""
-        while self._earlier:
-            self._earlier.popleft().close()
+        """Close what was kept, and make no more; the beat itself is the panel's child."""
+        with self._renewing:
+            self._closed = True
+            for kept in (*self._earlier, self._style, self._hidden):
+                if kept is not None:
+                    kept.close()
+            self._earlier.clear()

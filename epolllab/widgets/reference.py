@@ -39,6 +39,8 @@ def dashboard_live() -> "pd.DataFrame":
                 dash.watch(INTERVAL_S)
             dash.cease()
             dash.load.join()
+            if dash.load.error is not None:
+                raise RuntimeError(f"the clients failed; nothing is saved:\n{dash.load.error}")
         frame = dash.data()
     finally:
         dash.close()

@@ -76,10 +76,10 @@ class Ticker:
         with self._lock:
             if self.running:
                 return
-            self._spent.clear()
+            self._spent = deque()  # a new one: an earlier thread may be at its last tick
             self._end = threading.Event()
             self._thread = threading.Thread(
-                target=self._run, args=(self._end,), name="epolllab-ticker", daemon=True
+                target=self._run, args=(self._end, self._spent), name="epolllab-ticker", daemon=True
             )
             self._thread.start()
 
@@ -92,7 +92,7 @@ class Ticker:
         if thread is not None and thread is not threading.current_thread():
             thread.join()
 
-    def _run(self, end: threading.Event) -> None:
+    def _run(self, end: threading.Event, spent: deque[tuple[float, int]]) -> None:
         said = ""
         due = time.monotonic()
         while not end.is_set():
@@ -106,16 +106,17 @@ class Ticker:
                     with suppress(Exception):
                         self._on_error(text)
             self.n_ticks += 1
-            self._note_cost()
+            _note_cost(spent)
             # A tick that took too long is not made up for.
             due = max(due + self.interval, time.monotonic())
             end.wait(due - time.monotonic())
 
-    def _note_cost(self) -> None:
-        now = time.monotonic()
-        self._spent.append((now, time.thread_time_ns() + _sender_cpu_ns()))
-        while self._spent[0][0] < now - WINDOW_S:
-            self._spent.popleft()
+
+def _note_cost(spent: deque[tuple[float, int]]) -> None:
+    now = time.monotonic()
+    spent.append((now, time.thread_time_ns() + _sender_cpu_ns()))
+    while spent[0][0] < now - WINDOW_S:
+        spent.popleft()
 
 
 def _sender_cpu_ns() -> int:
