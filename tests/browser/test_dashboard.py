@@ -233,7 +233,7 @@ def test_tab_that_is_closed_leaves_nothing_running(
 def test_page_that_is_loaded_again_goes_on_ticking(board: Board) -> None:
     """Also without a silence between: what counts is the page that is there now."""
     silence = board.lab.value("dash._presence.silence")
-    board.ticked()
+    board.lab.ask(_until("dash._presence._beaten"))
     board.lab.leave()
     board.lab.enter()
     board.lab.open(SCRATCH)
