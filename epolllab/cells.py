@@ -1,9 +1,9 @@
 """Which notebook cell is running, so that a cell run twice leaves one server.
 
-One job: remember what each cell started, and stop that when the cell is run again.
-Dropping a handle is not enough in a notebook: IPython keeps what a cell displayed in
-``Out`` and ``_``; and tell whether a cell is running. Outside a notebook this does
-nothing.
+One job: know the running cell; remember what each cell started, and stop that when the
+cell is run again; and tell any thread whether a cell is running. Dropping a handle is not
+enough in a notebook: IPython keeps what a cell displayed in ``Out`` and ``_``. Outside a
+notebook this does nothing.
 """
 
 import sys
