@@ -1,7 +1,7 @@
 """epolllab: see what the Linux kernel tells an event loop.
 
-Start an instrumented server in a cell, fire clients at it, and look at every event
-in a frame and in a chart::
+Start an instrumented server in a cell, send requests to it, and look at every event in
+a DataFrame and in a chart::
 
     import epolllab
 
@@ -11,38 +11,34 @@ in a frame and in a chart::
     epolllab.plots.timeline(server.events())
     server.stop()
 
-``epolllab.plots``, ``frames``, ``experiments``, ``charts`` and ``widgets`` are
-imported when first used, so that importing epolllab loads neither numpy nor pandas.
+The names here are the ones that most notebooks need. The rest is in the subpackages, one
+for each step of the data path: ``kernel``, ``server``, ``clients``, ``recording``,
+``frames``, ``analysis``, ``plots``, ``experiments``, ``widgets``. Those that need numpy,
+pandas or matplotlib are imported when first used.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from epolllab import kernel
-from epolllab.clients import run_clients
-from epolllab.places import reference
-from epolllab.protocols import Echo, Hello, Http, Request, Response, Session
+from epolllab.clients import Run, run_clients, script
+from epolllab.notebook.paths import reference
 from epolllab.recording import Recording
-from epolllab.runs import Run
-from epolllab.scripts import Script, script
-from epolllab.server import Server, ServerDied, servers, start_server, stop_all
+from epolllab.server import Response, Server, ServerDied, Session, servers, start_server, stop_all
 
 if TYPE_CHECKING:
-    from epolllab import charts, experiments, frames, plots, style, widgets
+    from epolllab import analysis, experiments, frames, plots, widgets
+
+__version__ = "0.2.0"
 
 __all__ = [
-    "Echo",
-    "Hello",
-    "Http",
     "Recording",
-    "Request",
     "Response",
     "Run",
-    "Script",
     "Server",
     "ServerDied",
     "Session",
-    "charts",
+    "analysis",
     "experiments",
     "frames",
     "kernel",
@@ -53,11 +49,10 @@ __all__ = [
     "servers",
     "start_server",
     "stop_all",
-    "style",
     "widgets",
 ]
 
-_LAZY = ("charts", "experiments", "frames", "plots", "style", "widgets")
+_LAZY = ("analysis", "experiments", "frames", "plots", "widgets")
 
 
 def __getattr__(name: str) -> Any:
@@ -67,4 +62,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted([*__all__, "__version__"])

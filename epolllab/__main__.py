@@ -11,7 +11,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from epolllab import kernel, metadata, places
+from epolllab import kernel
+from epolllab.notebook import paths
+from epolllab.recording import environment
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -64,9 +66,9 @@ _LAB_FOLDER = "where the notebooks are copied to if this is no checkout (%(defau
 
 def _notebooks(folder: Path) -> Path:
     """Find the notebooks of the checkout, or copy those of the package to `folder`."""
-    found = places.notebooks()
+    found = paths.notebooks()
     if found is None:
-        found = places.copy_lab(folder).resolve()
+        found = paths.copy_lab(folder).resolve()
         print(f"The notebooks are in {found}; what you change there stays yours.")
     return found
 
@@ -78,17 +80,17 @@ def _lab(options: argparse.Namespace) -> int:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    from epolllab import pages
+    from epolllab.notebook import voila
 
     def say(line: str) -> None:
         print(line, flush=True)  # also into a pipe: somebody waits for the address
 
     folder = _notebooks(options.folder)
-    return pages.serve(folder, port=options.port, token=options.token, say=say)
+    return voila.serve(folder, port=options.port, token=options.token, say=say)
 
 
 def _info(_: argparse.Namespace) -> int:
-    print(metadata.describe(metadata.collect()))
+    print(environment.describe(environment.collect()))
     print(f"descriptors open: {kernel.descriptors_open():,}")
     return 0
 
@@ -122,7 +124,7 @@ def _draw(recording: "Recording", run: "Run", stem: Path) -> list[Path]:
 
     from epolllab import plots
 
-    note = metadata.summary(recording.metadata)
+    note = environment.summary(recording.metadata)
     events, journeys = recording.events(), run.journeys(recording)
     # From the first connection on: what comes before is waiting for the clients.
     events = events[events["t_ns"] >= events.loc[events["op"] == "accept", "t_ns"].min()]

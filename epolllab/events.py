@@ -56,6 +56,7 @@ __all__ = [
     "RECORD",
     "Op",
     "error_name",
+    "key_of",
     "mask_names",
 ]
 
@@ -168,3 +169,8 @@ def mask_names(mask: int) -> str:
 def error_name(number: int) -> str:
     """Name an errno: ``"EAGAIN"`` for 11; ``"errno 999"`` for one without a name."""
     return errno.errorcode.get(number, f"errno {number}")
+
+
+def key_of(conn: int, fd: int) -> int:
+    """The row's third number: serial of the connection, descriptor number."""
+    return conn << 32 | fd & 0xFFFF_FFFF

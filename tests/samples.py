@@ -33,7 +33,7 @@ from epolllab.events import (
     RECORD,
     Op,
 )
-from epolllab.recording import Recording
+from epolllab.recording.recording import Recording
 
 __all__ = ["Script", "mask_of", "random_server", "served"]
 

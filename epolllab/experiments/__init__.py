@@ -1,107 +1,76 @@
-"""Experiments: the kernel's answers to questions about readiness, live and with a verdict.
+"""Experiments: phenomena with verdicts, comparisons of servers, and scaling sweeps.
 
-The catalogue of phenomena: :func:`catalogue`, :func:`run`, :func:`run_all`, and
-:func:`phenomenon` to add one. The comparisons on real servers:
-:func:`level_against_edge`, :func:`strand_connections`,
-:func:`lifecycles_side_by_side`. Processes at one listener:
-:func:`thundering_herd`, :func:`accept_balance`, :func:`latency_tails`. The doctor for a
-loop at 100 % CPU: :func:`diagnose`. Their charts are in :mod:`.pictures`.
-
-Scaling (see :mod:`.scaling`): :func:`sweep`, :func:`wait_kinds`, :func:`crossover`,
-:func:`register_cost`, :func:`propagate`, :func:`idle_connections`; what others
-published: :func:`literature`; and what watching costs: :func:`cost_of_looking`. Their
-charts are in :mod:`epolllab.plots`.
-
-Everything is imported when it is first used: the child processes of the experiments
-import this package too, and need none of numpy and pandas.
+``catalogue`` holds the phenomena: ``phenomena()`` lists them, ``run()`` and ``run_all()``
+run them. ``comparisons`` measures real servers and processes; ``scaling`` times waits
+over 10 to 10,000 descriptors; ``workers`` is code that runs in child processes. Names
+are imported when first used, since the child processes import this folder too and need
+neither numpy nor pandas. Imports plots and everything below.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from epolllab.experiments.comparison import (
-        level_against_edge,
-        lifecycles_side_by_side,
-        strand_connections,
-    )
-    from epolllab.experiments.doctor import Diagnosis, Finding, diagnose
-    from epolllab.experiments.herds import accept_balance, latency_tails, thundering_herd
-    from epolllab.experiments.howto import HowToProcess, HowToServer
-    from epolllab.experiments.looking import cost_of_looking
-    from epolllab.experiments.outcome import Outcome, Verdict
-    from epolllab.experiments.phenomena import (
+    from epolllab.experiments.catalogue import (
+        Bench,
+        Outcome,
         Phenomenon,
-        catalogue,
-        names,
+        Verdict,
+        phenomena,
         phenomenon,
+        phenomenon_names,
         run,
         run_all,
     )
-    from epolllab.experiments.published import literature
-    from epolllab.experiments.repairs import examine
-    from epolllab.experiments.scaling import (
-        crossover,
-        idle_connections,
-        propagate,
-        register_cost,
-        sweep,
-        wait_kinds,
+    from epolllab.experiments.comparisons.conformance import check_conformance
+    from epolllab.experiments.comparisons.herds import (
+        accept_balance,
+        latency_tails,
+        thundering_herd,
     )
+    from epolllab.experiments.comparisons.howto import HowToProcess, HowToServer
+    from epolllab.experiments.comparisons.idle import idle_connections
+    from epolllab.experiments.comparisons.lifecycles import compare_lifecycles
+    from epolllab.experiments.comparisons.observer_cost import observer_cost
+    from epolllab.experiments.comparisons.triggers import level_against_edge, strand_connections
+    from epolllab.experiments.scaling.propagation import propagate
+    from epolllab.experiments.scaling.register import register_cost
+    from epolllab.experiments.scaling.sweeps import crossover, sweep, wait_kinds
 
 _HOME = {
-    "Phenomenon": "phenomena",
-    "catalogue": "phenomena",
-    "names": "phenomena",
-    "phenomenon": "phenomena",
-    "run": "phenomena",
-    "run_all": "phenomena",
-    "Outcome": "outcome",
-    "Verdict": "outcome",
-    "level_against_edge": "comparison",
-    "lifecycles_side_by_side": "comparison",
-    "strand_connections": "comparison",
-    "Diagnosis": "doctor",
-    "Finding": "doctor",
-    "diagnose": "doctor",
-    "accept_balance": "herds",
-    "latency_tails": "herds",
-    "thundering_herd": "herds",
-    "HowToProcess": "howto",
-    "HowToServer": "howto",
-    "examine": "repairs",
-    "cost_of_looking": "looking",
-    "literature": "published",
-    "crossover": "scaling",
-    "idle_connections": "scaling",
-    "propagate": "scaling",
-    "register_cost": "scaling",
-    "sweep": "scaling",
-    "wait_kinds": "scaling",
+    "catalogue": (
+        "Bench Outcome Phenomenon Verdict phenomena phenomenon phenomenon_names run run_all"
+    ),
+    "comparisons.conformance": "check_conformance",
+    "comparisons.herds": "accept_balance latency_tails thundering_herd",
+    "comparisons.howto": "HowToProcess HowToServer",
+    "comparisons.idle": "idle_connections",
+    "comparisons.lifecycles": "compare_lifecycles",
+    "comparisons.observer_cost": "observer_cost",
+    "comparisons.triggers": "level_against_edge strand_connections",
+    "scaling.propagation": "propagate",
+    "scaling.register": "register_cost",
+    "scaling.sweeps": "crossover sweep wait_kinds",
 }
-_MODULES = ("herds", "looking", "pictures", "published", "repairs", "scaling", "scaling_pictures")
 
 __all__ = [
-    "Diagnosis",
-    "Finding",
+    "Bench",
     "HowToProcess",
     "HowToServer",
     "Outcome",
     "Phenomenon",
     "Verdict",
     "accept_balance",
-    "catalogue",
-    "cost_of_looking",
+    "check_conformance",
+    "compare_lifecycles",
     "crossover",
-    "diagnose",
-    "examine",
     "idle_connections",
     "latency_tails",
     "level_against_edge",
-    "lifecycles_side_by_side",
-    "literature",
-    "names",
+    "observer_cost",
+    "phenomena",
     "phenomenon",
+    "phenomenon_names",
     "propagate",
     "register_cost",
     "run",
@@ -114,14 +83,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return import_module(f"{__name__}.{name}")
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
+    for module, names in _HOME.items():
+        if name in names.split():
+            return getattr(import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*__all__, *_MODULES})
+    return sorted(__all__)

@@ -21,3 +21,7 @@ __all__ = [
     "scaling",
     "stepper",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from epolllab.experiments.scaling.grid import _share
-from epolllab.experiments.scaling.result import Result
+from epolllab.analysis.ratios import _share
+from epolllab.analysis.result import Result
 
 __all__ = ["Axis", "Curve", "Curves"]
 

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import ipywidgets as ipy
 
-from epolllab import cells, metadata
-from epolllab.server import Server, ServerDied, start_server
+from epolllab.notebook import cells
+from epolllab.recording import environment
+from epolllab.server.server import Server, ServerDied, start_server
 from epolllab.widgets import svg
 from epolllab.widgets.live import Live, Numbers
 from epolllab.widgets.load import MOST_CONNECTIONS, Load, Wishes, slowly
@@ -91,7 +92,7 @@ class Dashboard(Panel):
     """
 
     def __init__(self, server: Server | None = None) -> None:
-        cells.stop_of_earlier_execution()
+        cells.stop_earlier_execution()
         self._planning = threading.Lock()
         self._ticking = threading.Lock()  # a button's thread ticks as well as the ticker's
         self.live = Live(server)
@@ -447,7 +448,7 @@ class Dashboard(Panel):
         from epolllab.widgets import pictures
 
         figure = Figure(figsize=(8.0, 3.6), layout="constrained")
-        note = metadata.summary(self.circumstances())
+        note = environment.summary(self.circumstances())
         pictures.live(self.data(), ax=figure.add_subplot(), note=note)
         return figure
 
@@ -460,7 +461,7 @@ class Dashboard(Panel):
         return dict(self.live.server._circumstances) if self.live.server is not None else {}
 
     def export(self, name: str | None = None, **how: Any) -> dict[str, Any]:
-        """Write picture, data and circumstances; see :func:`epolllab.charts.export`."""
+        """Write picture, data and circumstances; see :func:`epolllab.plots.export.export`."""
         return super().export(name, **{"circumstances": self.circumstances(), **how})
 
     def close(self) -> None:

@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import ipywidgets as ipy
 
-from epolllab import cells, style
-from epolllab.experiments import phenomena
+from epolllab.experiments.catalogue import registry
+from epolllab.notebook import cells
+from epolllab.plots import style
 from epolllab.widgets.panel import Panel, button, named, row
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-    from epolllab.experiments.outcome import Outcome
+    from epolllab.experiments.catalogue.outcome import Outcome
 
 __all__ = ["Explorer", "explore"]
 
@@ -28,7 +29,7 @@ def explore(name: str = "edge-goes-silent") -> "Explorer":
     Parameters
     ----------
     name : str
-        As ``experiments.catalogue()`` lists it; it happens at once.
+        As ``experiments.phenomena()`` lists it; it happens at once.
 
     Returns
     -------
@@ -40,7 +41,7 @@ def explore(name: str = "edge-goes-silent") -> "Explorer":
     ValueError
         There is no such phenomenon; near names are said.
     """
-    phenomena.find(name)  # before there is a widget
+    registry.find(name)  # before there is a widget
     return Explorer(name)
 
 
@@ -54,9 +55,9 @@ class Explorer(Panel):
     """
 
     def __init__(self, name: str) -> None:
-        cells.stop_of_earlier_execution()
+        cells.stop_earlier_execution()
         families: dict[str, str] = {}
-        for entry in phenomena.entries().values():
+        for entry in registry.entries().values():
             families[f"{entry.family}: {entry.name}"] = entry.name
         self._choice = named(
             ipy.Dropdown(options=list(families.items()), value=name,
@@ -77,7 +78,7 @@ class Explorer(Panel):
 
     def run(self) -> None:
         """Let the chosen phenomenon happen, and show what came of it."""
-        self.outcome = phenomena.run(self._choice.value)
+        self.outcome = registry.run(self._choice.value)
         self._card.value = self.outcome._repr_html_()
         # Both at once: the style sheet shows the one that goes with the page's theme.
         self._image.value = self._drawn(dark=False) + self._drawn(dark=True)
@@ -111,6 +112,6 @@ class Explorer(Panel):
         return self.outcome.table()
 
     def export(self, name: str | None = None, **how: Any) -> dict[str, Any]:
-        """Write picture, data and circumstances; see :func:`epolllab.charts.export`."""
+        """Write picture, data and circumstances; see :func:`epolllab.plots.export.export`."""
         facts = {"circumstances": dict(self.outcome.circumstances)}
         return super().export(name, **{**facts, **how})

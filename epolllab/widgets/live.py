@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from epolllab.recording import Recording
-from epolllab.server import Server, ServerDied
+from epolllab.recording.recording import Recording
+from epolllab.server.server import Server, ServerDied
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from epolllab import clients
-from epolllab.options import whole
-from epolllab.runs import Run
-from epolllab.scripts import script
-from epolllab.server import Server
+from epolllab.checks import check_int
+from epolllab.clients.result import Run
+from epolllab.clients.script import script
+from epolllab.server.server import Server
 
 __all__ = ["LONGEST_S", "Load", "Wishes", "slowly"]
 
@@ -39,11 +39,11 @@ class Wishes:
     """Peers beside them that send a request a byte at a time."""
 
     def __post_init__(self) -> None:
-        whole("connections", self.connections, 1, MOST_CONNECTIONS)
-        whole("payload", self.payload, 0, 1 << 20)
-        whole("slow peers", self.slow_peers, 0, MOST_CONNECTIONS)
+        check_int("connections", self.connections, 1, MOST_CONNECTIONS)
+        check_int("payload", self.payload, 0, 1 << 20)
+        check_int("slow peers", self.slow_peers, 0, MOST_CONNECTIONS)
         if self.rate is not None:
-            whole("rate", self.rate, 1, 1_000_000)
+            check_int("rate", self.rate, 1, 1_000_000)
 
     def fire(self, server: Server) -> Run:
         """Run clients for one round."""

@@ -166,7 +166,7 @@ class Panel(ipy.VBox):  # type: ignore[misc]
         )
 
     def export(self, name: str | None = None, **how: Any) -> dict[str, Any]:
-        """Write picture, data and circumstances; see :func:`epolllab.charts.export`.
+        """Write picture, data and circumstances; see :func:`epolllab.plots.export.export`.
 
         Parameters
         ----------
@@ -175,11 +175,11 @@ class Panel(ipy.VBox):  # type: ignore[misc]
         **how
             Passed on.
         """
-        from epolllab import charts
+        from epolllab.plots import export
 
         stamp = time.strftime("%H%M%S")
         how = {"data": self.data(), "parameters": self.parameters(), **how}
-        return dict(charts.export(self.picture(), name or f"{self._name}-{stamp}", **how))
+        return dict(export(self.picture(), name or f"{self._name}-{stamp}", **how))
 
     # ---- its time, and its end -----------------------------------------------------
 

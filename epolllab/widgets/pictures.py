@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
-from epolllab.canvas import canvas, nothing
+from epolllab.plots.canvas import canvas, nothing
 
 __all__ = ["curves", "history", "live"]
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import ipywidgets as ipy
 
-from epolllab import cells
+from epolllab.notebook import cells
 
 __all__ = ["BEAT_S", "SILENCE_S", "Presence"]
 

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets as ipy
 import pandas as pd
 
-from epolllab import cells, metadata, places
-from epolllab.experiments import scaling as experiments
-from epolllab.experiments.scaling.result import Result
+from epolllab import experiments
+from epolllab.analysis.result import Result
+from epolllab.notebook import cells, paths
+from epolllab.recording import environment
 from epolllab.widgets import svg
 from epolllab.widgets.curves import Axis, Curves
 from epolllab.widgets.panel import Panel, button, named, row
@@ -69,7 +70,7 @@ class Sliders(Panel):
     """
 
     def __init__(self, data: Result | pd.DataFrame, what: str, curves: Curves) -> None:
-        cells.stop_of_earlier_execution()
+        cells.stop_earlier_execution()
         self._data, self._what, self.curves = data, what, curves
         self._measuring: threading.Thread | None = None
         c: dict[str, Any] = {
@@ -215,7 +216,7 @@ class Sliders(Panel):
         return figure
 
     def _words(self) -> str:
-        return metadata.summary(self.circumstances()) if self.circumstances() else ""
+        return environment.summary(self.circumstances()) if self.circumstances() else ""
 
     def circumstances(self) -> dict[str, Any]:
         """Of the experiment."""
@@ -234,14 +235,14 @@ class Sliders(Panel):
         )
 
     def export(self, name: str | None = None, **how: Any) -> dict[str, Any]:
-        """Write picture, data and circumstances; see :func:`epolllab.charts.export`."""
+        """Write picture, data and circumstances; see :func:`epolllab.plots.export.export`."""
         return super().export(name, **{"circumstances": self.circumstances(), **how})
 
 
 def _loaded(data: Any) -> tuple[Any, str]:
     if data is None or (isinstance(data, str) and not data.endswith(".parquet")):
         name = DEFAULT if data is None else data
-        return Result.load(places.reference(name)), f"our own run, {name}; see data/reference"
+        return Result.load(paths.reference(name)), f"our own run, {name}; see data/reference"
     if isinstance(data, str | Path):
         return Result.load(data), Path(data).name
     if isinstance(data, Result | pd.DataFrame):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import ipywidgets as ipy
 
-from epolllab import cells
+from epolllab.notebook import cells
 from epolllab.widgets import svg
 from epolllab.widgets.panel import Panel, button, named, row
 from epolllab.widgets.steps import INTERESTS, MOST_BYTES, Row, Steps
@@ -54,7 +54,7 @@ class Stepper(Panel):
     """
 
     def __init__(self) -> None:
-        cells.stop_of_earlier_execution()
+        cells.stop_earlier_execution()
         self.steps = Steps()
         self._n_write = _number(2000, 1, MOST_BYTES, "write-bytes")
         self._n_recv = _number(500, 1, 1 << 20, "recv-bytes")

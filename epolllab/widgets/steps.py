@@ -14,18 +14,10 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from epolllab import kernel
-from epolllab.events import (
-    EPOLLERR,
-    EPOLLET,
-    EPOLLHUP,
-    EPOLLIN,
-    EPOLLOUT,
-    EPOLLRDHUP,
-    mask_names,
-)
-from epolllab.experiments.bench import Bench, End, Watcher
-from epolllab.options import one_of, whole
-from epolllab.recording import Recording
+from epolllab.checks import check_choice, check_int
+from epolllab.events import EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, mask_names
+from epolllab.experiments.catalogue.bench import Bench, End, Watcher
+from epolllab.recording.recording import Recording
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -172,7 +164,7 @@ class Steps:
         ValueError, TypeError
             Too many bytes, or the peer has ended its direction; nothing is sent.
         """
-        whole("bytes to write", n_bytes, 1, MOST_BYTES)
+        check_int("bytes to write", n_bytes, 1, MOST_BYTES)
         with self._lock:
             self._require(self._peer_writes, "the peer has ended its direction and cannot write")
             before = kernel.bytes_readable(self.here)
@@ -281,7 +273,7 @@ class Steps:
         ValueError, TypeError
             Not a number of bytes from 1 on.
         """
-        whole("bytes to read", n_bytes, 1, 1 << 20)
+        check_int("bytes to read", n_bytes, 1, 1 << 20)
         with self._lock:
             got = self._bench.attempt(self._bench.recv, self.here, n_bytes)
             if isinstance(got, str):
@@ -345,7 +337,7 @@ class Steps:
             A key of :data:`INTERESTS`; by default what it is.
         """
         chosen = self.interest if interest is None else interest
-        one_of("interest", chosen, list(INTERESTS))
+        check_choice("interest", chosen, list(INTERESTS))
         with self._lock:
             before = self._queued(self._edge)
             self.interest = chosen

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from epolllab import style
 from epolllab.events import Op
+from epolllab.plots import style
 
 __all__ = ["WIDTH", "css", "lines", "sparkline", "strip", "timeline"]
 

@@ -25,7 +25,8 @@ sys.path.insert(0, str(HERE))
 from arms import Arm, epolllab_server, nginx, script
 
 import epolllab
-from epolllab import kernel, metadata
+from epolllab import kernel
+from epolllab.recording import environment
 
 Starter = Callable[[], AbstractContextManager[Arm]]
 
@@ -162,7 +163,7 @@ def main() -> None:
     parser.add_argument("--only", choices=PARTS, action="append")
     options = parser.parse_args()
     n, seconds, wanted = options.rounds, options.seconds, options.only or PARTS
-    print(metadata.describe(metadata.collect()))
+    print(environment.describe(environment.collect()))
     print("\n| CPU per request, or what is said | median (least to greatest) | target |")
     print("|---|---|---|")
     if "keep-alive" in wanted:

@@ -6,7 +6,7 @@ Run with the name of the event loop; prints the port it listens at.
 import asyncio
 import sys
 
-from epolllab.protocols import Hello
+from epolllab.server.protocols import Hello
 
 
 class HelloProtocol(asyncio.Protocol):

@@ -25,7 +25,7 @@ import nbformat
 import pytest
 
 from tests.browser.lab import HEIGHT, PATIENCE_MS, WIDTH, Lab
-from tests.notebook_tools import METADATA
+from tests.notebooks.tools import METADATA
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.browser.lab import NOTEBOOK, Lab, plain
-from tests.notebook_tools import FOLDER
+from tests.notebooks.tools import FOLDER
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from epolllab import pages
+from epolllab.notebook import voila
 from tests.browser.conftest import CHECKOUT, absent, page_of
 from tests.wire import is_refused, until
 
@@ -49,7 +49,7 @@ def addresses(chromium: "Browser") -> Iterator[dict[str, str]]:
                 assert line, f"epolllab serve ended with {process.wait()}; it said: {said}"
                 said += line
             found = re.findall(r"http://\S+", said)
-            yield dict(zip(pages.NOTEBOOKS, found, strict=True))
+            yield dict(zip(voila.NOTEBOOKS, found, strict=True))
         finally:
             process.send_signal(signal.SIGINT)
             process.wait(60)
@@ -63,7 +63,7 @@ def opened(page: "Page", address: str) -> None:
     assert [words for words in FAULTS if words in text] == []
 
 
-@pytest.mark.parametrize("name", pages.NOTEBOOKS)
+@pytest.mark.parametrize("name", voila.NOTEBOOKS)
 def test_page_without_the_token_runs_nothing(name: str, addresses: dict[str, str]) -> None:
     """Asked without a token, or with a wrong one, the server gives no page of ours."""
     plain = addresses[name].partition("?")[0]
@@ -140,6 +140,6 @@ def test_page_that_is_closed_leaves_nothing_running(
         state = panel.locator(".epl-state").first
         expect(state).to_contain_text("running at")
         port = int(re.search(r":(\d+)", state.inner_text())[1])
-        page.wait_for_timeout(1000 * (pages.LEFT_S + 10))  # that an open page is left alone
+        page.wait_for_timeout(1000 * (voila.LEFT_S + 10))  # that an open page is left alone
         assert not is_refused(("127.0.0.1", port))
-    until(lambda: is_refused(("127.0.0.1", port)), 3 * pages.LEFT_S)
+    until(lambda: is_refused(("127.0.0.1", port)), 3 * voila.LEFT_S)

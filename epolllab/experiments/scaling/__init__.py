@@ -1,38 +1,6 @@
-"""Scaling: epoll against poll and select, measured soundly on the reader's machine.
+"""Scaling: epoll, poll and select timed over 10 to 10,000 descriptors.
 
-:func:`sweep` times one wait over N descriptors, :func:`wait_kinds` does so for several
-kinds of them, :func:`crossover` over the share that is ready, :func:`register_cost` times
-what comes before a wait, :func:`propagate` a whole loop, and :func:`idle_connections` real
-servers with many idle connections. Each returns a :class:`Result`; a sweep's
-``checks()`` hold its shape against named margins.
-
-:func:`literature` has what others published, :func:`beside` sets ours
-beside it, and :func:`literature_ratios` says how far the shapes agree.
-The pictures are in :mod:`epolllab.experiments.scaling_pictures`, and what watching a
-server costs it in :mod:`epolllab.experiments.looking`.
+``sweeps`` times one wait, ``register`` the change of one registration, ``propagation``
+libevent's benchmark; ``waits`` measures, ``variants`` are what is compared and ``fds``
+what is watched. Results are :class:`epolllab.analysis.Result`.
 """
-
-from epolllab.experiments.published import beside, literature
-from epolllab.experiments.published import ratios as literature_ratios
-from epolllab.experiments.scaling.grid import crossover
-from epolllab.experiments.scaling.grid import ratios as crossover_ratios
-from epolllab.experiments.scaling.idle import idle_connections
-from epolllab.experiments.scaling.propagation import propagate
-from epolllab.experiments.scaling.register import register_cost
-from epolllab.experiments.scaling.result import Result
-from epolllab.experiments.scaling.sweeps import shares, sweep, wait_kinds
-
-__all__ = [
-    "Result",
-    "beside",
-    "crossover",
-    "crossover_ratios",
-    "idle_connections",
-    "literature",
-    "literature_ratios",
-    "propagate",
-    "register_cost",
-    "shares",
-    "sweep",
-    "wait_kinds",
-]

@@ -14,15 +14,16 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from epolllab.analysis.result import Result
+from epolllab.checks import check_choice, check_int
 from epolllab.events import EPOLLET, EPOLLIN
-from epolllab.experiments.scaling.method import Logbook, numbers, room, run_rounds, still
-from epolllab.experiments.scaling.result import Result
-from epolllab.experiments.scaling.targets import Targets, open_targets
+from epolllab.experiments.rounds import Logbook, numbers, room, run_rounds, still
+from epolllab.experiments.scaling.fds import Targets, open_targets
 from epolllab.experiments.scaling.waits import DEFAULT_MAX_EVENTS, fit
-from epolllab.options import one_of, whole
-from epolllab.pollers import FD_SETSIZE
+from epolllab.kernel.pollers import FD_SETSIZE
 
 __all__ = ["POLLERS", "propagate"]
+
 
 POLLERS = ("epoll-level", "epoll-edge", "poll", "select")
 
@@ -105,9 +106,9 @@ def propagate(
     sizes, counts = numbers("pairs", pairs), numbers("active", active)
     bounds = numbers("max_events", max_events)
     runs = (5 if quick else 25) if runs is None else runs
-    whole("runs", runs, 1)
+    check_int("runs", runs, 1)
     if writes is not None:
-        whole("writes", writes, 0)
+        check_int("writes", writes, 0)
     _check(sizes, counts, pollers)
     book = Logbook()
     with ExitStack() as opened:
@@ -144,7 +145,7 @@ def _check(sizes: Sequence[int], counts: Sequence[int], pollers: Sequence[str]) 
     if isinstance(pollers, str) or not pollers or len(set(pollers)) < len(pollers):
         raise ValueError(f"pollers names at least one of {POLLERS}, each once, not {pollers!r}")
     for poller in pollers:
-        one_of("pollers", poller, POLLERS)
+        check_choice("pollers", poller, POLLERS)
 
 
 def _ends(poller: str, size: int, targets: Targets, book: Logbook) -> bool:

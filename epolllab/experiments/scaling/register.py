@@ -15,16 +15,17 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from epolllab import rawcalls
+from epolllab.analysis.result import Result
+from epolllab.checks import check_choice, check_int
 from epolllab.events import EPOLLIN, EPOLLOUT
-from epolllab.experiments.scaling.arms import APIS
-from epolllab.experiments.scaling.method import Logbook, numbers, room, run_rounds, still
-from epolllab.experiments.scaling.result import Result
-from epolllab.experiments.scaling.targets import KINDS, Targets, open_targets
+from epolllab.experiments.rounds import Logbook, numbers, room, run_rounds, still
+from epolllab.experiments.scaling.fds import KINDS, Targets, open_targets
+from epolllab.experiments.scaling.variants import APIS
 from epolllab.experiments.scaling.waits import clock_floor_ns, fit, raw_floor_ns
-from epolllab.options import one_of, whole
+from epolllab.kernel import raw
 
 __all__ = ["OPERATIONS", "register_cost"]
+
 
 OPERATIONS = ("register", "modify", "unregister")
 _ARMS = (("epoll-level", "python"), ("epoll-level", "raw"), ("poll", "python"))
@@ -81,11 +82,11 @@ def register_cost(
         As :func:`sweep`.
     """
     sizes = numbers("n_fds", n_fds)
-    one_of("kind", kind, list(KINDS))
+    check_choice("kind", kind, list(KINDS))
     ops = (100 if quick else 300) if ops is None else ops
     rounds = (3 if quick else 5) if rounds is None else rounds
     for name, value, least in (("ops", ops, 1), ("rounds", rounds, 1), ("warmup", warmup, 0)):
-        whole(name, value, least)
+        check_int(name, value, least)
     book = Logbook()
     with ExitStack() as opened:
         cpu = opened.enter_context(still(pin=pin, book=book))
@@ -176,9 +177,9 @@ def _epoll_raw(opened: ExitStack, fds: Sequence[int]) -> Callable[[int], Any]:
         both, only = _Event(EPOLLIN | EPOLLOUT, fd), _Event(EPOLLIN, fd)
         number = ctypes.c_int(fd)
         prepared = (
-            partial(ctl, rawcalls.CTL_DEL, number, ctypes.byref(only)),
-            partial(ctl, rawcalls.CTL_ADD, number, ctypes.byref(only)),
-            partial(ctl, rawcalls.CTL_MOD, number, ctypes.byref(both)),
+            partial(ctl, raw.CTL_DEL, number, ctypes.byref(only)),
+            partial(ctl, raw.CTL_ADD, number, ctypes.byref(only)),
+            partial(ctl, raw.CTL_MOD, number, ctypes.byref(both)),
         )
         if any(call() < 0 for call in prepared):  # leaves the table as it was
             raise OSError(ctypes.get_errno(), f"epoll_ctl of descriptor {fd}")

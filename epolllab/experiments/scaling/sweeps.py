@@ -4,17 +4,18 @@ One job: check what is asked and turn it into a plan of waits.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
-import pandas as pd
-
+from epolllab.analysis.ratios import SHARES
+from epolllab.analysis.result import Result
+from epolllab.checks import check_choice, check_int
+from epolllab.experiments.rounds import numbers
 from epolllab.experiments.scaling import waits
-from epolllab.experiments.scaling.arms import APIS, POLLERS, arms
-from epolllab.experiments.scaling.method import numbers
-from epolllab.experiments.scaling.result import Result
-from epolllab.experiments.scaling.targets import KINDS
-from epolllab.options import one_of, whole
+from epolllab.experiments.scaling.fds import KINDS
+from epolllab.experiments.scaling.variants import APIS, POLLERS, arms
 
-__all__ = ["SIZES", "shares", "sweep", "wait_kinds"]
+__all__ = ["SIZES", "sweep", "wait_kinds"]
+
 
 SIZES = (10, 100, 1_000, 10_000)
 """Descriptors watched, as in Kerrisk's table 63-9."""
@@ -118,7 +119,7 @@ def sweep(
     >>> sorted(result["n_fds"].unique().tolist())
     [10, 100]
     """
-    one_of("kind", kind, list(KINDS))
+    check_choice("kind", kind, list(KINDS))
     return waits.run(
         _plan("sweep", n_fds, pollers, active, api, (kind,), ops, rounds, warmup, quick, pin, seed,
               progress, fresh)
@@ -171,47 +172,11 @@ def wait_kinds(
     if isinstance(kinds, str) or not kinds or len(set(kinds)) < len(kinds):
         raise ValueError(f"kinds names at least one of {tuple(KINDS)}, each once, not {kinds!r}")
     for kind in kinds:
-        one_of("kinds", kind, list(KINDS))
+        check_choice("kinds", kind, list(KINDS))
     return waits.run(
         _plan("wait_kinds", n_fds, pollers, active, api, kinds, ops, rounds, warmup, quick, pin,
               seed, progress)
     )  # fmt: skip
-
-
-def shares(data: Result | pd.DataFrame) -> pd.DataFrame:
-    """The kernel's and CPython's share of a wait, where it was measured both ways.
-
-    The kernel's share is the raw wait without what a foreign call costs that makes no
-    system call (``raw_floor_ns`` of the circumstances, clock included). CPython's is what
-    Python's function takes beyond that, without the clock (``clock_floor_ns``).
-
-    Parameters
-    ----------
-    data : Result or pandas.DataFrame
-        From :func:`sweep` or :func:`wait_kinds`; a frame brings the floors in its
-        ``attrs``, and without them they count as 0.
-
-    Returns
-    -------
-    pandas.DataFrame
-        A row for each n_fds, poller, kind and active measured both raw and by Python:
-        medians ``kernel_ns``, ``cpython_ns`` and ``python_ns``, their sum. Where the
-        two ways differ by less than the noise, cpython_ns can be negative.
-    """
-    frame = data.frame if isinstance(data, Result) else data
-    kept = frame[~frame["warmup"]]
-    medians = (
-        kept.assign(api=kept["api"].astype("str"))
-        .groupby(["n_fds", "poller", "kind", "active", "api"], observed=True)["wait_ns"]
-        .median()
-        .unstack("api")
-        .reindex(columns=["raw", "python"])
-        .dropna()
-    )
-    kernel = medians["raw"] - (frame.attrs.get("raw_floor_ns") or 0.0)
-    python = medians["python"] - (frame.attrs.get("clock_floor_ns") or 0.0)
-    table = pd.DataFrame({"kernel_ns": kernel, "cpython_ns": python - kernel, "python_ns": python})
-    return table.reset_index()
 
 
 def _plan(
@@ -231,7 +196,7 @@ def _plan(
     fresh: bool = False,
 ) -> waits.Plan:
     sizes = numbers("n_fds", n_fds)
-    whole("active", active, 1)
+    check_int("active", active, 1)
     if active > sizes[0]:
         raise ValueError(
             f"active={active} of n_fds={sizes[0]} cannot be ready; active is at most the "
@@ -240,8 +205,95 @@ def _plan(
     ops = (50 if quick else 200) if ops is None else ops
     rounds = (3 if quick else 10) if rounds is None else rounds
     for parameter, value, least in (("ops", ops, 1), ("rounds", rounds, 1), ("warmup", warmup, 0)):
-        whole(parameter, value, least)
+        check_int(parameter, value, least)
     return waits.Plan(
         name, arms(pollers, api), sizes, lambda _: (active,), kinds, ops, warmup, rounds, seed,
         pin, progress, fresh,
     )  # fmt: skip
+
+
+CROSSOVER_SIZES = (1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000)
+
+
+def crossover(
+    n_fds: int | Sequence[int] = CROSSOVER_SIZES,
+    shares: Sequence[float] = SHARES,
+    pollers: tuple[str, str] = ("epoll-level", "poll"),
+    *,
+    api: Sequence[str] = APIS,
+    ops: int | None = None,
+    rounds: int | None = None,
+    warmup: int = 2,
+    kind: str = "eventfd",
+    quick: bool = False,
+    pin: bool = True,
+    seed: int = 0,
+    progress: bool = True,
+) -> Result:
+    """Compare two pollers over the number of descriptors and the share that is ready.
+
+    What it shows: epoll's time is bounded by what is ready, not by what is watched
+    (J. Lokier said so in 2003). Where all of a few descriptors are ready, poll has no
+    more to look at than epoll has, and less to do for each: epoll takes each off its
+    ready list and, level-triggered, puts it back.
+
+    Parameters
+    ----------
+    n_fds : int or rising sequence of int
+        Descriptors watched; cut as in :func:`sweep`.
+    shares : rising sequence of float
+        Shares of them ready in each operation, from 0 to 1; at least one always is, and 0
+        stands for one.
+    pollers : tuple of two str
+        The first's time is divided by the second's.
+    api, kind, pin, seed, progress
+        As in :func:`sweep`.
+    ops : int, optional
+        Operations of each poller at each field in a round: 15, or 6 with `quick`.
+    rounds : int, optional
+        5, or 3 with `quick`, which also leaves out every other size.
+    warmup : int
+        Operations before them, marked in the result.
+
+    Returns
+    -------
+    Result
+        As of :func:`sweep`. :func:`ratios` makes the map, and
+        :func:`epolllab.plots.scaling.crossover` draws it. An epoll wait
+        may return all that are ready here; what Python's default bound of 1,023 does is
+        :func:`propagate`'s subject.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Shares outside 0 to 1 or not rising; not two pollers; as :func:`sweep`.
+    DescriptorLimitError
+        As :func:`sweep`.
+    """
+    sizes = numbers("n_fds", n_fds)
+    _check_crossover(shares, pollers)
+    if quick and n_fds is CROSSOVER_SIZES:
+        sizes = CROSSOVER_SIZES[::2]
+    ops = (6 if quick else 15) if ops is None else ops
+    rounds = (3 if quick else 5) if rounds is None else rounds
+    for name, value, least in (("ops", ops, 1), ("rounds", rounds, 1), ("warmup", warmup, 0)):
+        check_int(name, value, least)
+    plan = waits.Plan(
+        "crossover", arms(pollers, api), sizes, partial(_active_counts, tuple(shares)), (kind,), ops,
+        warmup, rounds, seed, pin, progress,
+    )  # fmt: skip
+    return waits.run(plan)
+
+
+def _check_crossover(shares: Sequence[float], pollers: Sequence[str]) -> None:
+    if len(pollers) != 2:
+        raise ValueError(f"pollers are two to be compared, not {pollers!r}")
+    given = list(shares)
+    if not given or any(not 0 <= share <= 1 for share in given):
+        raise ValueError(f"shares are from 0 (one descriptor) to 1 (all), not {shares!r}")
+    if sorted(set(given)) != given:
+        raise ValueError(f"shares rise, each once; did you mean {tuple(sorted(set(given)))}?")
+
+
+def _active_counts(shares: Sequence[float], n: int) -> list[int]:
+    return sorted({max(1, round(share * n)) for share in shares})

@@ -17,13 +17,14 @@ import numpy as np
 import pandas as pd
 
 from epolllab import kernel
-from epolllab.experiments.scaling.arms import APIS, POLLERS, Arm, Refused, Waiter, make_waiter
-from epolllab.experiments.scaling.method import Logbook, room, run_rounds, still
-from epolllab.experiments.scaling.result import Result
-from epolllab.experiments.scaling.targets import KINDS, Targets, open_targets
-from epolllab.pollers import FD_SETSIZE
+from epolllab.analysis.result import Result
+from epolllab.experiments.rounds import Logbook, room, run_rounds, still
+from epolllab.experiments.scaling.fds import KINDS, Targets, open_targets
+from epolllab.experiments.scaling.variants import APIS, POLLERS, Arm, Refused, Waiter, make_waiter
+from epolllab.kernel.pollers import FD_SETSIZE
 
 __all__ = ["Cell", "Plan", "fit", "measure", "run"]
+
 
 BY = ("poller", "api", "kind", "n_fds", "active")
 VALUES = ("wait_ns", "op_ns")

@@ -1,0 +1,222 @@
+"""Make the recorded runs in ``data/reference``: all of them, or those named.
+
+    python data/make_reference.py [NAME ...]
+
+Run it on a machine that is otherwise idle; all of them take about ten minutes on two
+processors. Each run is saved as soon as it is complete and replaces the file of an
+earlier one; an interrupted run is not saved.
+"""
+
+import os
+import select
+import socket
+import struct
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from epolllab import experiments, frames, kernel, run_clients, start_server, widgets
+from epolllab.analysis import Result
+from epolllab.checks import check_choice
+from epolllab.events import EPOLLET, EPOLLIN, EPOLLOUT, EPOLLRDHUP
+from epolllab.experiments.catalogue.bench import Bench
+from epolllab.experiments.comparisons.conformance import Checked
+from epolllab.recording import Recording, environment, storage
+from epolllab.widgets.steps import Steps
+from epolllab.widgets.ticker import INTERVAL_S
+
+FOLDER = Path(__file__).parent / "reference"
+REQUEST = b"GET / HTTP/1.0\r\n\r\n"
+ROUNDS = 4
+"""Rounds of each dashboard load, of two seconds each."""
+
+
+def sample_run() -> Recording:
+    """500 requests of 20 clients in a closed loop, at an epoll server in its own process."""
+    with start_server(process=True) as server:
+        run_clients(server, connections=20, requests=500, progress=False)
+        return server.settle().recording()
+
+
+def one_request(lifecycle: str) -> Recording:
+    """One request through one life cycle."""
+    with start_server(lifecycle=lifecycle, process=True) as server:
+        run_clients(server, connections=1, requests=1, progress=False)
+        return server.settle().recording()
+
+
+def forgotten_drain() -> Recording:
+    """One request of 2,531 bytes, edges, one read of 1,000 bytes an event, two nudges."""
+    request = b"GET / HTTP/1.0\r\nX-Padding: " + b"x" * 2_500 + b"\r\n\r\n"
+    with start_server(trigger="edge", drain=False, recv_size=1_000, process=True) as server:
+        with socket.create_connection(server.address, 10) as client:
+            for piece in (request, b"!", b"!"):
+                client.sendall(piece)
+                server.until_idle(client)
+            client.recv(1_000)
+        return server.settle().recording()
+
+
+def three_endings() -> Recording:
+    """Three clients of the how-to's life cycle: one polite, one half-closed, one reset."""
+    with start_server(lifecycle="howto", process=True) as server:
+        for ending in ("politely", "early", "rudely"):
+            with socket.create_connection(server.address, 10) as client:
+                client.sendall(REQUEST[:9] if ending == "rudely" else REQUEST)
+                if ending == "rudely":
+                    server.until_idle(client)
+                    reset = struct.pack("ii", 1, 0)
+                    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+                    continue
+                if ending == "early":
+                    client.shutdown(socket.SHUT_WR)
+                while client.recv(1_000):
+                    pass
+        return server.settle().recording()
+
+
+def haunted_interest() -> pd.DataFrame:
+    """An interest list with a live entry, a ghost, and a number that stands for two files."""
+    with Bench() as bench, select.epoll() as epoll:
+        table = {}
+        for mask in (EPOLLIN | EPOLLRDHUP, EPOLLIN | EPOLLET, EPOLLIN):
+            end = bench.moved(bench.pair()[0])
+            epoll.register(end.fd, mask)
+            table[end.fd] = mask
+        well, ghost, reused = table
+        for fd in (ghost, reused):
+            bench.adopt(os.dup(fd), "forgotten duplicate")
+        os.dup2(bench.pair()[0].fd, reused, False)
+        os.dup2(bench.pair()[0].fd, ghost, False)  # closed with the bench, and not registered
+        epoll.register(reused, EPOLLIN | EPOLLOUT)
+        table = {well: table[well], reused: EPOLLIN | EPOLLOUT}
+        inodes = {fd: os.fstat(fd).st_ino for fd in table}
+        return frames.interest_list(kernel.interest_list(epoll), table, inodes=inodes)
+
+
+def howto_checks() -> pd.DataFrame:
+    """Which checks the how-to's two servers pass, and one of the package's own."""
+    servers: dict[str, Callable[[], AbstractContextManager[Checked]]] = {
+        "how-to,\nlevel": experiments.HowToProcess,
+        "how-to,\nedge": lambda: experiments.HowToProcess(edge=True),
+        "start_server()": lambda: start_server(max_request_bytes=65_536, process=True),
+    }
+    return pd.DataFrame(
+        {name: experiments.check_conformance(make)["passed"] for name, make in servers.items()}
+    )
+
+
+def staircase() -> Result:
+    """How many waits one batch takes."""
+    # Without writes a run is one pass, and its waits are the batch cut by the bound.
+    steps = (1, 256, 257, 512, 513, 1_000, 1_023, 1_024, 1_500, 2_046, 2_047, 2_500, 3_069, 3_070,
+             3_500, 4_092, 4_093, 5_000)  # fmt: skip
+    pollers = ("epoll-level", "epoll-edge", "poll")
+    return experiments.propagate(5_000, steps, 0, pollers=pollers, max_events=(256, 1_023), runs=5)
+
+
+def dashboard_live() -> pd.DataFrame:
+    """What a dashboard showed, tick by tick: one client, then fifty."""
+    dash = widgets.dashboard()
+    try:
+        dash.start()
+        told = {"circumstances": dash.circumstances(), "parameters": dash.parameters()}
+        for connections in (1, 50):
+            dash.controls["connections"].value = connections
+            dash.fire()
+            assert dash.load is not None
+            while dash.load.running and dash.load.rounds < ROUNDS:
+                dash.watch(INTERVAL_S)
+            dash.cease()
+            dash.load.join()
+            if dash.load.error is not None:
+                raise RuntimeError(f"the clients failed; nothing is saved:\n{dash.load.error}")
+        frame = dash.data()
+    finally:
+        dash.close()
+    frame.attrs.update(told)
+    return frame
+
+
+def stepper_history() -> pd.DataFrame:
+    """The steps of notebook 15: edge told once; what makes it speak again; an end."""
+    with Steps() as steps:
+        steps.peer_writes(2000)
+        steps.wait()
+        steps.wait()
+        steps.recv(500)
+        steps.wait()
+        steps.peer_writes(1)
+        steps.wait()
+        steps.modify()
+        steps.wait()
+        steps.drain()
+        steps.wait()
+        steps.peer_writes(10)
+        steps.peer_writes(20)
+        steps.wait()
+        steps.wait()
+        steps.drain()
+        steps.peer_half_closes()
+        for _ in range(3):
+            steps.wait()
+        return steps.history()
+
+
+RUNS: dict[str, Callable[[], Recording | Result | pd.DataFrame]] = {
+    "sample-run": sample_run,
+    "one-request-howto": lambda: one_request("howto"),
+    "one-request-eager": lambda: one_request("eager"),
+    "forgotten-drain": forgotten_drain,
+    "three-endings": three_endings,
+    "haunted-interest": haunted_interest,
+    "howto-checks": howto_checks,
+    "level-against-edge": lambda: experiments.level_against_edge(progress=False),
+    "lifecycles": lambda: experiments.compare_lifecycles(progress=False),
+    "herd": lambda: experiments.thundering_herd(workers=(4, 16, 64), progress=False),
+    "latency-tails": lambda: experiments.latency_tails(progress=False),
+    "dashboard-live": dashboard_live,
+    "stepper-history": stepper_history,
+    "scaling-sweep": experiments.sweep,
+    "scaling-wait-kinds": experiments.wait_kinds,
+    "scaling-crossover": experiments.crossover,
+    "scaling-register-cost": experiments.register_cost,
+    "scaling-propagate": lambda: experiments.propagate((100, 1_000), (1, 100)),
+    "scaling-propagate-all-active": lambda: experiments.propagate(
+        (1_000, 5_000), (1_000,), pollers=("epoll-level", "epoll-edge", "poll")
+    ),
+    "scaling-staircase": staircase,
+    "scaling-idle-connections": experiments.idle_connections,
+    "scaling-observer-cost": experiments.observer_cost,
+}
+"""File name, without its ending, to the function that makes the run."""
+
+
+def make(names: Sequence[str] = tuple(RUNS), folder: str | os.PathLike[str] = FOLDER) -> list[Path]:
+    """Make runs and save each as soon as it is complete; return the paths."""
+    for name in names:
+        check_choice("name", name, list(RUNS))
+    return [save(name, RUNS[name](), Path(folder, f"{name}.parquet")) for name in names]
+
+
+def save(name: str, made: Any, path: Path) -> Path:
+    """Save a recording, a result or a frame; raise KeyboardInterrupt if it was interrupted."""
+    is_frame = isinstance(made, pd.DataFrame)
+    if made.attrs.get("interrupted") if is_frame else getattr(made, "interrupted", False):
+        raise KeyboardInterrupt(f"{name} was interrupted and is not saved")
+    if not is_frame:
+        made.save(path)
+        return path
+    made.attrs.setdefault("circumstances", environment.collect())
+    with storage.write_atomically([path]) as (temporary,):
+        made.to_parquet(temporary)
+    return path
+
+
+if __name__ == "__main__":
+    for path in make(sys.argv[1:] or tuple(RUNS)):
+        print(f"wrote {path}")

@@ -1,0 +1,46 @@
+"""From frames to numbers with uncertainty, and to diagnoses.
+
+``statistics`` has medians, ratios and fits with bootstrap intervals; ``Result`` holds
+the raw values of a measurement with its circumstances; ``ratios`` and ``shape`` compare
+results with each other, ``literature`` with published figures; ``diagnose`` finds what
+keeps a loop busy. Imports recording and everything below.
+"""
+
+from epolllab.analysis.diagnosis import Diagnosis, Finding, diagnose
+from epolllab.analysis.literature import beside, literature
+from epolllab.analysis.ratios import crossover_ratios, literature_ratios, shares
+from epolllab.analysis.result import Result
+from epolllab.analysis.shape import shape
+from epolllab.analysis.statistics import (
+    Interval,
+    Line,
+    fit_line,
+    fits,
+    median_interval,
+    ratio_interval,
+    summarise,
+)
+
+__all__ = [
+    "Diagnosis",
+    "Finding",
+    "Interval",
+    "Line",
+    "Result",
+    "beside",
+    "crossover_ratios",
+    "diagnose",
+    "fit_line",
+    "fits",
+    "literature",
+    "literature_ratios",
+    "median_interval",
+    "ratio_interval",
+    "shape",
+    "shares",
+    "summarise",
+]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,125 @@
+"""The shape of a sweep in named checks: flat, straight, and how far apart.
+
+One job: hold measured medians against the margins that the published tables suggest.
+It measures nothing, and a verdict is about the run at hand: a check that does not hold
+is a finding, and on a busy machine first of all a reason to measure again.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from epolllab.analysis import statistics
+
+__all__ = ["FLAT", "POLLERS", "RATIO", "STRAIGHT", "shape"]
+
+
+POLLERS = ("epoll-level", "epoll-edge", "epoll-oneshot", "poll", "select")
+"""The pollers of a result, in the order in which tables and charts list them."""
+
+FLAT = 2.0
+"""epoll's median at the largest N over that at the least: at most this."""
+
+STRAIGHT = 0.98
+"""R² of the line through poll's and select's medians: over this."""
+
+RATIO = 0.01
+"""poll's median over epoll's at the largest N: over this times N, so 100 at 10,000."""
+
+VERDICTS = ("holds", "differs", "not measured")
+_LEAST_SIZES = 3  # a line through two points is always straight
+
+
+class _Check(NamedTuple):
+    check: str
+    claim: str
+    value: float
+    margin: str
+    verdict: str
+
+
+def shape(frame: pd.DataFrame, *, value: str = "wait_ns") -> pd.DataFrame:
+    """Check the shape of a sweep.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        Of :func:`epolllab.experiments.scaling.sweep`.
+    value : {"wait_ns", "op_ns"}
+        The wait alone, or the whole operation (by Python only).
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row per check: ``check``, its name; ``claim``, a sentence; ``value``, what was
+        found, without unit; ``margin``, what the claim allows; ``verdict``: ``"holds"``,
+        ``"differs"``, or ``"not measured"`` where the sweep lacks what it takes. By raw
+        calls where there are any, else by Python's functions.
+    """
+    kept = frame[~frame["warmup"] & frame[value].notna()]
+    api = "raw" if (kept["api"] == "raw").any() else "python"
+    kept = kept[kept["api"] == api]
+    medians = kept.groupby(["poller", "n_fds"], observed=True)[value].median().astype(float)
+    rows = [*_flat(medians), *_straight(kept, value), _apart(medians)]
+    return pd.DataFrame(rows, columns=pd.Index(_Check._fields)).astype(
+        {"verdict": pd.CategoricalDtype(list(VERDICTS))}
+    )
+
+
+def _sizes(medians: "pd.Series[float]", poller: str) -> list[int]:
+    return [int(n) for name, n in medians.index if name == poller]
+
+
+def _flat(medians: "pd.Series[float]") -> Iterator[_Check]:
+    measured = [name for name in POLLERS[:3] if _sizes(medians, name)]
+    for poller in measured or ["epoll-level"]:
+        sizes = _sizes(medians, poller)
+        found = medians[poller, sizes[-1]] / medians[poller, sizes[0]] if sizes[1:] else np.nan
+        yield _Check(
+            f"{poller} is flat",
+            f"{poller}: the median at {_at(sizes[-1:])} over that at {_at(sizes[:1], 'least')}",
+            float(found),
+            f"at most {FLAT:g}",
+            _verdict(found, found <= FLAT),
+        )
+
+
+def _straight(kept: pd.DataFrame, value: str) -> Iterator[_Check]:
+    for poller in ("poll", "select"):
+        rows = kept[kept["poller"] == poller]
+        found = np.nan
+        if rows["n_fds"].nunique() >= _LEAST_SIZES:
+            times = rows[value].to_numpy(float, na_value=np.nan)
+            found = statistics.fit_line(rows["n_fds"], times, rows["round"]).r2
+        yield _Check(
+            f"{poller} is straight",
+            f"{poller}: R\N{SUPERSCRIPT TWO} of the line a + b N through its medians",
+            float(found),
+            f"over {STRAIGHT:g}",
+            _verdict(found, found > STRAIGHT),
+        )
+
+
+def _apart(medians: "pd.Series[float]") -> _Check:
+    common = sorted({*_sizes(medians, "epoll-level")} & {*_sizes(medians, "poll")})
+    found = bound = np.nan
+    for most in common[-1:]:
+        found = medians["poll", most] / medians["epoll-level", most]
+        bound = RATIO * most
+    return _Check(
+        "poll over epoll",
+        f"poll's median over epoll's at {_at(common[-1:])}",
+        float(found),
+        f"over {bound:,.3g}" if common else "over N / 100",
+        _verdict(found, found > bound),
+    )
+
+
+def _at(sizes: Sequence[int], where: str = "largest") -> str:
+    return f"N = {sizes[0]:,}" if sizes else f"the {where} N"
+
+
+def _verdict(found: float, holds: bool) -> str:
+    return "not measured" if np.isnan(found) else "holds" if holds else "differs"

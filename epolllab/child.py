@@ -1,0 +1,184 @@
+"""Child processes that run one function of this package and die with their parent.
+
+One job: start a fresh interpreter, talk to it, and be sure that it ends. It does not
+know what the child does.
+
+Why not fork: a notebook's kernel has threads, and a fork copies the locks that they
+hold but not the threads that would release them. A fresh interpreter that imports
+only this package's first half starts in a tenth of a second.
+
+Why a lifeline: PR_SET_PDEATHSIG fires when the *thread* that started the child ends,
+which in a notebook may be a widget's callback. A pipe whose other end only the
+parent holds is closed by the kernel however the parent dies, SIGKILL included, and
+a thread that waits on it costs nothing meanwhile.
+"""
+
+import importlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from multiprocessing.connection import Connection, Pipe
+from typing import Any
+
+__all__ = ["Child", "ChildDied"]
+
+
+_BOOTSTRAP = (
+    "import sys; sys.path[:] = {path!r}; "
+    "from epolllab.child import main; main({control}, {lifeline}, {target!r})"
+)
+
+
+class ChildDied(RuntimeError):
+    """A child process ended before it answered; the message says how."""
+
+
+def _spawned(command: list[str], fds: Sequence[int]) -> "subprocess.Popen[bytes]":
+    """Start a process from a thread that lives as long as that takes.
+
+    An interrupt is raised in the main thread, and there, in the midst of Popen, it would
+    lose the number of a process that runs already.
+    """
+    made: list[subprocess.Popen[bytes] | BaseException] = []
+    begun, done = threading.Event(), threading.Event()
+
+    def spawn() -> None:
+        begun.set()
+        try:
+            made.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=fds))
+        except BaseException as error:
+            made.append(error)
+        done.set()
+
+    try:
+        threading.Thread(target=spawn, name="epolllab-spawn").start()
+        done.wait()  # not join(): interrupted once, it takes the thread for ended (Python 3.11)
+    except BaseException:
+        if begun.wait(1):  # if not, there is no thread
+            done.wait()
+        for process in made:
+            if isinstance(process, subprocess.Popen):
+                process.kill()
+                process.wait()
+        raise
+    (process,) = made
+    if isinstance(process, BaseException):
+        raise process
+    return process
+
+
+class Child:
+    """A fresh interpreter that runs ``target(connection)``.
+
+    Parameters
+    ----------
+    target : str
+        ``"module:function"``, importable in the child.
+    fds : sequence of int, optional
+        Descriptors that the child inherits under the same numbers.
+    """
+
+    def __init__(self, target: str, *, fds: Sequence[int] = ()) -> None:
+        self.target = target
+        self.connection, theirs = Pipe()
+        lifeline_read, self._lifeline = os.pipe()
+        control = theirs.fileno()
+        try:
+            self.process = _spawned(
+                [
+                    sys.executable,
+                    "-c",
+                    _BOOTSTRAP.format(
+                        path=sys.path, control=control, lifeline=lifeline_read, target=target
+                    ),
+                ],
+                [control, lifeline_read, *fds],
+            )
+        except BaseException:
+            self.connection.close()
+            os.close(self._lifeline)
+            self._lifeline = -1
+            raise
+        finally:
+            theirs.close()
+            os.close(lifeline_read)
+
+    @property
+    def pid(self) -> int:
+        """The child's process id."""
+        return self.process.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether the child still runs."""
+        return self.process.poll() is None
+
+    def send(self, message: object) -> None:
+        """Send a picklable object; ChildDied if nobody is there to read it."""
+        try:
+            self.connection.send(message)
+        except (BrokenPipeError, ConnectionResetError) as error:
+            raise self._death() from error
+
+    def receive(self, timeout: float | None = None) -> Any:
+        """Wait for the child's next message.
+
+        Raises
+        ------
+        ChildDied
+            The child ended without sending one.
+        TimeoutError
+            Nothing came within `timeout` seconds.
+        """
+        if timeout is not None and not self.connection.poll(timeout):
+            raise TimeoutError(f"{self.target} in process {self.pid} was silent for {timeout} s")
+        try:
+            return self.connection.recv()
+        except (EOFError, ConnectionResetError) as error:
+            raise self._death() from error
+
+    def _death(self) -> ChildDied:
+        try:
+            code = self.process.wait(5)
+        except subprocess.TimeoutExpired:
+            return ChildDied(f"{self.target} in process {self.pid} closed its connection")
+        how = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
+        return ChildDied(f"{self.target} in process {self.pid} ended with {how}")
+
+    def __del__(self) -> None:
+        # An interrupt can come between the making and whoever would have ended it.
+        if hasattr(self, "process") and self._lifeline >= 0:
+            self.end(0)
+
+    def end(self, timeout: float = 2.0) -> None:
+        """Let go of the child: it ends by itself, or is killed after `timeout` seconds.
+
+        Any number of times, from any thread.
+        """
+        lifeline, self._lifeline = self._lifeline, -1
+        if lifeline >= 0:
+            os.close(lifeline)
+        try:
+            self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.connection.close()
+
+
+def main(control: int, lifeline: int, target: str) -> None:
+    """Run in the child: watch the lifeline, then call the function."""
+    # A notebook's interrupt goes to the whole process group; it is meant for the cell.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_watch, args=(lifeline,), daemon=True).start()
+    module, function = target.split(":")
+    getattr(importlib.import_module(module), function)(Connection(control))
+
+
+def _watch(lifeline: int) -> None:
+    """Block until the parent lets go, then leave without any ado."""
+    os.read(lifeline, 1)
+    os._exit(0)

@@ -1,0 +1,63 @@
+"""What a load did to a server: rates, times and CPU, from one run of clients.
+
+One job: run clients at an address while a process's CPU time is read, and give one
+row of numbers. It starts no server.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from epolllab import kernel
+from epolllab.clients.run import run_clients
+
+__all__ = ["cpu_of", "measured_load"]
+
+
+def cpu_of(pid: int | None, tids: Iterable[int] | None = None) -> Callable[[], int]:
+    """A function that reads the CPU time of a process, or of some threads of it, in ns."""
+    if tids is None:
+        return lambda: kernel.cpu_time_ns(pid)
+    chosen = list(tids)
+    return lambda: sum(kernel.cpu_time_ns(pid, tid) for tid in chosen)
+
+
+def measured_load(
+    target: Any, cpus: Mapping[str, Callable[[], int]], **wishes: Any
+) -> dict[str, Any]:
+    """Run clients and measure.
+
+    Parameters
+    ----------
+    target : Server or address
+        As for :func:`epolllab.run_clients`.
+    cpus : mapping of str to callable
+        Column to what reads a CPU time in ns, such as :func:`cpu_of` makes.
+    **wishes
+        For :func:`epolllab.run_clients`.
+
+    Returns
+    -------
+    dict
+        ``requests`` succeeded, ``errors``, ``requests_per_s``, ``p50_us``, ``p99_us`` (from
+        the due instant, connecting included), and each column of `cpus` in
+        microseconds for each request that succeeded. NaN where none did.
+    """
+    before = {column: read() for column, read in cpus.items()}
+    run = run_clients(target, progress=False, record=False, **wishes)
+    spent = {column: read() - before[column] for column, read in cpus.items()}
+    rows = run.requests()
+    good = rows[rows["error"].isna()]
+    latency = good["latency_ns"].to_numpy(dtype=float) / 1000
+    p50, p99 = np.percentile(latency, (50, 99)) if len(latency) else (np.nan, np.nan)
+    n = len(good)
+    lasted_ns = float(good["done_ns"].max() - rows["intended_ns"].min()) if n else np.nan
+    return {
+        "requests": n,
+        "errors": len(rows) - n,
+        "requests_per_s": n / lasted_ns * 1e9 if n else np.nan,
+        "p50_us": p50,
+        "p99_us": p99,
+        **{column: ns / n / 1000 if n else np.nan for column, ns in spent.items()},
+    }

@@ -1,0 +1,91 @@
+"""frames.interest."""
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import pandas as pd
+
+from epolllab.events import mask_names
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Ints = NDArray[np.integer[Any]]
+    Bools = NDArray[np.bool_]
+
+
+__all__ = ["interest_list"]
+
+
+class _Entry(Protocol):
+    """What a row of the kernel's interest list has; see ``kernel.interest_list``."""
+
+    @property
+    def fd(self) -> int: ...
+    @property
+    def mask(self) -> int: ...
+    @property
+    def data(self) -> int: ...
+    @property
+    def inode(self) -> int | None: ...
+
+
+def interest_list(
+    entries: Iterable[_Entry],
+    table: Mapping[int, int],
+    *,
+    inodes: Mapping[int, int] | None = None,
+) -> pd.DataFrame:
+    """Set the kernel's interest list beside the program's own table.
+
+    They part company when a descriptor is closed while a duplicate of it lives: the
+    kernel goes on watching the open file description under the old number, and the
+    program, which has dropped the number, hears from a ghost.
+
+    Parameters
+    ----------
+    entries : iterable
+        Rows of ``kernel.interest_list(epfd)``: ``fd``, ``mask``, ``data``, ``inode``.
+    table : mapping of int to int
+        What the program believes: descriptor to mask.
+    inodes : mapping of int to int, optional
+        The inode behind each descriptor now, from ``os.fstat``. With it, an entry
+        whose number has since been used for another file is told from the new one.
+
+    Returns
+    -------
+    pandas.DataFrame
+        In order of descriptor: ``fd`` (int32), ``kernel_mask`` (Int64),
+        ``kernel_names``, ``own_mask`` (Int64), ``own_names``, ``where`` (category:
+        "both", "kernel only", "program only"), ``data`` (UInt64), ``inode`` (Int64).
+        The kernel always adds ERR and HUP to what was asked for, so the masks differ
+        where nothing is wrong.
+    """
+    rows: list[tuple[Any, ...]] = []
+    seen: set[int] = set()
+    for entry in entries:
+        is_current = inodes is None or inodes.get(entry.fd, entry.inode) == entry.inode
+        own = table.get(entry.fd) if is_current else None
+        seen |= {entry.fd} if own is not None else set()
+        where = "kernel only" if own is None else "both"
+        rows.append((entry.fd, entry.mask, own, where, entry.data, entry.inode))
+    rows += [(fd, None, table[fd], "program only", None, None) for fd in table.keys() - seen]
+    rows.sort(key=lambda row: row[0])
+    fds, kernel, own_masks, wheres, data, inode = zip(*rows, strict=True) if rows else [()] * 6
+    return pd.DataFrame(
+        {
+            "fd": pd.array(fds, dtype="Int64").astype("int32"),
+            "kernel_mask": pd.array(kernel, dtype="Int64"),
+            "kernel_names": pd.array(_names(kernel), dtype="str"),
+            "own_mask": pd.array(own_masks, dtype="Int64"),
+            "own_names": pd.array(_names(own_masks), dtype="str"),
+            "where": pd.Categorical(wheres, ["both", "kernel only", "program only"]),
+            "data": pd.array(data, dtype="UInt64"),
+            "inode": pd.array(inode, dtype="Int64"),
+        }
+    )
+
+
+def _names(masks: Iterable[int | None]) -> list[str]:
+    return ["" if mask is None else mask_names(mask) for mask in masks]

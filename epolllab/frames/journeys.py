@@ -1,0 +1,149 @@
+"""frames.journeys."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Ints = NDArray[np.integer[Any]]
+    Bools = NDArray[np.bool_]
+
+
+__all__ = ["CLIENT_REQUESTS", "journeys"]
+
+
+CLIENT_REQUESTS = {
+    "conn": "int64",
+    "process": "int32",
+    "request": "int32",
+    "local_port": "int32",
+    "intended_ns": "int64",
+    "connected_ns": "Int64",
+    "sent_ns": "Int64",
+    "first_byte_ns": "Int64",
+    "done_ns": "Int64",
+    "status": "Int32",
+    "n_bytes": "int64",
+    "error": "category",
+}
+"""Columns and dtypes of the frame that a client run gives, and :func:`journeys` takes."""
+
+
+_SPANS = (
+    ("waiting", "intended_ns", "sent_ns"),
+    ("wake", "sent_ns", "woken_ns"),
+    ("queue", "woken_ns", "ready_ns"),
+    ("read", "ready_ns", "read_ns"),
+    ("handle", "read_ns", "handled_ns"),
+    ("send", "handled_ns", "answered_ns"),
+    ("deliver", "answered_ns", "first_byte_ns"),
+    ("receive", "first_byte_ns", "done_ns"),
+    ("total", "intended_ns", "done_ns"),
+)
+_INSTANTS = tuple(dict.fromkeys(name for span in _SPANS for name in span[1:]))
+
+
+def journeys(
+    requests: pd.DataFrame,
+    clients: pd.DataFrame,
+) -> pd.DataFrame:
+    """One row per request that both sides know, on one time axis.
+
+    Every process of a machine reads the same monotonic clock, so the client's
+    instants and the server's can be subtracted.
+
+    Parameters
+    ----------
+    requests : pandas.DataFrame
+        The server's requests, as :func:`requests` gives them.
+    clients : pandas.DataFrame
+        A client run's frame, with the columns of :data:`CLIENT_REQUESTS`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``conn`` (the server's serial) and ``request`` (int32), ``local_port``
+        (int32), then instants and spans in nanoseconds (Int64). Instants:
+        ``intended_ns, sent_ns, woken_ns, ready_ns, read_ns, handled_ns,
+        answered_ns, first_byte_ns, done_ns``. Spans:
+
+        ======= ============================================================
+        waiting intended to sent: the client was late or had none free
+        wake    sent to woken: the kernel's path and the server's wake-up;
+                negative if the loop was awake already
+        queue   woken to ready: others of the same batch came first
+        read    ready to read
+        handle  read to handled
+        send    handled to answered
+        deliver answered to the client's first byte. It is signed: negative
+                when the client could see bytes before the server's last send
+                returned, which is usual for large answers
+        receive the first byte to the last
+        total   intended to done; the sum of all the others
+        ======= ============================================================
+
+        In order of ``intended_ns``. Requests that one side does not know, or whose
+        connection's accept row was overwritten, are not in.
+
+    Raises
+    ------
+    ValueError
+        `clients` lacks a column.
+
+    Notes
+    -----
+    A client's port names its connection until it is closed, and may be used again
+    later. A server's connection is therefore joined to the last client connection
+    that was established on its port before its first request was handled; requests
+    then join by their ordinal. A pair whose instants are out of order (handled
+    before sent, or after done) is of two different runs and is not in.
+    """
+    clients = _checked(clients)
+    served = requests[requests["peer_port"].notna()].astype({"peer_port": "int32"})
+    served = served.merge(_matched(served, clients), on="conn")
+    joined = served.merge(
+        clients.rename(columns={"conn": "client_conn"}), on=["client_conn", "request"]
+    )
+    plausible = (joined["sent_ns"] <= joined["handled_ns"]) & ~(
+        joined["done_ns"] < joined["handled_ns"]
+    ).fillna(False)
+    joined = joined[plausible.fillna(False)].astype(dict.fromkeys(_INSTANTS, "Int64"))
+    joined = joined.sort_values(["intended_ns", "conn", "request"], ignore_index=True)
+    frame = joined[["conn", "request", "local_port", *_INSTANTS]].copy()
+    for name, begin, end in _SPANS:
+        frame[name] = frame[end] - frame[begin]
+    return frame
+
+
+def _matched(served: pd.DataFrame, clients: pd.DataFrame) -> pd.DataFrame:
+    """Pairs (conn, client_conn): who was at the other end of each connection."""
+    ends = served.groupby("conn", sort=False, as_index=False).first()
+    ends = ends[["conn", "peer_port", "handled_ns"]].sort_values("handled_ns")
+    known = clients[clients["connected_ns"].notna()].astype({"connected_ns": "int64"})
+    known = known.drop_duplicates("conn").sort_values("connected_ns")
+    known = known[["conn", "local_port", "connected_ns"]].rename(columns={"conn": "client_conn"})
+    # Nullable, so that the rows without a match do not turn the serials to floats.
+    known = known.astype({"client_conn": "Int64"})
+    pairs = pd.merge_asof(
+        ends,
+        known,
+        left_on="handled_ns",
+        right_on="connected_ns",
+        left_by="peer_port",
+        right_by="local_port",
+    )
+    pairs = pairs.dropna(subset="client_conn").drop_duplicates("client_conn")
+    return pairs[["conn", "client_conn"]].astype({"conn": "int32", "client_conn": "int64"})
+
+
+def _checked(clients: pd.DataFrame) -> pd.DataFrame:
+    missing = [name for name in CLIENT_REQUESTS if name not in clients]
+    if missing:
+        raise ValueError(
+            f"a frame of client requests was asked for, and this one has no column "
+            f"{', '.join(missing)}; run_clients() returns one that does"
+        )
+    return clients.astype(CLIENT_REQUESTS)

@@ -1,0 +1,15 @@
+"""Helpers for running inside a notebook: cells run twice, HTML cards, paths, web pages.
+
+``cells`` stops what an earlier execution of the same cell started; ``html`` makes the
+cards that handles show; ``paths`` finds notebooks and reference data; ``voila`` serves
+notebooks as web pages. Imports the standard library only.
+"""
+
+from epolllab.notebook.html import card
+from epolllab.notebook.paths import reference
+
+__all__ = ["card", "reference"]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,251 @@
+"""A bounded ring of fixed-width rows with one writer and any number of readers.
+
+One job: keep what happened, cheaply. It does not know what a call does, never
+prints, never blocks and never raises into the loop that it watches.
+
+How the writer is kept cheap
+----------------------------
+A row is five whole numbers, 40 bytes: start, end, key, result, code (see
+:func:`key_of`). The loop *stages* them, by extending one list with five of them: no
+function of ours is called, nothing is packed. ``settle`` moves the staged rows into
+the ring in one copy in C, at the latest before the loop sleeps. What could be
+derived later is not written: the serial of the wake and the place in its batch come
+from the order of the rows, in :mod:`epolllab.recording.decode`.
+
+How a reader gets a whole copy while the writer goes on
+-------------------------------------------------------
+Before the writer touches the ring it *claims* the rows up to a number, and when they
+are in place it says that they are *complete* up to there. A reader notes ``complete``,
+copies, and then notes ``claimed``: rows below the first number were whole before the
+copy began, and only rows whose slots were claimed by the time it ended can have been
+overwritten meanwhile. What is between is consistent, without a lock. The ring has
+``SLACK`` slots more than its capacity, so a reader finds as many rows as the capacity
+promises, unless the writer wrote more than ``SLACK`` while it copied; the rows that were
+overwritten by then are counted as such.
+
+The same argument holds between threads and, over shared memory, between processes,
+on machines that keep the order of stores (x86-64; on others a copy is exact once the
+writer waits or has ended).
+"""
+
+import mmap
+import os
+import struct
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
+from typing import NamedTuple
+
+from epolllab.events import key_of
+
+__all__ = [
+    "ROW_BYTES",
+    "Recorder",
+    "Snapshot",
+    "memory_size",
+    "read_ring",
+    "shared_memory",
+    "written_in",
+]
+
+
+ROW_WORDS = 5
+ROW_BYTES = 8 * ROW_WORDS
+HEADER_WORDS = 8  # one cache line: complete, capacity, claimed; the rest is spare
+HEADER_BYTES = 8 * HEADER_WORDS
+COMPLETE, CAPACITY, CLAIMED = 0, 1, 2
+SLACK = 1024
+MADV_POPULATE_WRITE = 23  # asm-generic/mman-common.h; the mmap module does not name it
+MOST_TOUCHED = 64 << 20
+
+
+class Snapshot(NamedTuple):
+    """A consistent copy of a ring's rows."""
+
+    words: bytes
+    """Whole rows, oldest first, as they are in the ring."""
+    overwritten: int
+    """Rows written before the first one kept, and lost to the ring's bound."""
+
+    @property
+    def rows(self) -> bytes:
+        """The rows decoded to records as :mod:`epolllab.events` lays them out."""
+        from epolllab.recording import decode
+
+        return decode.records(self.words)
+
+
+def memory_size(capacity: int) -> int:
+    """Bytes of memory that a ring of `capacity` rows needs."""
+    return HEADER_BYTES + (capacity + SLACK) * ROW_BYTES
+
+
+@cache
+def _layout(numbers: int) -> struct.Struct:
+    return struct.Struct(f"{numbers}q")
+
+
+class Recorder:
+    """Record the calls of one loop.
+
+    Parameters
+    ----------
+    capacity : int
+        Rows kept; the oldest are overwritten and counted.
+    clock : callable, optional
+        Returns nanoseconds; the default is the monotonic clock, which all
+        processes of one boot share.
+    memory : mmap.mmap, optional
+        Shared memory of at least ``memory_size(capacity)`` bytes for a reader in
+        another process; private memory otherwise.
+    touch : bool
+        Have the kernel map the first 64 MiB now. A page fault takes some 3 µs on a
+        virtual machine, and without this one of them falls into every hundredth row.
+
+    Attributes
+    ----------
+    stage : callable
+        ``stage((start_ns, end_ns, key, result, code))``: note one row, or several one
+        after the other; `code` is ``mask << 8 | op``, but for a ready row, which has
+        its mask where others have their result. The fast way, for a loop that calls
+        `settle` before it sleeps.
+    settle : callable
+        Move what is staged into the ring, where readers see it.
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        clock: Callable[[], int] = time.monotonic_ns,
+        memory: mmap.mmap | None = None,
+        touch: bool = False,
+    ) -> None:
+        self.capacity = capacity
+        self.clock = clock
+        self.memory = memory or mmap.mmap(-1, memory_size(capacity))
+        if len(self.memory) < memory_size(capacity):
+            raise ValueError(
+                f"a ring of {capacity:,} rows needs {memory_size(capacity):,} bytes of memory, "
+                f"and this one has {len(self.memory):,}"
+            )
+        if touch:
+            _touch(self.memory)
+        self.wake = 0
+        self._staged: list[int] = []
+        self.stage = self._staged.extend
+        self._words = memoryview(self.memory)[: memory_size(capacity)].cast("q")
+        self._words[CAPACITY] = capacity
+        self._slots = capacity + SLACK
+        self._n = 0
+
+    def settle(self) -> None:
+        """Move what is staged into the ring; called by the writer only."""
+        staged, words = self._staged, self._words
+        while staged:
+            first = self._n % self._slots
+            rows = min(len(staged) // ROW_WORDS, SLACK, self._slots - first)
+            numbers = rows * ROW_WORDS
+            words[CLAIMED] = self._n = self._n + rows
+            _layout(numbers).pack_into(
+                self.memory,
+                HEADER_BYTES + first * ROW_BYTES,
+                *(staged if len(staged) == numbers else staged[:numbers]),
+            )
+            words[COMPLETE] = self._n
+            del staged[:numbers]
+
+    def write(
+        self, op: int, conn: int, fd: int, start_ns: int, end_ns: int, result: int, mask: int
+    ) -> None:
+        """Write one row so that readers see it at once; the easy way."""
+        self.stage((start_ns, end_ns, key_of(conn, fd), result, mask << 8 | op))
+        self.settle()
+
+    def waited(self, fd: int, start_ns: int, end_ns: int, result: int, timeout_us: int) -> None:
+        """Stage a wait: the rows that follow belong to the next wake."""
+        self.wake = self.wake + 1 & 0xFFFF_FFFF
+        self.stage((start_ns, end_ns, key_of(self.wake, fd), result, timeout_us << 8))
+
+    def turned_to(self, conn: int, fd: int, t_ns: int, mask: int) -> None:
+        """Stage a ready row: the rows that follow belong to the next of the batch."""
+        self.stage((t_ns, t_ns, key_of(conn, fd), mask, 1))
+
+    @property
+    def staged(self) -> int:
+        """Rows that wait to be settled."""
+        return len(self._staged) // ROW_WORDS
+
+    @property
+    def written(self) -> int:
+        """Rows settled so far, those since overwritten included."""
+        return written_in(self.memory)
+
+    def snapshot(self, newest: int | None = None) -> Snapshot:
+        """Copy the rows settled up to now; safe while the loop writes."""
+        return read_ring(self.memory, newest)
+
+
+def _touch(memory: mmap.mmap) -> None:
+    """Map a ring's first pages for writing, where the kernel can (Linux 5.14)."""
+    with suppress(OSError, ValueError):
+        memory.madvise(MADV_POPULATE_WRITE, 0, min(len(memory), MOST_TOUCHED))
+
+
+def read_ring(memory: mmap.mmap, newest: int | None = None) -> Snapshot:
+    """Copy a ring out of its memory, from this or another process.
+
+    Parameters
+    ----------
+    memory : mmap.mmap
+        The memory a :class:`Recorder` writes to.
+    newest : int, optional
+        Copy no more than so many, the last ones: a few rows cost a few microseconds,
+        whatever the ring's size.
+
+    Returns
+    -------
+    Snapshot
+        Consistent rows, oldest first; see the top of this file for why.
+    """
+    complete, capacity = _word(memory, COMPLETE), _word(memory, CAPACITY)
+    slots = capacity + SLACK
+    first = max(0, complete - (capacity if newest is None else min(newest, capacity)))
+    copied = _copy(memory, first, complete, slots)
+    whole = min(max(first, _word(memory, CLAIMED) - slots), complete)
+    return Snapshot(copied[(whole - first) * ROW_BYTES :] if whole > first else copied, whole)
+
+
+def written_in(memory: mmap.mmap) -> int:
+    """Rows ever settled in a ring, those since overwritten included."""
+    return _word(memory, COMPLETE)
+
+
+def _word(memory: mmap.mmap, index: int) -> int:
+    return int.from_bytes(memory[8 * index : 8 * index + 8], sys.byteorder)
+
+
+def _copy(memory: mmap.mmap, first: int, last: int, slots: int) -> bytes:
+    """Rows first <= i < last as bytes; one copy in C for each side of the wrap."""
+    if first == last:
+        return b""
+    start = HEADER_BYTES + first % slots * ROW_BYTES
+    stop = HEADER_BYTES + ((last - 1) % slots + 1) * ROW_BYTES
+    if start < stop:
+        return memory[start:stop]
+    return memory[start : HEADER_BYTES + slots * ROW_BYTES] + memory[HEADER_BYTES:stop]
+
+
+def shared_memory(capacity: int) -> tuple[int, mmap.mmap]:
+    """Memory for a ring that a child process can map as well.
+
+    Returns
+    -------
+    tuple of (int, mmap.mmap)
+        A memfd to hand to the child, and this process's mapping of it. It has no
+        name in any file system, so nothing is left behind whatever dies first.
+    """
+    fd = os.memfd_create("epolllab-ring", os.MFD_CLOEXEC)
+    os.ftruncate(fd, memory_size(capacity))
+    return fd, mmap.mmap(fd, memory_size(capacity))

@@ -1,0 +1,268 @@
+"""A recording: the records of one run and the circumstances they were made in.
+
+One job: hold what happened as one immutable value, and carry it to a file and
+back. It knows neither sockets nor charts; frames are made of it in ``frames``,
+which is imported only when a frame is asked for, so that a process which only
+records never pays for pandas.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from epolllab.events import FIELDS, RECORD, Op
+from epolllab.recording import storage
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    import pyarrow as pa
+
+
+__all__ = ["Recording"]
+
+
+FORMAT_VERSION = 1
+"""Version of the Parquet layout.
+
+1 : the columns of ``events.FIELDS``, ``op`` as a dictionary of names; the schema's
+    metadata key ``epolllab`` holds JSON with ``format_version``, ``overwritten``
+    and ``metadata``.
+"""
+
+METADATA_KEY = b"epolllab"
+
+
+@runtime_checkable
+class RecordingSource(Protocol):
+    """What holds one recording for each client loop: a Run."""
+
+    def recordings(self) -> "list[Recording]":
+        """One recording for each client loop."""
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Records and their circumstances, immutable.
+
+    Parameters
+    ----------
+    rows : bytes
+        Whole records of 40 bytes as ``epolllab.events`` lays them out, in the
+        order in which they were written.
+    metadata : mapping
+        Circumstances and parameters, made of what JSON can hold. Recordings with
+        different ``boot_id`` have different clocks and refuse to be joined.
+    overwritten : int
+        Records that the ring lost before the first one kept.
+    """
+
+    rows: bytes
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    overwritten: int = 0
+
+    def __post_init__(self) -> None:
+        if len(self.rows) % RECORD.size:
+            raise ValueError(
+                f"a recording holds whole records of {RECORD.size} bytes, and {len(self.rows)} "
+                "bytes are not a multiple of that; the data was cut or is no recording"
+            )
+        object.__setattr__(self, "metadata", MappingProxyType(dict(self.metadata)))
+
+    def __len__(self) -> int:
+        return len(self.rows) // RECORD.size
+
+    def __repr__(self) -> str:
+        lost = f", {self.overwritten:,} overwritten" if self.overwritten else ""
+        return f"<Recording {len(self):,} events{lost}>"
+
+    def _repr_html_(self) -> str:
+        from epolllab.notebook import html
+
+        counts = sorted(self.counts().items(), key=lambda item: -item[1])
+        return html.card(
+            "Recording",
+            {
+                "events": f"{len(self):,}",
+                "overwritten": f"{self.overwritten:,}",
+                "operations": ", ".join(f"{op} {count:,}" for op, count in counts),
+                **{
+                    name: self.metadata[name]
+                    for name in ("poller", "trigger", "lifecycle", "kernel", "python", "started")
+                    if name in self.metadata
+                },
+            },
+        )
+
+    def array(self) -> "np.ndarray[Any, np.dtype[Any]]":
+        """The records as a read-only structured array, without a copy."""
+        import numpy as np
+
+        return np.frombuffer(self.rows, dtype=np.dtype(list(FIELDS)))
+
+    def counts(self) -> dict[str, int]:
+        """Number of records of each operation, by name; those that occur only."""
+        import numpy as np
+
+        numbers, counts = np.unique(self.array()["op"], return_counts=True)
+        return {
+            Op(number).label: count
+            for number, count in zip(numbers.tolist(), counts.tolist(), strict=True)
+        }
+
+    def errors(self) -> dict[str, int]:
+        """Number of records with an error, by ``"operation ERRNO"``."""
+        from epolllab.events import error_name
+
+        array = self.array()
+        failed = array[array["result"] < 0]
+        pairs = zip(failed["op"].tolist(), failed["result"].tolist(), strict=True)
+        return dict(Counter(f"{Op(op).label} {error_name(-result)}" for op, result in pairs))
+
+    def events(self) -> "pd.DataFrame":
+        """One row per record; see :func:`epolllab.frames.events.events`."""
+        from epolllab import frames
+
+        return frames.events(self.array())
+
+    def wakeups(self) -> "pd.DataFrame":
+        """One row per wait; see :func:`epolllab.frames.events.wakeups`."""
+        from epolllab import frames
+
+        return frames.wakeups(self.array())
+
+    def requests(self) -> "pd.DataFrame":
+        """One row per request; see :func:`epolllab.frames.requests.requests`."""
+        from epolllab import frames
+
+        return frames.requests(self.array())
+
+    def connections(self) -> "pd.DataFrame":
+        """One row per connection; see :func:`epolllab.frames.requests.connections`."""
+        from epolllab import frames
+
+        return frames.connections(self.array())
+
+    def to_trace(
+        self,
+        path: str | os.PathLike[str],
+        client: "RecordingSource | Recording | Sequence[Recording] | None" = None,
+    ) -> Path:
+        """Write a trace for Perfetto or chrome://tracing.
+
+        Parameters
+        ----------
+        path : path-like
+            Usually ending in ``.json.gz``. An existing file is replaced, once the new one
+            is complete.
+        client : Run, Recording or sequence of Recording, optional
+            The clients: a process of its own each in the trace, with an arrow from each
+            request's send to its handling.
+
+        Returns
+        -------
+        pathlib.Path
+            Where it was written; open it at ui.perfetto.dev, which keeps it in the browser.
+
+        Raises
+        ------
+        TypeError
+            `client` is none of these.
+        ValueError
+            Server and clients were recorded in different boots, whose clocks differ.
+        OSError
+            The folder does not exist or cannot be written to.
+        """
+        from epolllab.recording import perfetto
+
+        return perfetto.write(self, path, _client_recordings(client))
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write one Parquet file, whole or not at all.
+
+        Parameters
+        ----------
+        path : path-like
+            An existing file is replaced, and only once the new one is complete.
+
+        Returns
+        -------
+        pathlib.Path
+            Where it was written.
+
+        Raises
+        ------
+        OSError
+            The folder does not exist or cannot be written to.
+        """
+        path = Path(path)
+        header = {
+            "format_version": FORMAT_VERSION,
+            "overwritten": self.overwritten,
+            "metadata": dict(self.metadata),
+        }
+        storage.write_table(path, self._table(), METADATA_KEY, header)
+        return path
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Recording":
+        """Read a file that :meth:`save` wrote, on any operating system.
+
+        Raises
+        ------
+        ValueError
+            The file is not a recording, or a newer version of this package wrote it.
+        FileNotFoundError
+            There is no such file.
+        """
+        import numpy as np
+
+        hint = "Recording.save() writes what this reads."
+        table, header = storage.read_table(
+            path, METADATA_KEY, FORMAT_VERSION, what="a recording", hint=hint
+        )
+        array = np.empty(table.num_rows, dtype=np.dtype(list(FIELDS)))
+        for name, _ in FIELDS:
+            column = table.column(name).combine_chunks()
+            array[name] = _op_numbers(column) if name == "op" else column.to_numpy()
+        return cls(array.tobytes(), header["metadata"], header["overwritten"])
+
+    def _table(self) -> "pa.Table":
+        import numpy as np
+        import pyarrow as pa
+
+        array = self.array()
+        columns = {
+            name: pa.array(np.ascontiguousarray(array[name])) for name, _ in FIELDS if name != "op"
+        }
+        codes = pa.array(np.ascontiguousarray(array["op"]).astype("i1"))
+        columns["op"] = pa.DictionaryArray.from_arrays(codes, [op.label for op in Op])
+        return pa.table(columns)
+
+
+def _client_recordings(client: object) -> "list[Recording]":
+    """The recordings of a client: a run's, one, or several."""
+    if client is None:
+        return []
+    if isinstance(client, RecordingSource):
+        return client.recordings()
+    several = [client] if isinstance(client, Recording) else client
+    if isinstance(several, Sequence) and all(isinstance(one, Recording) for one in several):
+        return list(several)
+    raise TypeError(
+        f"client must be a Run, a Recording or a sequence of Recordings, not "
+        f"{type(client).__name__}; run_clients() returns a Run"
+    )
+
+
+def _op_numbers(column: Any) -> "np.ndarray[Any, np.dtype[Any]]":
+    """Operation numbers of a column of names, whatever order its dictionary has."""
+    import numpy as np
+
+    column = column.dictionary_encode() if not hasattr(column, "dictionary") else column
+    numbers = np.array([Op[name.upper()] for name in column.dictionary.to_pylist()], dtype="u2")
+    return numbers[column.indices.to_numpy()] if len(column) else np.empty(0, dtype="u2")

@@ -1,0 +1,140 @@
+"""The published tables, and how our shape is compared with theirs."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from epolllab import analysis, experiments
+from epolllab.analysis.literature import COLUMNS
+from epolllab.experiments.scaling.variants import POLLERS
+
+
+def test_schema_is_fixed_and_every_number_has_its_source():
+    """One table for all studies, with source, circumstances and status in each row."""
+    table = analysis.literature()
+    assert list(table.columns) == list(COLUMNS)
+    for column in ("source", "circumstances", "measure", "status", "unit", "differs"):
+        assert (table[column].str.len() > 0).all()
+    assert set(table["status"]) == {"seen", "seen, unit recalled", "ours"}
+
+
+def test_kerrisks_table():
+    """Table 63-9 to the digit, in microseconds for one operation."""
+    table = analysis.literature("kerrisk-2010").pivot(index="n_fds", columns="arm", values="value")
+    assert table.loc[10].to_dict() == {"epoll": 0.41, "poll": 0.61, "select": 0.73}
+    assert table.loc[10_000].to_dict() == {"epoll": 0.66, "poll": 990, "select": 930}
+    op_us = analysis.literature("kerrisk-2010").set_index(["arm", "n_fds"])["op_us"]
+    assert op_us["poll", 1000] == pytest.approx(350)
+
+
+def test_unknown_study_names_the_nearest():
+    """A slip of the pen gets a hint."""
+    with pytest.raises(ValueError, match="did you mean 'kerrisk-2010'"):
+        analysis.literature("kerisk-2010")
+
+
+def _measured(times, api="raw"):
+    """Three rounds of a sweep with the times given: poller to {N: ns}."""
+    rows = [
+        {"round": r, "poller": poller, "api": api, "n_fds": n, "warmup": False,
+         "wait_ns": float(ns), "op_ns": 2.0 * ns}
+        for poller, of_size in times.items()
+        for n, ns in of_size.items()
+        for r in range(3)
+    ]  # fmt: skip
+    return pd.DataFrame(rows).astype({"poller": pd.CategoricalDtype(list(POLLERS))})
+
+
+def test_a_machine_of_another_speed_and_the_same_shape_agrees():
+    """Ten times faster at everything: all ratios are 1."""
+    theirs = analysis.literature("kerrisk-2010")
+    times = {
+        name: theirs[theirs["arm"] == arm].set_index("n_fds")["value"].mul(100).to_dict()
+        for name, arm in (("epoll-level", "epoll"), ("poll", "poll"), ("select", "select"))
+    }
+    table = analysis.literature_ratios(_measured(times))
+    assert table["ratio"].tolist() == pytest.approx([1.0] * 12)
+    assert table["poller"].unique().tolist() == ["epoll", "poll", "select"]
+    both = analysis.literature_ratios(_measured(times), value="op_ns")
+    assert both["ratio"].tolist() == pytest.approx([1.0] * 12)
+
+
+def test_ratio_says_by_how_much_and_which_way():
+    """Our poll twice as steep as theirs gives 0.5 at that N, in numbers."""
+    times = {"epoll-level": {10: 41, 100: 42}, "poll": {10: 61, 100: 580}}
+    table = analysis.literature_ratios(_measured(times)).set_index(["poller", "n_fds"])
+    assert table.loc[("poll", 100), "ratio"] == pytest.approx(0.5)
+    assert table.loc[("poll", 10), "ratio"] == pytest.approx(1.0)
+    assert table.loc[("epoll", 10), "ours"] == 1.0
+
+
+def test_a_study_without_ten_is_divided_by_its_least():
+    """The study whatacold begins at 100."""
+    times = {"epoll-level": {100: 52, 1_000: 32}, "poll": {100: 70, 1_000: 473}}
+    table = analysis.literature_ratios(_measured(times), "whatacold")
+    assert table["ratio"].tolist() == pytest.approx([1.0] * 4)
+
+
+def test_what_cannot_be_compared_is_said():
+    """A study without such times, and sizes that they do not have."""
+    frame = _measured({"epoll-level": {7: 50}})
+    with pytest.raises(ValueError, match="'wrk2' has no times over N; kerrisk-2010"):
+        analysis.literature_ratios(frame, "wrk2")
+    with pytest.raises(ValueError, match="no epoll-level at an N of 'kerrisk-2010'"):
+        analysis.literature_ratios(frame)
+
+
+def test_raw_is_preferred_and_python_serves():
+    """The published programs are in C: raw where it was measured, else Python."""
+    raw = _measured({"epoll-level": {10: 50, 100: 50}})
+    python = _measured({"epoll-level": {10: 100, 100: 400}}, api="python")
+    both = analysis.literature_ratios(pd.concat([raw, python]))
+    assert both["ours"].tolist() == [1.0, 1.0]
+    assert analysis.literature_ratios(python)["ours"].tolist() == [1.0, 4.0]
+    assert not np.isnan(both["ratio"]).any()
+
+
+def test_a_sweep_beside_kerrisks_table():
+    """Medians of the raw wait, in seconds for 100,000 operations as the book has them."""
+    frame = experiments.sweep((10, 100), ops=3, rounds=1, warmup=1, progress=False).frame
+    frame["wait_ns"] = 1000 * frame["n_fds"].astype("int64")
+    run = analysis.Result("sweep", frame, {})
+    table = analysis.beside("kerrisk-2010", run)
+    assert len(table) == 12
+    row = table.set_index(["arm", "n_fds"]).loc[("poll", 100)]
+    assert (row["theirs"], row["unit"]) == (2.9, "s")
+    assert row["ours"] == pytest.approx(100e-6 * 100_000)
+    assert row["ratio"] == pytest.approx(10 / 2.9)
+    assert table[table["n_fds"] > 100]["ours"].isna().all()
+    assert "eventfds" in table.attrs["differs"]
+
+
+def test_a_propagation_beside_libevents_method():
+    """Loops and waits each find their row."""
+    run = experiments.propagate(
+        1_000, 1_000, 1_000, pollers=("epoll-level",), runs=1, progress=False
+    )
+    table = analysis.beside("libevent-bench", run).dropna(subset=["ours"]).set_index("arm")
+    assert set(table.index) == {"epoll, w=1000", "epoll waits, w=1000"}
+    assert table.loc["epoll waits, w=1000", "ratio"] == 1.0
+    assert table.loc["epoll, w=1000", "ours"] > 0
+
+
+def test_numbers_of_ones_own_beside_a_study():
+    """By arm, or by arm and size; what is not given is missing."""
+    table = analysis.beside("wrk2", {"from the send": 12.08})
+    assert table["ratio"].round(2).tolist()[1] == 2.0
+    assert np.isnan(table["ours"][0])
+    sized = analysis.beside("whatacold", {("epoll", 1_000): 64.0}).dropna(subset=["ours"])
+    assert sized["ratio"].tolist() == [2.0]
+
+
+def test_what_is_no_arm_of_a_study_is_said():
+    """Names that fit nothing, and a result of another kind."""
+    with pytest.raises(ValueError, match="has from the intended start, from the send; given are x"):
+        analysis.beside("wrk2", {"x": 1.0})
+    other = analysis.Result("register_cost", pd.DataFrame({"round": [0], "warmup": [False]}), {})
+    with pytest.raises(ValueError, match="this is register_cost"):
+        analysis.beside("wrk2", other)
+    with pytest.raises(ValueError, match="did you mean 'wrk2'"):
+        analysis.beside("wrk", {"x": 1.0})

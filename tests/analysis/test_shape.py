@@ -1,0 +1,102 @@
+"""The named checks of a sweep's shape, on made-up times and on a real default run."""
+
+import pandas as pd
+import pytest
+
+from epolllab import experiments, kernel
+from epolllab.analysis.shape import shape
+from epolllab.experiments.scaling.variants import POLLERS
+
+FLAT = {10: 1000, 100: 1000, 1_000: 1000, 10_000: 1100}
+STEEP = {10: 1500, 100: 6000, 1_000: 51_000, 10_000: 501_000}
+
+
+def _frame(api="raw", **times):
+    """Three rounds with a wait of so many ns at each N; an absurd one as warm-up."""
+    rows = [
+        {"round": r, "poller": poller.replace("_", "-"), "api": api, "n_fds": n, "warmup": warmup,
+         "wait_ns": 10**9 if warmup else ns + r, "op_ns": None}
+        for poller, of_size in times.items()
+        for n, ns in of_size.items()
+        for r in range(3)
+        for warmup in (True, False)
+    ]  # fmt: skip
+    frame = pd.DataFrame(rows)
+    return frame.astype({"poller": pd.CategoricalDtype(list(POLLERS)), "op_ns": "Int64"})
+
+
+def test_the_published_shape_holds():
+    """A flat epoll, straight poll and select, and a factor far over 100."""
+    table = shape(_frame(epoll_level=FLAT, epoll_edge=FLAT, poll=STEEP, select=STEEP))
+    assert table["check"].tolist() == [
+        "epoll-level is flat", "epoll-edge is flat", "poll is straight", "select is straight",
+        "poll over epoll",
+    ]  # fmt: skip
+    assert set(table["verdict"]) == {"holds"}
+    found = table.set_index("check")["value"]
+    assert found["epoll-level is flat"] == pytest.approx(1.1, rel=0.01)
+    assert found["poll over epoll"] == pytest.approx(501 / 1.1, rel=0.01)
+    assert table.set_index("check")["margin"]["poll over epoll"] == "over 100"
+
+
+def test_another_shape_differs():
+    """An epoll that grows, a poll that bends, and a factor that is too small are told."""
+    bent = {10: 10_000, 100: 100, 1_000: 10_000, 10_000: 9_000}
+    grows = {10: 1000, 100: 1000, 1_000: 1000, 10_000: 2100}
+    table = shape(_frame(epoll_level=grows, poll=bent, select=STEEP)).set_index("check")
+    assert table["verdict"].to_dict() == {
+        "epoll-level is flat": "differs",
+        "poll is straight": "differs",
+        "select is straight": "holds",
+        "poll over epoll": "differs",
+    }
+
+
+def test_what_was_not_measured_is_no_verdict():
+    """One size has no flatness, two no straightness, and no poll has no ratio."""
+    two = {10: 1000, 100: 1000}
+    table = shape(_frame(epoll_level={10: 1000}, select=two))
+    assert set(table["verdict"]) == {"not measured"}
+    assert table["value"].isna().all()
+    assert table["margin"].iloc[-1] == "over N / 100"
+    assert shape(_frame(poll=STEEP)).iloc[0]["claim"].startswith("epoll-level: the median at the")
+
+
+def test_the_margin_follows_the_largest_size():
+    """A sweep that a limit cut at 1,000 is held to a factor of 10."""
+    cut = {n: ns for n, ns in STEEP.items() if n <= 1_000}
+    row = shape(_frame(epoll_level=FLAT, poll=cut)).iloc[-1]
+    assert (row["margin"], row["verdict"]) == ("over 10", "holds")
+
+
+def test_python_serves_where_there_is_no_raw():
+    """The checks are of raw calls where there are any."""
+    python = _frame("python", epoll_level=FLAT, poll=STEEP)
+    assert shape(python).iloc[-1]["verdict"] == "holds"
+    raw = _frame("raw", epoll_level=FLAT, poll=FLAT)
+    assert shape(pd.concat([python, raw])).iloc[-1]["verdict"] == "differs"
+
+
+def test_the_default_run_has_the_shape():
+    """Epoll hardly grows with N, poll and select do in a line, and they end far apart.
+
+    The margins here are several times wider than those of the checks, so that a machine
+    that does something else meanwhile does not decide.
+    """
+    result = experiments.sweep(progress=False)
+    most = int(result["n_fds"].max())
+    if most < 1_000:
+        pytest.skip(f"the limit of {kernel.descriptor_limits().hard:,} descriptors cuts the shape")
+    table = result.checks()
+    assert "not measured" not in set(table["verdict"])
+    found = table.set_index("check")["value"]
+    assert found[[f"{poller} is flat" for poller in POLLERS[:3]]].max() < 5
+    assert found[["poll is straight", "select is straight"]].min() > 0.9
+    assert found["poll over epoll"] > most / 400
+
+
+def test_checks_are_of_sweeps():
+    """Another experiment's result says what it is and where its numbers are."""
+    result = experiments.wait_kinds((2, 5), ops=1, rounds=1, progress=False)
+    with pytest.raises(ValueError, match=r"this is wait_kinds; see summary\(\)"):
+        result.checks()

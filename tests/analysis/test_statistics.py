@@ -1,0 +1,147 @@
+"""Medians, intervals, lines and doubts, against cases that can be worked out by hand."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from epolllab.analysis import statistics
+
+
+def test_median_interval_holds_the_median_and_repeats():
+    """The interval holds its median, and the same data give the same interval."""
+    values = np.random.default_rng(1).normal(100, 5, 300)
+    rounds = np.repeat([0, 1, 2], 100)
+    first = statistics.median_interval(values, rounds)
+    assert first.low <= first.median <= first.high
+    assert first.median == np.median(values)
+    assert first == statistics.median_interval(values, rounds)
+
+
+def test_interval_is_wide_where_rounds_differ():
+    """Many operations in rounds that disagree are not taken for many facts."""
+    chance = np.random.default_rng(2)
+    values = np.concatenate([chance.normal(middle, 1, 500) for middle in (100, 150, 200)])
+    rounds = np.repeat([0, 1, 2], 500)
+    apart = statistics.median_interval(values, rounds)
+    alike = statistics.median_interval(values)
+    assert apart.high - apart.low > 80
+    assert alike.high - alike.low < apart.high - apart.low
+
+
+def test_intervals_of_normal_data_hold_the_truth_about_as_often_as_they_say():
+    """Of 100 samples with a known median, most 95 % intervals hold it."""
+    chance = np.random.default_rng(3)
+    held = 0
+    for _ in range(100):
+        interval = statistics.median_interval(chance.normal(50, 10, 60))
+        held += interval.low <= 50 <= interval.high
+    assert held >= 85
+
+
+@given(st.lists(st.floats(1, 1e6), min_size=1, max_size=40))
+def test_median_lies_within_its_interval(values):
+    """Whatever the values, low <= median <= high, within the range of the values."""
+    interval = statistics.median_interval(values)
+    assert min(values) <= interval.low <= interval.median <= interval.high <= max(values)
+
+
+def test_nothing_measured_is_nan():
+    """No values, or missing ones only, give NaN and no warning."""
+    for values in ([], [np.nan, np.nan]):
+        assert all(np.isnan(part) for part in statistics.median_interval(values))
+
+
+def test_ratio_interval():
+    """A ratio of exact values is exact; one of noisy values holds the truth."""
+    rounds = [0] * 50
+    assert statistics.ratio_interval([3.0] * 50, rounds, [2.0] * 50, rounds) == (1.5, 1.5, 1.5)
+    chance = np.random.default_rng(4)
+    ratio = statistics.ratio_interval(
+        chance.normal(300, 20, 50), rounds, chance.normal(100, 5, 50), rounds
+    )
+    assert ratio.low < 3 < ratio.high
+
+
+def test_line_through_exact_points():
+    """Points on a line give it back, with R² 1 and no residual."""
+    x = [10, 100, 1000] * 3
+    rounds = np.repeat([0, 1, 2], 3)
+    line = statistics.fit_line(x, [5 + 2 * n for n in x], rounds)
+    assert line.a == pytest.approx(5)
+    assert line.b == pytest.approx(2)
+    assert (line.a_low, line.b_high) == (pytest.approx(5), pytest.approx(2))
+    assert line.r2 == pytest.approx(1)
+    assert line.residual == pytest.approx(0, abs=1e-9)
+
+
+def test_line_says_where_it_misses():
+    """A curve has a high R², and the line's worst share at its small end."""
+    x = [10, 100, 1000, 10_000]
+    line = statistics.fit_line(x, [n + n**2 / 20_000 for n in x])
+    assert line.r2 > 0.99
+    assert line.worst_x == 10
+    assert line.worst_share > 0.5
+
+
+def test_line_needs_two_sizes():
+    """One size has no slope: NaN."""
+    assert np.isnan(statistics.fit_line([10, 10], [1.0, 2.0]).b)
+
+
+def _frame(times, rounds=3):
+    return pd.DataFrame(
+        [
+            {"round": r, "arm": arm, "wait_ns": value, "warmup": i == 0}
+            for r in range(rounds)
+            for arm, values in times.items()
+            for i, value in enumerate(values)
+        ]
+    )
+
+
+def test_summary_leaves_warmup_out_and_keeps_order():
+    """A row per arm, without the warm-up, with its counts."""
+    table = statistics.summarise(_frame({"a": [900, 5, 5], "b": [900, 7, 7]}), ["arm"], ["wait_ns"])
+    assert table["arm"].tolist() == ["a", "b"]
+    assert table["wait_ns"].tolist() == [5, 7]
+    assert table["n"].tolist() == [6, 6]
+    assert table["rounds"].tolist() == [3, 3]
+    assert table["doubt"].tolist() == ["", ""]
+
+
+def test_doubts_are_said():
+    """Wide intervals, uneven rounds, few rounds and a dear clock are each named."""
+    frame = _frame({"a": [0, 100, 100]}).assign(
+        wait_ns=lambda f: f["wait_ns"] * f["round"].map({0: 1, 1: 2, 2: 4})
+    )
+    doubt = statistics.summarise(frame, ["arm"], ["wait_ns"], clock_cost_ns=50)["doubt"][0]
+    assert "the interval is 150% of the median wide" in doubt
+    assert "rounds differ by a factor 4.0" in doubt
+    assert "reading the clock is 25% of it" in doubt
+    few = statistics.summarise(_frame({"a": [0, 5]}, rounds=1), ["arm"], ["wait_ns"])
+    assert "fewer than 3 rounds" in few["doubt"][0]
+
+
+def test_summary_of_nothing_has_its_columns():
+    """An empty frame gives an empty table of the same columns."""
+    frame = _frame({"a": [1, 2]})
+    full = statistics.summarise(frame, ["arm"], ["wait_ns"])
+    empty = statistics.summarise(frame.iloc[:0], ["arm"], ["wait_ns"])
+    assert list(empty.columns) == list(full.columns)
+    assert len(empty) == 0
+
+
+def test_fits_have_a_row_per_arm():
+    """Each arm gets a line of its own."""
+    frame = pd.DataFrame(
+        {
+            "round": [0, 0, 0, 0],
+            "arm": ["a", "a", "b", "b"],
+            "n": [1, 2, 1, 2],
+            "wait_ns": [1.0, 2.0, 5.0, 5.0],
+        }
+    )
+    table = statistics.fits(frame, ["arm"], "n", "wait_ns").set_index("arm")
+    assert table["b"].tolist() == [pytest.approx(1), pytest.approx(0)]

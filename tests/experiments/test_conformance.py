@@ -1,0 +1,135 @@
+"""The checks from outside: the how-to's servers fail theirs, sound ones pass all."""
+
+import socket
+import time
+
+import pytest
+
+import epolllab
+from epolllab import kernel
+from epolllab.child import ChildDied
+from epolllab.experiments.comparisons.conformance import CHECKS, check_conformance
+from epolllab.experiments.comparisons.howto import HowToProcess, HowToServer
+
+REQUEST = b"GET / HTTP/1.0\r\n\r\n"
+
+FAULTS = {
+    "leaves before the blank line",
+    "resets the connection",
+    "sends a byte that is no UTF-8",
+    "sends 300,000 bytes and no blank line",
+    "comes with nineteen others",
+    "comes with another at the same time",
+    "has been there, with nine others",
+}
+
+
+def failed(frame):
+    """The names of the checks that a server did not pass."""
+    return set(frame.index[~frame["passed"]])
+
+
+def test_the_level_triggered_how_to_has_every_fault():
+    """All it does is answer; each other check fails, and says what was seen."""
+    frame = check_conformance(HowToProcess)
+    assert failed(frame) == FAULTS
+    assert list(frame.index) == list(CHECKS)
+    assert list(frame.columns) == ["fault", "passed", "seen"]
+    seen = frame["seen"]
+    assert seen["leaves before the blank line"] == "the server spins at 100 % CPU"
+    assert seen["resets the connection"] == "the server died: ConnectionResetError"
+    assert seen["sends a byte that is no UTF-8"] == "the server died: UnicodeDecodeError"
+    assert seen["comes with nineteen others"].startswith("2 of 20")
+
+
+def test_the_edge_triggered_how_to_accepts_all_and_leaks():
+    """Accepting until EAGAIN repairs one fault; the reset becomes a leak."""
+    frame = check_conformance(lambda: HowToProcess(edge=True))
+    assert failed(frame) == FAULTS - {"comes with another at the same time"}
+    assert frame["seen"]["resets the connection"] == "the connection is never closed"
+
+
+@pytest.mark.parametrize("trigger", ["level", "edge"])
+@pytest.mark.parametrize("lifecycle", ["eager", "oneshot"])
+def test_our_own_servers_pass(trigger, lifecycle):
+    """Every check can be passed."""
+    how = {"trigger": trigger, "lifecycle": lifecycle, "max_request_bytes": 65_536}
+    frame = check_conformance(lambda: epolllab.start_server(**how, process=True))
+    assert failed(frame) == set(), frame
+
+
+class TrimmedServer(HowToServer):
+    """A repair of one fault."""
+
+    def hung_up(self, fd):
+        """Forget everything of the connection."""
+        super().hung_up(fd)
+        del self.requests[fd], self.responses[fd]
+
+
+def test_a_derived_server_is_judged_by_what_it_repairs():
+    """One method overridden takes one fault away, in the process as well."""
+    assert failed(check_conformance(lambda: HowToProcess(TrimmedServer))) == FAULTS - {
+        "has been there, with nine others"
+    }
+
+
+def test_a_server_in_a_thread_is_refused():
+    """Its descriptors and its processor time cannot be told from the test's own."""
+    with pytest.raises(ValueError, match="process=True"):
+        check_conformance(epolllab.start_server)
+
+
+def test_the_process_tells_what_it_does_and_how_it_died():
+    """Counters while it lives; afterwards the exception, which ended every connection."""
+    with HowToProcess() as server:
+        with socket.create_connection(server.address, 10) as client:
+            client.sendall(REQUEST)
+            assert client.recv(1000) == epolllab.server.Hello.ANSWER
+        kernel.until_idle(server.pid)
+        assert server.stats()["accepted"] == 1
+        assert server.is_running
+        with socket.create_connection(server.address, 10) as client:
+            client.sendall(REQUEST.replace(b"/ ", b"/\xff "))
+            assert client.recv(1000) == b""
+        deadline = time.monotonic() + 10
+        while server.is_running and time.monotonic() < deadline:
+            time.sleep(0.001)
+        assert server.error == "UnicodeDecodeError"
+        with pytest.raises(ChildDied):
+            server.stats()
+    assert server.pid not in kernel.children()
+
+
+def test_a_server_that_spins_is_never_idle_and_can_be_stopped():
+    """A loop that does not come back to its wait is an error to wait for; it ends all the same."""
+    with HowToProcess(edge=True) as server:
+        with socket.create_connection(server.address, 10) as client:
+            client.sendall(REQUEST[:5])
+        begun = kernel.cpu_time_ns(server.pid)
+        deadline = time.monotonic() + 10
+        while kernel.cpu_time_ns(server.pid) < begun + 50_000_000:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        with pytest.raises(TimeoutError, match=str(server.pid)):
+            kernel.until_idle(server.pid, timeout=0.2)
+    assert server.pid not in kernel.children()
+
+
+def test_idle_means_that_all_is_done():
+    """After until_idle, what a client sent is read and answered, however slow the machine."""
+    with epolllab.start_server(process=True) as server:
+        for n in range(1, 30):
+            with socket.create_connection(server.address, 10) as client:
+                client.sendall(REQUEST)
+                kernel.until_idle(server.pid, client)
+                assert server.stats()["requests"] == n
+
+
+def test_idle_needs_a_process():
+    """A server in a thread is refused: the process as a whole is never asleep."""
+    with (
+        epolllab.start_server() as server,
+        pytest.raises(ValueError, match="process=True"),
+    ):
+        server.until_idle()

@@ -1,0 +1,66 @@
+"""Every notebook runs from top to bottom, and is committed in its stripped form."""
+
+import copy
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from tests.notebooks.tools import FOLDER, KEEP, executed, stripped
+
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+MOST_LINES = 14
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def path(request: pytest.FixtureRequest) -> Path:
+    return request.param
+
+
+@pytest.mark.notebook
+@pytest.mark.timeout(300)
+def test_notebook_runs_from_top_to_bottom(path: Path) -> None:
+    """A reader who runs all cells meets no error; every claim's assertion holds."""
+    notebook = executed(path)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    assert not [o for cell in code for o in cell.outputs if o.output_type == "error"]
+    assert not [o for cell in code for o in cell.outputs if o.get("name") == "stderr"]
+
+
+def test_notebook_is_committed_stripped(path: Path) -> None:
+    """Nothing is stored that changes from run to run: a diff shows only real change."""
+    notebook = nbformat.read(path, as_version=4)
+    assert notebook == stripped(copy.deepcopy(notebook)), (
+        f"run: python tests/notebook_tools.py {path.name}"
+    )
+
+
+def test_kept_outputs_show_recorded_data(path: Path) -> None:
+    """A cell that keeps its output loads it from data/, and has it stored."""
+    for cell in nbformat.read(path, as_version=4).cells:
+        if KEEP in cell.metadata.get("tags", []):
+            assert "reference(" in cell.source
+            assert cell.outputs
+
+
+def test_notebook_has_the_shape_of_the_house(path: Path) -> None:
+    """One question, prose between short cells, an exercise, and assertions on frames."""
+    notebook = nbformat.read(path, as_version=4)
+    cells = notebook.cells
+    code = [cell.source for cell in cells if cell.cell_type == "code"]
+    prose = [cell.source for cell in cells if cell.cell_type == "markdown"]
+    assert re.fullmatch(r"\d\d-[a-z]+(-[a-z]+)+", path.stem)
+    assert prose[0].startswith("# ")
+    assert "?" in prose[0]
+    assert 20 <= len(cells) <= 60
+    assert max(len(source.splitlines()) for source in code) <= MOST_LINES
+    assert any(source.startswith("assert ") or "\nassert " in source for source in code)
+    assert any("## Exercise" in source for source in prose)
+
+
+def test_notebook_names_no_machine(path: Path) -> None:
+    """No output holds a path of the machine that made it."""
+    assert not re.search(r"/(home|root|tmp|work)/", path.read_text())
+    assert path.stat().st_size < 1_000_000

@@ -1,0 +1,61 @@
+"""Execute a notebook, and strip it to what is committed.
+
+What is committed has no outputs, except those of cells tagged ``keep_output``, which
+show recorded data from ``data/`` and so come out the same everywhere; no execution
+counts, no time stamps, no state of widgets. ``python tests/notebook_tools.py`` runs
+all notebooks, or those named, and writes them back in that form.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from nbclient import NotebookClient
+
+FOLDER = Path(__file__).parents[2] / "notebooks"
+KEEP = "keep_output"
+METADATA = {
+    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
+
+
+def executed(path: Path, timeout: int = 180) -> Any:
+    """Run all cells in a kernel of this interpreter, in the notebook's folder."""
+    notebook = nbformat.read(path, as_version=4)
+    NotebookClient(
+        notebook,
+        timeout=timeout,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(path.parent)}},
+    ).execute()
+    return notebook
+
+
+def stripped(notebook: Any) -> Any:
+    """Reduce a notebook to its committed form, in place."""
+    notebook.metadata = nbformat.from_dict(METADATA)
+    for number, cell in enumerate(notebook.cells):
+        tags = cell.metadata.get("tags", [])
+        cell.metadata = nbformat.from_dict({"tags": tags} if tags else {})
+        cell.id = f"cell-{number:02d}"
+        if cell.cell_type == "code":
+            cell.execution_count = None
+            cell.outputs = [_plain(out) for out in cell.outputs] if KEEP in tags else []
+    return notebook
+
+
+def _plain(output: Any) -> Any:
+    if "execution_count" in output:
+        output.execution_count = None
+    output.pop("transient", None)
+    return output
+
+
+if __name__ == "__main__":
+    names = sys.argv[1:] or sorted(path.name for path in FOLDER.glob("*.ipynb"))
+    for name in names:
+        path = FOLDER / Path(name).name
+        nbformat.write(stripped(executed(path)), path)
+        print(path.name)

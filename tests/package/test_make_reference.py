@@ -1,0 +1,104 @@
+"""Our own runs beside the notebooks: each can be made anew, and shows what it is for."""
+
+import importlib.util
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import epolllab
+
+SCRIPT = Path(epolllab.__file__).parents[1] / "data" / "make_reference.py"
+spec = importlib.util.spec_from_file_location("make_reference", SCRIPT)
+assert spec is not None
+assert spec.loader is not None
+make_reference = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(make_reference)
+
+QUICK = ("forgotten-drain", "three-endings", "haunted-interest")
+
+
+@pytest.fixture
+def made(tmp_path):
+    """The quick ones, made now."""
+    return {path.stem: path for path in make_reference.make(QUICK, tmp_path)}
+
+
+def test_the_recordings_show_what_the_notebooks_say(made):
+    """Three reads for three edges; three endings, of which the last is a reset."""
+    drained = epolllab.Recording.load(made["forgotten-drain"]).events()
+    reads = drained[(drained["op"] == "recv") & (drained["conn"] == 1)]
+    assert reads["n_bytes"].tolist() == [1_000, 1_000, 533]
+    ended = epolllab.Recording.load(made["three-endings"]).events()
+    told = ended[(ended["op"] == "ready") & (ended["conn"] > 0)]
+    last = told.groupby("conn")["mask_names"].last()
+    assert last.tolist() == ["HUP", "HUP", "IN|ERR|HUP"]
+
+
+def test_the_haunted_list_has_two_ghosts(made):
+    """One that is alone with its number, and one whose number is another's now."""
+    frame = pd.read_parquet(made["haunted-interest"])
+    ghosts = frame[frame["where"] == "kernel only"]
+    assert len(frame) == 4
+    assert len(ghosts) == 2
+    assert frame["fd"].nunique() == 3
+    assert frame.attrs["circumstances"]["kernel"]
+
+
+def test_an_unknown_run_is_refused_before_any_is_made(tmp_path):
+    """The near name is said, and nothing is written."""
+    with pytest.raises(ValueError, match="did you mean 'herd'"):
+        make_reference.make(("forgotten-drain", "heard"), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", make_reference.RUNS)
+def test_each_run_is_in_the_data_folder(name):
+    """What the notebooks show is there."""
+    assert epolllab.reference(name).exists()
+
+
+def test_the_steps_made_now_are_those_of_the_data_folder(tmp_path):
+    """The kernel says to the same steps what it has said before; by another kernel, too."""
+    (made,) = make_reference.make(("stepper-history",), tmp_path)
+    now, then = pd.read_parquet(made), pd.read_parquet(epolllab.reference("stepper-history"))
+    pd.testing.assert_frame_equal(now, then)
+    assert now.attrs["circumstances"]["kernel"]
+
+
+def test_the_dashboard_is_watched_with_one_client_and_with_fifty(tmp_path, monkeypatch):
+    """Both loads are in the frame, one after the other, and with fifty there are batches."""
+    monkeypatch.setattr(make_reference, "ROUNDS", 1)
+    (made,) = make_reference.make(("dashboard-live",), tmp_path)
+    frame = pd.read_parquet(made)
+    one, fifty = (frame[frame["connections"] == n] for n in (1, 50))
+    assert one["t_s"].iloc[0] < fifty["t_s"].iloc[-1]
+    assert fifty["batch"].max() > 1.2
+    assert frame.attrs["circumstances"]["kernel"]
+    assert frame.attrs["parameters"]["poller"] == "epoll"
+    assert epolllab.servers() == []
+
+
+def test_clients_that_failed_leave_no_run(tmp_path, monkeypatch):
+    """The error is raised, and a good file stays."""
+    (tmp_path / "dashboard-live.parquet").write_text("good")
+
+    def fail(*_):
+        raise ZeroDivisionError("of the clients")
+
+    monkeypatch.setattr("epolllab.widgets.load.Wishes.fire", fail)
+    with pytest.raises(RuntimeError, match="of the clients"):
+        make_reference.make(("dashboard-live",), tmp_path)
+    assert (tmp_path / "dashboard-live.parquet").read_text() == "good"
+    assert epolllab.servers() == []
+
+
+def test_runs_are_saved_one_by_one(tmp_path, monkeypatch):
+    """Each run has its file; an interrupted one is not saved, and those before it are."""
+    frame = pd.DataFrame({"n": [1]})
+    cut = frame.copy()
+    cut.attrs["interrupted"] = True
+    monkeypatch.setattr(make_reference, "RUNS", {"one": lambda: frame, "two": lambda: cut})
+    with pytest.raises(KeyboardInterrupt, match="two"):
+        make_reference.make(("one", "two"), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["one.parquet"]

@@ -1,0 +1,250 @@
+"""Circumstances: complete, JSON-able, in words, and never the reason for a failure."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import types
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from epolllab import kernel
+from epolllab.recording import environment
+
+EXAMPLE = {
+    "started": "2026-01-02T03:04:05.678+00:00",
+    "boot_id": "0f",
+    "epolllab": "1.0",
+    "system": "Linux",
+    "kernel": "6.1.0",
+    "machine": "x86_64",
+    "cpu": "AMD EPYC",
+    "cpu_count": 2,
+    "hypervisor": True,
+    "memory_bytes": 8 * 2**30,
+    "load_average": [0.4, 0.3, 0.2],
+    "python": "3.13.1",
+    "implementation": "CPython",
+    "gil": False,
+    "switch_interval_s": 0.005,
+    "pandas": "3.0.0",
+    "clock": "clock_gettime(CLOCK_MONOTONIC)",
+    "clock_source": "tsc",
+    "clock_cost_ns": 50.0,
+    "recorder_cost_ns": 350.0,
+    "descriptor_limit_soft": 1024,
+    "descriptor_limit_hard": 524288,
+    "somaxconn": 4096,
+    "tcp_rmem": [4096, 131072, 6291456],
+    "tcp_wmem": [4096, 16384, 4194304],
+    "poller": "epoll",
+    "max_events": 64,
+}
+
+
+def test_collect_has_every_key_and_json_can_hold_it():
+    """All of KEYS in their order, then the parameters; a round trip changes nothing."""
+    collected = environment.collect(poller="epoll", drain=None, sizes=[1, 2])
+    assert list(collected) == [*environment.KEYS, "poller", "drain", "sizes"]
+    assert (collected["poller"], collected["drain"], collected["sizes"]) == ("epoll", None, [1, 2])
+    assert json.loads(json.dumps(collected, allow_nan=False)) == collected
+
+
+def test_collect_agrees_with_what_is_known():
+    """Facts that can be had another way are the same."""
+    before = datetime.now(UTC)
+    collected = environment.collect()
+    assert collected["python"] == platform.python_version()
+    assert collected["kernel"] == os.uname().release
+    assert collected["cpu_count"] == os.cpu_count()
+    assert collected["switch_interval_s"] == sys.getswitchinterval()
+    limits = (collected["descriptor_limit_soft"], collected["descriptor_limit_hard"])
+    assert limits == kernel.descriptor_limits()
+    # Milliseconds are cut, not rounded.
+    elapsed = datetime.fromisoformat(collected["started"]) - before
+    assert elapsed.total_seconds() > -0.001
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's own facts")
+def test_collect_knows_linux():
+    """On Linux the boot, the processors allowed and the kernel's bounds are known."""
+    collected = environment.collect()
+    assert collected["boot_id"] == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    assert collected["cpu_affinity"] == sorted(os.sched_getaffinity(0))
+    assert collected["somaxconn"] == kernel.somaxconn()
+    assert collected["local_ports"] == list(kernel.local_port_range())
+    assert len(collected["tcp_rmem"]) == len(collected["tcp_wmem"]) == 3
+    assert collected["memory_bytes"] > 2**20
+
+
+def test_costs_are_plausible_times():
+    """A reading of the clock and a record cost more than nothing and less than a millisecond."""
+    collected = environment.collect()
+    assert 0 < collected["clock_cost_ns"] < 1_000_000
+    assert 0 < collected["recorder_cost_ns"] < 1_000_000
+    assert 0 < environment.recorder_cost_ns(1000) < 1_000_000
+
+
+def test_a_cost_that_is_known_is_taken():
+    """The caller's own measurement, or 0 for a run that records nothing, is kept."""
+    assert environment.collect(recorder_cost_ns=0)["recorder_cost_ns"] == 0
+    assert environment.collect(recorder_cost_ns=123.4)["recorder_cost_ns"] == 123.4
+
+
+def test_a_cost_is_the_call_less_the_loop(monkeypatch):
+    """With a clock that ticks once a reading and a call that takes 7, the median is 7."""
+    now = [0]
+
+    def clock():
+        now[0] += 1
+        return now[0]
+
+    def call():
+        now[0] += 7
+
+    monkeypatch.setattr(environment, "time", types.SimpleNamespace(perf_counter_ns=clock))
+    assert environment._call_cost_ns(call, n=500) == 7
+
+
+def test_too_few_records_are_refused():
+    """Less than one batch measures nothing."""
+    with pytest.raises(ValueError, match="at least 100"):
+        environment.recorder_cost_ns(99)
+
+
+def test_a_parameter_cannot_hide_a_circumstance():
+    """A name that is taken is named in the error."""
+    with pytest.raises(ValueError, match="kernel, python"):
+        environment.collect(python="3", kernel="mine", poller="epoll")
+
+
+@pytest.mark.parametrize("value", [{1, 2}, object(), [b"bytes"]])
+def test_a_parameter_that_json_cannot_hold_is_refused(value):
+    """The parameter is named before the run rather than when it is saved."""
+    with pytest.raises(TypeError, match="parameter sizes"):
+        environment.collect(poller="epoll", sizes=value)
+
+
+def test_nothing_known_is_none_and_never_raises(monkeypatch):
+    """A machine without /proc, /sys, limits, affinity and load gives None for each."""
+    for cached in (environment._processor, environment._own_version):
+        cached.cache_clear()
+
+    def absent(*_, **__):
+        raise OSError("not here")
+
+    monkeypatch.setattr(environment.Path, "read_text", absent)
+    monkeypatch.setattr("builtins.open", absent)
+    monkeypatch.setattr(environment.kernel, "descriptor_limits", absent)
+    for name in ("sched_getaffinity", "getloadavg", "sysconf"):
+        monkeypatch.delattr(environment.os, name)
+    monkeypatch.setattr(environment.platform, "processor", lambda: "")
+    collected = environment.collect(recorder_cost_ns=1.0)
+    monkeypatch.undo()
+    for cached in (environment._processor, environment._own_version):
+        cached.cache_clear()
+    unknown = {key for key in environment.KEYS if collected[key] is None}
+    assert unknown >= {
+        "boot_id",
+        "cpu",
+        "cpu_affinity",
+        "cpu_governor",
+        "hypervisor",
+        "memory_bytes",
+        "load_average",
+        "clock_source",
+        "descriptor_limit_soft",
+        "descriptor_limit_hard",
+        "somaxconn",
+        "local_ports",
+        "tcp_rmem",
+        "tcp_wmem",
+    }
+    assert environment.summary(collected).startswith(platform.system())
+    assert "python:" in environment.describe(collected)
+
+
+def test_packages_are_named_and_not_imported():
+    """A fresh interpreter has no numpy afterwards; one that has imported it is told its version."""
+    code = (
+        "import sys, types\n"
+        "from epolllab.recording import environment\n"
+        "import epolllab\n"
+        "loaded = {n for n in ('numpy', 'pandas', 'matplotlib') if n in sys.modules}\n"
+        "got = environment.collect()\n"
+        "assert {n for n in ('numpy', 'pandas', 'matplotlib') if n in sys.modules} == loaded\n"
+        "assert all((got[n] is not None) == (n in loaded) for n in ('numpy', 'pandas'))\n"
+        "sys.modules['numpy'] = types.SimpleNamespace(__version__='9.9')\n"
+        "assert environment.collect()['numpy'] == '9.9'\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_summary_is_one_line():
+    """The kernel, the processor, Python, the load and the instrument's own cost."""
+    assert environment.summary(EXAMPLE) == (
+        "Linux 6.1.0, AMD EPYC x 2 (virtual), CPython 3.13.1 without GIL, load 0.4, "
+        "recorder 0.35 µs a record"
+    )
+    assert environment.summary({**EXAMPLE, "recorder_cost_ns": 0}).endswith("not recorded")
+
+
+def test_describe_names_everything_that_is_known():
+    """Each fact is in its line, with the unit, and the parameters come last."""
+    assert environment.describe(EXAMPLE).splitlines() == [
+        "machine:     AMD EPYC x 2 (virtual), x86_64",
+        "kernel:      Linux 6.1.0",
+        "memory:      8.0 GiB",
+        "load:        0.4 over the last minute",
+        "python:      CPython 3.13.1 without GIL, switch interval 0.005 s, pandas 3.0.0",
+        "clock:       clock_gettime(CLOCK_MONOTONIC) from tsc, 50.0 ns a reading",
+        "recorder:    0.35 µs a record",
+        "descriptors: 1,024, at most 524,288",
+        "backlog:     at most 4,096",
+        (
+            "buffers:     receive 131,072, at most 6,291,456 bytes; "
+            "send 16,384, at most 4,194,304 bytes"
+        ),
+        "epolllab:    1.0",
+        "started:     2026-01-02T03:04:05.678+00:00",
+        "parameters:  poller='epoll', max_events=64",
+    ]
+
+
+@pytest.mark.parametrize("missing", sorted(EXAMPLE))
+@pytest.mark.parametrize("say", [environment.summary, environment.describe])
+def test_words_survive_whatever_is_missing(say, missing):
+    """One fact gone, None, or of another shape leaves the rest and no trace of None."""
+    without = {name: value for name, value in EXAMPLE.items() if name != missing}
+    assert say(without)
+    for text in (say(without), say({**EXAMPLE, missing: None})):
+        assert "{" not in text
+        if missing in environment.KEYS:
+            assert "None" not in text
+    assert say({**EXAMPLE, missing: [object]})
+
+
+@pytest.mark.parametrize("say", [environment.summary, environment.describe])
+def test_words_for_nothing(say):
+    """No circumstances are said to be unknown rather than left blank."""
+    assert say({}) == "circumstances unknown"
+
+
+def test_one_boot_is_required():
+    """The same boot passes, another is refused with both named."""
+    other = {**EXAMPLE, "boot_id": "1e", "kernel": "6.2.0"}
+    environment.require_same_boot()
+    environment.require_same_boot(EXAMPLE, EXAMPLE, dict(EXAMPLE))
+    with pytest.raises(ValueError, match=r"boot 0f \(kernel 6\.1\.0.*boot 1e \(kernel 6\.2\.0"):
+        environment.require_same_boot(EXAMPLE, EXAMPLE, other)
+
+
+def test_an_unknown_boot_is_let_through():
+    """A mapping made by hand has no boot, and does not hide a difference behind it."""
+    environment.require_same_boot({}, EXAMPLE, {"boot_id": None})
+    with pytest.raises(ValueError, match="different boots"):
+        environment.require_same_boot({}, EXAMPLE, {"boot_id": "1e"})

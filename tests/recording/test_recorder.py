@@ -1,0 +1,377 @@
+"""The ring: order, bounds, and copies that are whole while a writer goes on."""
+
+import mmap
+import os
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from epolllab.events import FOREVER, RECORD, Op, key_of
+from epolllab.recording import recorder
+from epolllab.recording.recorder import (
+    ROW_BYTES,
+    SLACK,
+    Recorder,
+    Snapshot,
+    memory_size,
+    read_ring,
+    shared_memory,
+    written_in,
+)
+
+ROW = struct.Struct("5q")
+LAP = 1_000_003  # a prime, so that no period of the ring hides a misplaced row
+
+
+def made_of(n: int) -> tuple[int, int, int, int, int]:
+    """Row number `n`: five numbers, each of which tells the row it belongs to."""
+    return (n, n + LAP, key_of(n & 0x7FFF_FFFF, 7), -n, n << 8 | Op.SEND)
+
+
+def fill(recorder: Recorder, first: int, last: int, together: int) -> None:
+    """Write the rows from `first` to before `last`, so many at a time."""
+    while first < last:
+        rows = range(first, min(first + together, last))
+        recorder.stage([number for n in rows for number in made_of(n)])
+        recorder.settle()
+        first += together
+
+
+def numbers(snapshot: Snapshot) -> list[int]:
+    """The numbers of a copy's rows; fails if the fields of a row are not of one row."""
+    rows = list(ROW.iter_unpack(snapshot.words))
+    torn = [row for row in rows if row != made_of(row[0])]
+    assert not torn, f"torn rows: {torn[:3]}"
+    return [row[0] for row in rows]
+
+
+def check_consistent(snapshot: Snapshot, capacity: int, written_before: int) -> int:
+    """Hold that a copy has no torn, lost or doubled row; give the number after its last."""
+    found = numbers(snapshot)
+    first = snapshot.overwritten
+    assert found == list(range(first, first + len(found)))
+    assert len(found) <= capacity
+    assert first + len(found) >= written_before
+    return first + len(found)
+
+
+# ---- one writer, at rest ----------------------------------------------------------------
+
+
+def test_an_empty_ring_is_an_empty_copy() -> None:
+    """Before the first row there is nothing, and nothing was lost."""
+    assert Recorder(10).snapshot() == Snapshot(b"", 0)
+
+
+def test_rows_come_back_in_the_order_written() -> None:
+    """A ring that is not full keeps every row, oldest first."""
+    recorder = Recorder(100)
+    fill(recorder, 0, 57, 5)
+    assert numbers(recorder.snapshot()) == list(range(57))
+    assert recorder.written == 57
+    assert recorder.snapshot().overwritten == 0
+
+
+@pytest.mark.parametrize("capacity", [1, 2, 7, 1000, SLACK, 3 * SLACK])
+def test_a_full_ring_keeps_the_newest_and_counts_the_rest(capacity: int) -> None:
+    """Whatever the capacity, exactly that many rows are kept, and the others are counted."""
+    recorder = Recorder(capacity)
+    total = 3 * (capacity + SLACK) + 5
+    fill(recorder, 0, total, 100)
+    snapshot = recorder.snapshot()
+    assert numbers(snapshot) == list(range(total - capacity, total))
+    assert snapshot.overwritten == total - capacity
+    assert recorder.written == total
+
+
+@pytest.mark.parametrize("extra", [-1, 0, 1])
+@pytest.mark.parametrize("laps", [1, 2, 5])
+def test_the_seam_of_the_ring_shows_nowhere(laps: int, extra: int) -> None:
+    """A copy taken just before, at and just after the wrap is in order."""
+    recorder = Recorder(50)
+    total = laps * (50 + SLACK) + extra
+    fill(recorder, 0, total, 7)
+    assert numbers(recorder.snapshot()) == list(range(total - 50, total))
+
+
+@given(st.integers(1, 60), st.lists(st.integers(0, 2 * SLACK + 3), max_size=12))
+def test_any_pieces_make_the_same_ring(capacity: int, pieces: list[int]) -> None:
+    """However many rows are settled at a time, also more than fit, the newest are kept."""
+    recorder = Recorder(capacity)
+    written = 0
+    for piece in pieces:
+        fill(recorder, written, written + piece, max(piece, 1))
+        written += piece
+        snapshot = recorder.snapshot()
+        assert numbers(snapshot) == list(range(max(0, written - capacity), written))
+        assert snapshot.overwritten == max(0, written - capacity)
+
+
+def test_staged_rows_are_seen_once_settled() -> None:
+    """A reader sees nothing of what is staged, and all of it after settle()."""
+    recorder = Recorder(10)
+    recorder.stage(made_of(0) + made_of(1))
+    assert (recorder.staged, recorder.written) == (2, 0)
+    assert recorder.snapshot().words == b""
+    recorder.settle()
+    assert (recorder.staged, recorder.written) == (0, 2)
+    assert numbers(recorder.snapshot()) == [0, 1]
+
+
+def test_the_easy_way_is_seen_at_once() -> None:
+    """write() settles, also what was staged before it."""
+    recorder = Recorder(10)
+    recorder.turned_to(1, 5, 3, 1)
+    recorder.write(Op.RECV, 1, 5, 4, 6, 100, 0)
+    records = list(RECORD.iter_unpack(recorder.snapshot().rows))
+    assert [record[7] for record in records] == [Op.READY, Op.RECV]
+    assert records[1] == (4, 6, 0, 1, 5, 100, 0, Op.RECV, 0)
+
+
+def test_waits_are_numbered_from_one() -> None:
+    """Each wait begins the next wake, and the serial wraps at 32 bits."""
+    recorder = Recorder(10)
+    for _ in range(3):
+        recorder.waited(4, 1, 2, 0, FOREVER)
+    recorder.settle()
+    assert [record[2] for record in RECORD.iter_unpack(recorder.snapshot().rows)] == [1, 2, 3]
+    recorder.wake = 0xFFFF_FFFF
+    recorder.waited(4, 1, 2, 0, 0)
+    assert recorder.wake == 0
+
+
+def test_a_copy_is_its_own() -> None:
+    """What is written after a copy changes nothing in it."""
+    recorder = Recorder(5)
+    fill(recorder, 0, 5, 5)
+    snapshot = recorder.snapshot()
+    fill(recorder, 5, 5 + 5 + SLACK, 5)
+    assert numbers(snapshot) == [0, 1, 2, 3, 4]
+
+
+def test_the_clock_is_the_one_passed_in() -> None:
+    """A recorder has no clock of its own; by default it is the monotonic one."""
+    assert Recorder(1, clock=lambda: 42).clock() == 42
+    assert Recorder(1).clock is time.monotonic_ns
+
+
+# ---- memory -----------------------------------------------------------------------------
+
+
+def test_an_event_takes_forty_bytes() -> None:
+    """The memory of a ring is 40 bytes an event, and a constant of at most 64 KiB."""
+    assert ROW_BYTES == 40
+    assert memory_size(2_000_000) - memory_size(1_000_000) == 40 * 1_000_000
+    assert memory_size(0) <= 64 << 10
+    assert len(Recorder(1000).memory) == memory_size(1000)
+
+
+def test_writing_on_takes_no_more_memory() -> None:
+    """Nothing stays staged, and the ring's own memory keeps its size."""
+    recorder = Recorder(10)
+    size = len(recorder.memory)
+    fill(recorder, 0, 20 * SLACK, 300)
+    assert recorder.staged == 0
+    assert len(recorder.memory) == size
+
+
+def test_memory_too_small_for_the_capacity_is_refused() -> None:
+    """A ring that would write past its memory is not made."""
+    with (
+        mmap.mmap(-1, 4096) as memory,
+        pytest.raises(ValueError, match=r"needs 40,041,024 bytes .* has 4,096"),
+    ):
+        Recorder(1_000_000, memory=memory)
+
+
+def test_touched_memory_reads_the_same() -> None:
+    """Mapping the pages beforehand changes nothing but page faults."""
+    recorder = Recorder(1000, touch=True)
+    fill(recorder, 0, 10, 10)
+    assert numbers(recorder.snapshot()) == list(range(10))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memfd_create is Linux's")
+def test_shared_memory_is_one_memory() -> None:
+    """What is written through one mapping is read through another, and has no name."""
+    fd, memory = shared_memory(100)
+    try:
+        assert os.fstat(fd).st_size == memory_size(100)
+        assert os.fstat(fd).st_nlink == 0
+        with mmap.mmap(fd, memory_size(100)) as other:
+            recorder = Recorder(100, memory=memory)
+            fill(recorder, 0, 30, 4)
+            assert numbers(read_ring(other)) == list(range(30))
+            assert written_in(other) == 30
+    finally:
+        os.close(fd)
+
+
+# ---- while a writer goes on -------------------------------------------------------------
+
+LAPS_SEEN = 30  # how often the ring is overwritten while it is copied
+MOST_S = 60.0
+
+
+def copy_while_it_grows(memory: mmap.mmap, capacity: int, together: int) -> None:
+    """Take copies until the ring was overwritten many times; hold each of them."""
+    deadline = time.monotonic() + MOST_S
+    after_lasts = [0]
+    while after_lasts[-1] < LAPS_SEEN * (capacity + SLACK):
+        assert time.monotonic() < deadline, f"the writer got to row {after_lasts[-1]:,} only"
+        snapshot = read_ring(memory)
+        # Rows claimed by now: only those a whole ring before them can be gone.
+        claimed = written_in(memory) + min(together, SLACK)
+        after_last = check_consistent(snapshot, capacity, after_lasts[-1])
+        lapped = claimed - (capacity + SLACK)
+        assert snapshot.overwritten <= max(0, after_last - capacity, lapped)
+        after_lasts.append(after_last)
+    assert len(set(after_lasts)) > 2, "the ring never grew between two copies"
+
+
+@contextmanager
+def writing_thread(recorder: Recorder, together: int) -> Iterator[None]:
+    """Write in a thread, without a pause, until the block ends."""
+    ends = threading.Event()
+
+    def write() -> None:
+        n = 0
+        while not ends.is_set():
+            fill(recorder, n, n + together, together)
+            n += together
+
+    thread = threading.Thread(target=write)
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)  # so that the threads take turns inside every function
+    thread.start()
+    try:
+        yield
+    finally:
+        ends.set()
+        thread.join()
+        sys.setswitchinterval(before)
+
+
+@pytest.mark.parametrize("together", [1, 7, 300, SLACK + 1])
+@pytest.mark.parametrize("capacity", [1, 64, 2000])
+def test_copies_are_whole_while_a_thread_writes(capacity: int, together: int) -> None:
+    """No row is torn, lost or doubled in any copy of a small ring that is written all the time."""
+    recorder = Recorder(capacity)
+    with writing_thread(recorder, together):
+        copy_while_it_grows(recorder.memory, capacity, together)
+
+
+class Interrupted(mmap.mmap):
+    """Memory whose reader loses its turn just before it copies the rows."""
+
+    meanwhile: Callable[[], None] | None = None
+
+    def __getitem__(self, where: Any) -> Any:
+        if self.meanwhile and where.stop - where.start >= ROW_BYTES:
+            meanwhile, self.meanwhile = self.meanwhile, None
+            meanwhile()
+        return super().__getitem__(where)
+
+
+class Halfway(Exception):
+    """The writer has put half of its rows into the ring, and loses its turn."""
+
+
+class HalfLayout(NamedTuple):
+    """Stands where a layout of so many numbers does, and writes half of them."""
+
+    numbers: int
+
+    def pack_into(self, memory: mmap.mmap, offset: int, *row_numbers: int) -> None:
+        """Write the first half, and be interrupted."""
+        half = self.numbers // 2  # in the middle of a row: half of 301 rows of five
+        struct.pack_into(f"{half}q", memory, offset, *row_numbers[:half])
+        raise Halfway
+
+
+@pytest.mark.parametrize("ahead", [0, 400, 700, 800, 900, 1000, 1020, 1024, 1030, 1500, 5000])
+def test_a_reader_that_loses_its_turn_sees_no_half_written_row(
+    ahead: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The writer goes on while a reader stands still, and stops in the middle of a row."""
+    capacity, written = 200, 5000
+    memory = Interrupted(-1, memory_size(capacity))
+    writer = Recorder(capacity, memory=memory)
+    fill(writer, 0, written, 100)
+
+    def write_on() -> None:
+        fill(writer, written, written + ahead, 100)
+        monkeypatch.setattr(recorder, "_layout", HalfLayout)
+        with pytest.raises(Halfway):
+            fill(writer, written + ahead, written + ahead + 301, 301)
+
+    memory.meanwhile = write_on
+    assert check_consistent(read_ring(memory), capacity, 0) == written
+    # And one that begins now finds all that is complete.
+    snapshot = read_ring(memory)
+    assert check_consistent(snapshot, capacity, 0) == written + ahead
+    assert len(snapshot.words) == capacity * ROW_BYTES
+    writer._words.release()
+    memory.close()
+
+
+CHILD = """
+import mmap, os, sys
+from epolllab.recording.recorder import Recorder, memory_size
+from tests.recording.test_recorder import fill
+fd, capacity, together = map(int, sys.argv[1:])
+recorder = Recorder(capacity, memory=mmap.mmap(fd, memory_size(capacity)))
+print("ready", flush=True)
+n = 0
+while os.getppid() == {parent} and n < 1 << 40:
+    fill(recorder, n, n + together, together)
+    n += together
+"""
+
+
+@contextmanager
+def writing_child(fd: int, capacity: int, together: int) -> Iterator[None]:
+    """Write from a process of its own, without a pause, until the block ends."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD.replace("{parent}", str(os.getpid())),
+         str(fd), str(capacity), str(together)],
+        pass_fds=[fd],
+        stdout=subprocess.PIPE,
+        cwd=os.path.dirname(os.path.dirname(os.path.dirname(__file__))),
+    )  # fmt: skip
+    assert child.stdout is not None
+    try:
+        assert child.stdout.readline() == b"ready\n"
+        yield
+        assert child.poll() is None, "the writer ended by itself"
+    finally:
+        child.kill()
+        child.wait()
+        child.stdout.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memfd_create is Linux's")
+@pytest.mark.parametrize("together", [1, 7, 300, SLACK + 1])
+@pytest.mark.parametrize("capacity", [1, 2000])
+def test_copies_are_whole_while_a_child_writes(capacity: int, together: int) -> None:
+    """The same over shared memory, where no interpreter lock lets the two take turns."""
+    fd, memory = shared_memory(capacity)
+    try:
+        with writing_child(fd, capacity, together):
+            while written_in(memory) == 0:
+                time.sleep(0.001)
+            copy_while_it_grows(memory, capacity, together)
+        # Killed in the middle of whatever it did: what is complete can still be read.
+        check_consistent(read_ring(memory), capacity, 0)
+    finally:
+        os.close(fd)
+        memory.close()

@@ -1,0 +1,231 @@
+"""A recording's counts against the kernel's: the numbers of calls are strace's, exactly.
+
+Two ways of counting, since a process makes calls that are not its loop's. ``strace -c``
+is attached to a process just before its loop runs, and detached just after: all that it
+counts is the loop's. And strace's log is taken of a whole program with
+``start_server()`` in it, from its first call to its last; there the closes are told
+apart by thread, and the other calls by nothing, since nobody else makes them.
+
+The clients are in the test's process, which is not traced.
+"""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from epolllab.server.protocols import Hello
+from tests.conftest import missing, needs
+from tests.wire import GET, Address, ask, connect, read_to_end, reset
+
+CALLS = {
+    "wait": "epoll_wait",
+    "register": "epoll_ctl",
+    "modify": "epoll_ctl",
+    "unregister": "epoll_ctl",
+    "accept": "accept4",
+    "recv": "recvfrom",
+    "send": "sendto",
+    "close": "close",
+    "shutdown": "shutdown",
+}
+"""The system call behind each operation; accept and recv are named for what glibc calls."""
+
+TRACED = sorted({*CALLS.values(), "epoll_pwait", "accept"})
+"""Counted by strace; those that the loop is not known to make must turn out to be none."""
+
+WAYS = [
+    ("level", "eager"),
+    ("level", "howto"),
+    ("level", "oneshot"),
+    ("edge", "eager"),
+    ("edge", "howto"),
+    ("edge", "once"),
+    ("edge", "oneshot"),
+]
+NAMES = ["-".join(way) for way in WAYS]
+
+LOOP = """
+import ctypes, json, sys, threading
+import socket
+from epolllab.server.loop import Loop
+from epolllab.server.options import ServerOptions
+from epolllab.recording.recorder import Recorder
+from epolllab.recording import Recording
+
+# Where Yama asks for it (ptrace_scope 1), permit a tracer that is no ancestor.
+ctypes.CDLL(None).prctl(0x59616D61, ctypes.c_ulong(-1))  # PR_SET_PTRACER, _ANY
+listener = socket.create_server(("127.0.0.1", 0), backlog=1_000)
+listener.setblocking(False)
+recorder = Recorder(200_000)
+loop = Loop(listener, ServerOptions(**json.loads(sys.argv[1])), recorder)
+stopper = threading.Thread(target=lambda: (sys.stdin.readline(), loop.stop()))
+print(loop._listener.sock.getsockname()[1], flush=True)
+sys.stdin.readline()  # attached
+stopper.start()
+loop.run()
+stopper.join()
+print("ended", loop.error, flush=True)
+sys.stdin.readline()  # detached
+print(json.dumps(Recording(recorder.snapshot().rows).counts()), flush=True)
+"""
+
+SERVER = """
+import json, sys
+import epolllab
+
+server = epolllab.start_server(**json.loads(sys.argv[1]))
+print(server.port, flush=True)
+sys.stdin.readline()
+server.stop()
+print(json.dumps(server.recording().counts()), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def strace(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Give strace's path, if it is here and may trace."""
+    (path,) = needs("strace")
+    log = tmp_path_factory.mktemp("strace") / "log"
+    tried = subprocess.run(
+        [path, "-f", "-o", str(log), sys.executable, "-c", ""],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if tried.returncode:
+        missing(f"strace may not trace here: {tried.stderr.strip()}")
+    return path
+
+
+@contextmanager
+def program(*words: str, stderr: int | None = None) -> Iterator[subprocess.Popen[str]]:
+    """Run a program; it must end well, and is killed where the test ends badly."""
+    with subprocess.Popen(
+        words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True
+    ) as running:
+        try:
+            yield running
+        except BaseException:
+            running.kill()
+            raise
+
+
+def say(running: subprocess.Popen[str], word: str) -> None:
+    """Write a line to a program."""
+    assert running.stdin
+    running.stdin.write(f"{word}\n")
+    running.stdin.flush()
+
+
+def heard(running: subprocess.Popen[str]) -> str:
+    """Read a line that a program prints."""
+    assert running.stdout
+    return running.stdout.readline().strip()
+
+
+def load(address: Address) -> None:
+    """Ask in every way: at once, in pieces, half-closed, reset at each stage, not at all."""
+    for _ in range(20):
+        assert ask(address, GET) == Hello.ANSWER
+    assert ask(address, *(bytes([byte]) for byte in GET)) == Hello.ANSWER
+    assert ask(address, GET, half_close=True) == Hello.ANSWER
+    assert ask(address, b"GET", half_close=True) == b""
+    many = [connect(address) for _ in range(30)]
+    for sock in many:
+        sock.sendall(GET)
+    for sock in many:
+        with sock:
+            assert read_to_end(sock) == Hello.ANSWER
+    reset(connect(address))
+    for data in (b"GET", GET):
+        sock = connect(address)
+        sock.sendall(data)
+        reset(sock)
+    connect(address).close()
+    # The last of all is served after all before it: nothing is under way any more.
+    assert ask(address, GET) == Hello.ANSWER
+
+
+def expected(recorded: dict[str, int]) -> Counter[str]:
+    """The calls that a recording says were made, by the kernel's names."""
+    counts: Counter[str] = Counter()
+    for op, n in recorded.items():
+        if op in CALLS:
+            counts[CALLS[op]] += n
+    return counts
+
+
+def summary(table: str) -> Counter[str]:
+    """The calls column of strace -c."""
+    rows = (line.split() for line in table.splitlines())
+    numbered = [row for row in rows if len(row) >= 5 and row[3].isdigit()]
+    return Counter({row[-1]: int(row[3]) for row in numbered if row[-1] != "total"})
+
+
+@pytest.mark.parametrize(("trigger", "lifecycle"), WAYS, ids=NAMES)
+def test_counts_are_those_of_strace_c(
+    strace: str, tmp_path: Path, trigger: str, lifecycle: str
+) -> None:
+    """What strace -f -c counts, attached for as long as the loop runs, is what is recorded."""
+    options = json.dumps({"trigger": trigger, "lifecycle": lifecycle})
+    table = tmp_path / "table"
+    count = [strace, "-f", "-c", "-o", str(table), "-e", f"trace={','.join(TRACED)}"]
+    with program(sys.executable, "-c", LOOP, options) as traced:
+        port = int(heard(traced))
+        with program(*count, "-p", str(traced.pid), stderr=subprocess.PIPE) as tracer:
+            assert tracer.stderr
+            assert "attached" in tracer.stderr.readline()
+            say(traced, "attached")
+            load(("127.0.0.1", port))
+            say(traced, "stop")
+            assert heard(traced) == "ended None"
+            tracer.send_signal(signal.SIGINT)  # which makes it detach and print
+            tracer.communicate()
+        say(traced, "detached")
+        recorded = json.loads(heard(traced))
+    assert summary(table.read_text()) == expected(recorded)
+    assert recorded["accept"] >= 58
+
+
+@pytest.mark.parametrize("process", [False, True], ids=["thread", "process"])
+@pytest.mark.parametrize(("trigger", "lifecycle"), WAYS, ids=NAMES)
+def test_counts_are_those_of_a_whole_program(
+    strace: str, tmp_path: Path, trigger: str, lifecycle: str, process: bool
+) -> None:
+    """Of all calls from a program's start to its end, the server's are what is recorded."""
+    options = json.dumps({"trigger": trigger, "lifecycle": lifecycle, "process": process})
+    log = tmp_path / "log"
+    trace = [strace, "-f", "-o", str(log), "-e", f"trace={','.join(TRACED)}"]
+    with program(*trace, sys.executable, "-c", SERVER, options) as traced:
+        port = int(heard(traced))
+        load(("127.0.0.1", port))
+        say(traced, "stop")
+        recorded = json.loads(heard(traced))
+        assert traced.wait() == 0
+    assert of_the_loop(log.read_text()) == expected(recorded)
+
+
+def of_the_loop(log: str) -> Counter[str]:
+    """Calls of all threads; closes only of the loop's, from its first register on.
+
+    Before that the main thread of a child process closes what it has imported; the
+    poller's own close is the last thing the loop does.
+    """
+    calls = [
+        (tid, name)
+        for tid, name in re.findall(r"^(\d+) +(\w+)(?=\()", log, re.MULTILINE)
+        if name in TRACED
+    ]
+    first = next(i for i, (_, name) in enumerate(calls) if name == "epoll_ctl")
+    loop = calls[first][0]
+    counts = Counter(name for _, name in calls if name != "close")
+    counts["close"] = calls[first:].count((loop, "close"))
+    return counts
