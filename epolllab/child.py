@@ -151,9 +151,9 @@ class Child:
     def __del__(self) -> None:
         # An interrupt can come between the making and whoever would have ended it.
         if hasattr(self, "process") and self._lifeline >= 0:
-            self.end(0)
+            self.close(0)
 
-    def end(self, timeout: float = 2.0) -> None:
+    def close(self, timeout: float = 2.0) -> None:
         """Let go of the child: it ends by itself, or is killed after `timeout` seconds.
 
         Any number of times, from any thread.

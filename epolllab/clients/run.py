@@ -238,7 +238,7 @@ def _in_processes(shares: list[Share], show: Callable[[int], None] | None) -> li
             try:
                 child = Child("epolllab.clients.run:serve", fds=[fd])
                 # Whatever happens, nobody survives: a child has nothing to tidy up.
-                stack.callback(child.end, 0.5)
+                stack.callback(child.close, 0.5)
                 children.append(child)
                 child.send((share, fd, show is not None))
             finally:

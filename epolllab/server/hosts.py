@@ -168,7 +168,7 @@ class ProcessHost:
                     if kind != "ready":
                         raise RuntimeError(f"the server's process could not start:\n{answer}")
                 except BaseException:
-                    self.child.end(0)
+                    self.child.close(0)
                     raise
             finally:
                 os.close(ring)
@@ -229,7 +229,7 @@ class ProcessHost:
                 self._ask("stop", STOP_S)
                 if self._ended is None and self.child.alive:  # busy in a handler: killed, not dead
                     self._ended = (None, self._last_stats)
-            self.child.end(STOP_S)
+            self.child.close(STOP_S)
 
     def _ask(self, question: str, timeout: float = ANSWER_S) -> Any:
         """Ask the child; None once it has ended, or where it is too busy to answer."""

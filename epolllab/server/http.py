@@ -245,7 +245,7 @@ class Http(Session):
         self._refuse(408)
         return self._answers
 
-    def end(self) -> None:
+    def on_close(self) -> None:
         """Part from the parser, which holds this session and is held by it."""
         self._parser = self._feed = None
 

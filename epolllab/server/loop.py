@@ -26,8 +26,9 @@ import socket
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from itertools import count
 from typing import Any
 
 from epolllab.events import EPOLLIN
@@ -135,12 +136,10 @@ class Loop:
         )
         self._timed = options.idle_timeout is not None
         self._turn = self._timed_turn if self._timed else self.life.ready
-        self._accept_batch = options.accept_batch
-        if options.lifecycle == "howto" and options.trigger == "level":
-            self._accept_batch = options.accept_batch or 1  # as the how-to does
+        self._accept = options.accept_mode
         # Where a batch may leave some in the queue, only a modify makes edges report them.
         self._rearms_listener = self.life.rearms_listener or (
-            options.trigger == "edge" and options.accept_batch is not None
+            options.trigger == "edge" and isinstance(options.accept_mode, int)
         )
         self._family = listener.family
         self._sock_type = listener.type
@@ -277,15 +276,18 @@ class Loop:
             self.calls.modify(listener, EPOLLIN)
 
     def _accept_some(self, listener: _Plain) -> None:
-        """Accept those who are waiting, or as many as a batch may have.
+        """Accept until EAGAIN, or as many as the queue or a batch holds.
 
-        How many are waiting is asked for, rather than found out by an accept that would
-        block: before accept4(2) looks into the queue it makes a file and a socket, and
-        throwing them away again costs ten times as much as asking. It is sound with
-        edges, too: whoever comes after the question makes a new edge.
+        ``accept="ask"`` reads the queue's length first. An accept4(2) that fails costs more
+        than that: it makes a file and a socket before it looks into the queue. Asking is
+        sound with edges too, since a connection that arrives later makes a new edge.
         """
         accept, limit = self.calls.accept, self.options.max_connections
-        for _ in range(self._accept_batch or self.calls.queued(listener)):
+        if self._accept == "drain":
+            attempts: Iterable[int] = count()
+        else:
+            attempts = range(self.calls.queued(listener) if self._accept == "ask" else self._accept)
+        for _ in attempts:
             if limit is not None and self.open_connections >= limit:
                 self._pause("max_connections")
                 return
@@ -348,7 +350,7 @@ class Loop:
         self._close(end)
         end.fd = -1
         try:
-            end.session.end()
+            end.session.on_close()
         except Exception as error:
             self._fault(error)
         self.closed += 1
@@ -421,7 +423,7 @@ class Loop:
             self.calls.close(end)
         for end in self._connections():
             with suppress(Exception):  # its protocol's, who can no longer be told
-                end.session.end()
+                end.session.on_close()
         self._endpoints = {}
         self._lingering.clear()
         if self.poller.fileno() >= 0:

@@ -6,7 +6,7 @@ opens nothing.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from epolllab.checks import check_bool, check_choice, check_int
 from epolllab.kernel.pollers import POLLERS
@@ -18,6 +18,7 @@ __all__ = ["LIFECYCLES", "TRIGGERS", "ServerOptions"]
 
 
 TRIGGERS = ("level", "edge")
+ACCEPTS = ("drain", "ask")
 LIFECYCLES = ("eager", "howto", "once", "oneshot")
 
 
@@ -39,7 +40,7 @@ class ServerOptions:
     drain: bool | None = None
     recv_size: int = 16_384
     max_events: int = 1_023
-    accept_batch: int | None = None
+    accept: Literal["drain", "ask"] | int | None = None
     backlog: int = 4_096
     send_buffer: int | None = None
     recv_buffer: int | None = None
@@ -62,9 +63,13 @@ class ServerOptions:
         check_int("backlog", self.backlog, 0)
         check_int("max_request_bytes", self.max_request_bytes, 1)
         check_int("capacity", self.capacity, 1)
-        for name in ("accept_batch", "send_buffer", "recv_buffer", "max_connections"):
+        for name in ("send_buffer", "recv_buffer", "max_connections"):
             if getattr(self, name) is not None:
                 check_int(name, getattr(self, name), 1)
+        if isinstance(self.accept, str):
+            check_choice("accept", self.accept, ACCEPTS)
+        elif self.accept is not None:
+            check_int("accept", self.accept, 1)
         self._check_kinds()
         self._check_combination()
         self.sessions()
@@ -108,6 +113,13 @@ class ServerOptions:
         """Whether a readable connection is read until it would block."""
         return self.trigger == "edge" if self.drain is None else self.drain
 
+    @property
+    def accept_mode(self) -> Literal["drain", "ask"] | int:
+        """How connections are accepted; the how-to's server accepts one per event."""
+        if self.accept is not None:
+            return self.accept
+        return 1 if self.lifecycle == "howto" and self.trigger == "level" else "drain"
+
     def sessions(self) -> Callable[[], Session]:
         """The maker of sessions; raises for a protocol that is none."""
         return make_protocol(
@@ -124,4 +136,5 @@ class ServerOptions:
         parameters["protocol"] = getattr(self.protocol, "__qualname__", str(self.protocol))
         parameters["handler"] = getattr(self.handler, "__qualname__", None)
         parameters["drain"] = self.drains
+        parameters["accept"] = self.accept_mode
         return parameters

@@ -15,7 +15,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from epolllab import kernel
 from epolllab.notebook import cells, html
@@ -397,7 +397,7 @@ def start_server(
     drain: bool | None = None,
     recv_size: int = 16_384,
     max_events: int = 1_023,
-    accept_batch: int | None = None,
+    accept: Literal["drain", "ask"] | int | None = None,
     backlog: int = 4_096,
     send_buffer: int | None = None,
     recv_buffer: int | None = None,
@@ -442,9 +442,11 @@ def start_server(
         Bytes each recv asks for.
     max_events : int
         Descriptors one epoll_wait returns at most.
-    accept_batch : int, optional
-        Connections accepted per event of the listener. By default all that are queued,
-        whose number TCP_INFO tells; for ``"howto"`` with level, one, as in the how-to.
+    accept : {"drain", "ask"} or int, optional
+        How many connections are accepted per event of the listener. ``"drain"``, the
+        default: until EAGAIN. ``"ask"``: as many as TCP_INFO says are queued, which saves
+        the accept that fails. A number: at most so many; 1 is the default of the
+        ``"howto"`` life cycle with level, as in the how-to.
     backlog : int
         Length of the accept queue; the kernel cuts it to net.core.somaxconn.
     send_buffer, recv_buffer : int, optional
@@ -501,7 +503,7 @@ def start_server(
         drain=drain,
         recv_size=recv_size,
         max_events=max_events,
-        accept_batch=accept_batch,
+        accept=accept,
         backlog=backlog,
         send_buffer=send_buffer,
         recv_buffer=recv_buffer,

@@ -35,5 +35,5 @@ class Session:
         """Say something to a peer that was silent for too long, before the close."""
         return []
 
-    def end(self) -> None:
+    def on_close(self) -> None:
         """The connection is gone; break reference cycles here."""

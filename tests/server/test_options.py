@@ -21,14 +21,13 @@ WHOLE = {
     "backlog": (0, None),
     "max_request_bytes": (1, None),
     "capacity": (1, None),
-    "accept_batch": (1, None),
     "send_buffer": (1, None),
     "recv_buffer": (1, None),
     "max_connections": (1, None),
 }
 """Options that are whole numbers, with their bounds."""
 
-OPTIONAL = ("accept_batch", "send_buffer", "recv_buffer", "max_connections", "idle_timeout")
+OPTIONAL = ("send_buffer", "recv_buffer", "max_connections", "idle_timeout")
 
 
 def refused(message: str, error: type[Exception] = ValueError, **wishes: Any) -> None:
@@ -264,3 +263,15 @@ def test_one_of_takes_what_is_there() -> None:
 def test_whole_takes_its_bounds(value: int, least: int, most: int | None) -> None:
     """Both bounds belong to what is allowed."""
     check_int("x", value, least, most)
+
+
+@pytest.mark.parametrize("value", ["drained", 0, -1, True, 1.5])
+def test_accept_is_a_mode_or_a_number(value: object) -> None:
+    """Until EAGAIN, as many as are queued, or at most a number."""
+    with pytest.raises((ValueError, TypeError), match="^accept "):
+        ServerOptions(accept=value)
+    for good in ("drain", "ask", 1, 100):
+        assert ServerOptions(accept=good).accept_mode == good
+    assert ServerOptions().accept_mode == "drain"
+    assert ServerOptions(lifecycle="howto").accept_mode == 1
+    assert ServerOptions(lifecycle="howto", trigger="edge").accept_mode == "drain"

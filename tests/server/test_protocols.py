@@ -617,7 +617,7 @@ def test_a_session_can_be_freed() -> None:
     try:
         session = http()
         session.receive(GET)
-        session.end()
+        session.on_close()
         gone = weakref.ref(session)
         del session
         assert gone() is None
@@ -659,7 +659,7 @@ def test_any_bytes_split_anywhere_have_the_same_answers(
         out = b"".join(said(session, pieces)).replace(CONTINUE, b"")
         late = [re.sub(DATE, b"", answer) for answer in session.timed_out()]
         state = session.closing, session.linger, session.fault
-        session.end()
+        session.on_close()
         return out, *state, late
 
     whole = ends([data] if data else [])

@@ -184,7 +184,7 @@ def test_the_handle_tells_what_happened(process: bool) -> None:
         assert server.stats()["requests"] == 3
         assert len(server.requests()) == 3
         events = server.events()
-        assert (events["op"] == "accept").sum() == 3
+        assert ((events["op"] == "accept") & events["error"].isna()).sum() == 3
         assert (events["op"] == "close").sum() == 3 + 3  # listener, wake-up, poller
         assert len(events) == len(server.recording()) == server.stats()["recorded"]
         assert (server.wakeups()["n_returned"] > 0).any()
@@ -451,12 +451,24 @@ def test_cork_holds_an_answer_together(lifecycle: str) -> None:
 def test_accept_batch_bounds_the_accepts_of_a_turn(batch: int, most: int) -> None:
     """No turn of the listener accepts more, with edges neither, and all are served."""
     for trigger in ("level", "edge"):
-        with epolllab.start_server(accept_batch=batch, trigger=trigger) as server:
+        with epolllab.start_server(accept=batch, trigger=trigger) as server:
             run = epolllab.run_clients(server, connections=20, requests=200, progress=False)
             events = server.settle().events()
         assert run.requests()["error"].isna().all()
         accepts = events[events["op"] == "accept"]
         assert accepts.groupby(["wake", "position"]).size().max() <= most
+
+
+@pytest.mark.parametrize("trigger", ["level", "edge"])
+def test_draining_ends_with_a_refused_accept_and_asking_with_none(trigger: str) -> None:
+    """The default accepts until EAGAIN; asking calls getsockopt instead and never fails."""
+    for accept, refused, asked in (("drain", True, False), ("ask", False, True)):
+        with epolllab.start_server(accept=accept, trigger=trigger) as server:
+            run = epolllab.run_clients(server, connections=20, requests=200, progress=False)
+            recording = server.settle().recording()
+        assert run.requests()["error"].isna().all()
+        assert ("accept EAGAIN" in recording.errors()) is refused
+        assert ("getsockopt" in recording.counts()) is asked
 
 
 def test_max_events_bounds_a_batch() -> None:
@@ -649,5 +661,6 @@ def test_a_full_recording_accounts_for_every_request() -> None:
     assert len(requests) == len(run) == 2_000
     assert requests["conn"].is_unique
     counts = recording.counts()
-    assert counts["accept"] == counts["handle"] == counts["close"] == 2_000
+    accepted = counts["accept"] - recording.errors()["accept EAGAIN"]
+    assert accepted == counts["handle"] == counts["close"] == 2_000
     assert isinstance(recording.events(), pd.DataFrame)

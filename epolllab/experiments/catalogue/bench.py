@@ -144,7 +144,7 @@ class Bench:
         for end in reversed(self._ends):
             end.close()
         for child in self._children:
-            child.end()
+            child.close()
 
     def snapshot(self) -> Snapshot:
         """The records made so far."""

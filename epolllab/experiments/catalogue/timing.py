@@ -287,7 +287,7 @@ def howto_ctl_cost(bench: Bench) -> dict[str, float]:
 
     seen: dict[str, float] = {}
     for lifecycle in ("howto", "eager"):
-        with start_server(lifecycle=lifecycle, accept_batch=1, capacity=10_000) as server:
+        with start_server(lifecycle=lifecycle, accept=1, capacity=10_000) as server:
             what = f"{REQUESTS} requests to a server with lifecycle={lifecycle!r}"
             bench.do(what, _ask, server.address)
             ops = server.settle().recording().array()

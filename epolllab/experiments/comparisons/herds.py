@@ -87,7 +87,7 @@ class Herd:
             for _ in range(n_workers):
                 worker = Child("epolllab.experiments.workers.herd:herd", fds=fds)
                 self.workers.append(worker)
-                self._open.callback(worker.end)
+                self._open.callback(worker.close)
         except BaseException:
             self._open.close()
             raise
@@ -371,7 +371,7 @@ def latency_tails(
             client.send((herd.port(arm), connections, requests))
             latencies, served_by = client.receive()
         finally:
-            client.end()
+            client.close()
         herd.end(arm)
         parts.append(
             pd.DataFrame(

@@ -225,7 +225,7 @@ class HowToProcess:
             self.child.send((cloudpickle.dumps(kind), {"reads_at_most": sys.maxsize, **how}))
             self.address: tuple[str, int] = self.child.receive(PATIENCE_S)
         except BaseException:
-            self.child.end(0)
+            self.child.close(0)
             raise
         self.pid = self.child.pid
 
@@ -261,7 +261,7 @@ class HowToProcess:
 
     def stop(self) -> None:
         """End the process; any number of times."""
-        self.child.end(0.5)
+        self.child.close(0.5)
 
 
 def serve(control: Connection) -> None:

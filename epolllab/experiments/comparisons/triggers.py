@@ -224,7 +224,7 @@ def _measured(
                             }
                             bar.update()
         finally:
-            clients.end()
+            clients.close()
 
 
 def _server(trigger: str, reading: str, recv_size: int, largest: int) -> Server:
@@ -357,7 +357,7 @@ def strand_connections(
             ends = _send(server, clients, [[(0, size)]] * connections)
             recording = server.recording()
     finally:
-        clients.end()
+        clients.close()
     rows = _stranded_rows(recording, ends, size)
     frame = pd.DataFrame(rows, columns=list(_STRANDED)).astype(_STRANDED)
     frame.attrs = {"circumstances": dict(recording.metadata)}

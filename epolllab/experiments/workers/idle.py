@@ -63,7 +63,7 @@ def hold_idle(address: tuple[str, int], n: int) -> Iterator[Held]:
         children = []
         for i, share in enumerate(shares):
             child = Child("epolllab.experiments.workers.idle:hold")
-            opened.callback(child.end, 5.0)
+            opened.callback(child.close, 5.0)
             child.send((address, share, f"127.0.0.{i + 2}"))
             children.append(child)
         parts: list[Held] = [child.receive(START_S) for child in children]
