@@ -512,8 +512,8 @@ def test_the_bar_reaches_its_end(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("wishes", "message"),
     [
-        ({"connections": 0}, "connections is at least 1"),
-        ({"requests": 0}, "requests is at least 1"),
+        ({"connections": 0}, "connections must be at least 1"),
+        ({"requests": 0}, "requests must be at least 1"),
         ({"requests": 1, "duration": 1}, "give one of them"),
         ({"duration": 0}, "duration is positive"),
         ({"rate": -1}, "rate is positive"),
@@ -527,8 +527,8 @@ def test_the_bar_reaches_its_end(capsys: pytest.CaptureFixture[str]) -> None:
         ({"path": "/a b"}, "without blanks"),
         ({"path": "/\r\nX: y"}, "without blanks"),
         ({"protocol": "echo", "payload": b""}, "never echoed"),
-        ({"capacity": 0}, "capacity is at least 1"),
-        ({"source_addresses": 0}, "source_addresses is from 1"),
+        ({"capacity": 0}, "capacity must be at least 1"),
+        ({"source_addresses": 0}, "source_addresses must be at least 1"),
     ],
 )
 def test_wishes_that_make_no_sense(wishes: dict[str, object], message: str) -> None:
@@ -554,7 +554,7 @@ def test_wishes_of_the_wrong_kind(wishes: dict[str, object]) -> None:
         ("https://127.0.0.1/", "plain HTTP, not https"),
         ("127.0.0.1", "a target is"),
         ("127.0.0.1:port", "no port that makes sense"),
-        (("127.0.0.1", 0), "port is from 1"),
+        (("127.0.0.1", 0), "port must be at least 1"),
         (None, "a target is"),
         (("a", "b", "c"), "a target is"),
         ((1, 2), "a target is"),

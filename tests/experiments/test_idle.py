@@ -121,13 +121,13 @@ def test_a_server_that_fails_is_a_note(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"idle": (-1,)}, "idle is at least 0"),
+        ({"idle": (-1,)}, "idle must be at least 0"),
         ({"idle": (100, 10)}, "Did you mean"),
-        ({"servers": ("epoll-eager",)}, "servers is one of"),
+        ({"servers": ("epoll-eager",)}, "servers must be one of"),
         ({"servers": "poll-eager"}, "each once"),
-        ({"active": 0}, "active is at least 1"),
-        ({"requests": 0}, "requests is at least 1"),
-        ({"rounds": 0}, "rounds is at least 1"),
+        ({"active": 0}, "active must be at least 1"),
+        ({"requests": 0}, "requests must be at least 1"),
+        ({"rounds": 0}, "rounds must be at least 1"),
     ],
 )
 def test_bad_input(arguments, message):

@@ -101,8 +101,8 @@ def test_watched_server_answers_and_ends():
         ({"looks": ("stracé",)}, "did you mean 'strace'"),
         ({"looks": "plain"}, "each once"),
         ({"where": ()}, "at least one"),
-        ({"requests": 0}, "requests is at least 1"),
-        ({"rounds": 0}, "rounds is at least 1"),
+        ({"requests": 0}, "requests must be at least 1"),
+        ({"rounds": 0}, "rounds must be at least 1"),
     ],
 )
 def test_bad_input(arguments, message):

@@ -153,8 +153,8 @@ def test_a_disturbed_wait_is_an_error_and_not_a_number():
     ("arguments", "message"),
     [
         ({"n_fds": ()}, "n_fds is empty"),
-        ({"n_fds": (0, 10)}, "n_fds is at least 1, not 0"),
-        ({"n_fds": (-5,)}, "n_fds is at least 1, not -5"),
+        ({"n_fds": (0, 10)}, "n_fds must be at least 1, not 0"),
+        ({"n_fds": (-5,)}, "n_fds must be at least 1, not -5"),
         ({"n_fds": (100, 10)}, r"Did you mean \(10, 100\)"),
         ({"n_fds": (10, 10)}, r"each number once"),
         ({"n_fds": (10,), "active": 11}, "active=11 of n_fds=10"),
@@ -164,9 +164,9 @@ def test_a_disturbed_wait_is_an_error_and_not_a_number():
         ({"pollers": "poll"}, r"write pollers=\('poll',\)"),
         ({"api": ("row",)}, "did you mean 'raw'"),
         ({"kind": "pipes"}, "did you mean 'pipe'"),
-        ({"ops": 0}, "ops is at least 1"),
-        ({"rounds": 0}, "rounds is at least 1"),
-        ({"warmup": -1}, "warmup is at least 0"),
+        ({"ops": 0}, "ops must be at least 1"),
+        ({"rounds": 0}, "rounds must be at least 1"),
+        ({"warmup": -1}, "warmup must be at least 0"),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_opened(arguments, message, monkeypatch):
@@ -178,7 +178,7 @@ def test_bad_input_is_refused_before_anything_is_opened(arguments, message, monk
 
 def test_sizes_that_are_no_numbers():
     """A fraction of a descriptor is a TypeError."""
-    with pytest.raises(TypeError, match=r"n_fds is a whole number, not 1\.5"):
+    with pytest.raises(TypeError, match=r"n_fds must be an integer, not 1\.5"):
         experiments.sweep((1.5,), progress=False)
 
 
@@ -430,11 +430,11 @@ def test_propagate_shows_the_staircase():
     [
         ({"pairs": 5, "active": 6}, "more bytes under way than pairs"),
         ({"pairs": 0}, "at least 1"),
-        ({"writes": -1}, "writes is at least 0"),
-        ({"pollers": ("epoll-oneshot",)}, "pollers is one of"),
+        ({"writes": -1}, "writes must be at least 0"),
+        ({"pollers": ("epoll-oneshot",)}, "pollers must be one of"),
         ({"pollers": "poll"}, "each once"),
-        ({"runs": 0}, "runs is at least 1"),
-        ({"max_events": 0}, "max_events is at least 1"),
+        ({"runs": 0}, "runs must be at least 1"),
+        ({"max_events": 0}, "max_events must be at least 1"),
     ],
 )
 def test_propagate_refuses(arguments, message):

@@ -62,7 +62,7 @@ def test_a_wrong_name_is_met_with_the_right_ones(
 ) -> None:
     """The names there are come in the message, the nearest one first of all if there is one."""
     allowed = {"poller": POLLERS, "trigger": TRIGGERS, "lifecycle": LIFECYCLES}[name]
-    message = f"^{name} is one of {', '.join(map(repr, allowed))}, not {value!r}"
+    message = f"^{name} must be one of {', '.join(map(repr, allowed))}, not {value!r}"
     refused(message + (f"; did you mean '{near}'" if near else "$"), **{name: value})
 
 
@@ -71,25 +71,25 @@ def test_whole_numbers_have_bounds(name: str) -> None:
     """The least and the greatest are taken; one beyond is refused with the bound."""
     least, most = WHOLE[name]
     assert getattr(ServerOptions(**{name: least}), name) == least
-    bound = f"at least {least}" if most is None else f"from {least} to {most}"
-    refused(f"^{name} is {bound}, not {least - 1}$", **{name: least - 1})
+    bound = f"at least {least}" if most is None else f"at least {least} and at most {most:,}"
+    refused(f"^{name} must be {bound}, not {least - 1}$", **{name: least - 1})
     if most is not None:
         assert getattr(ServerOptions(**{name: most}), name) == most
-        refused(f"^{name} is {bound}, not {most + 1}$", **{name: most + 1})
+        refused(f"^{name} must be {bound}, not {most + 1}$", **{name: most + 1})
 
 
 @pytest.mark.parametrize("value", ["8080", 1.0, True, b"1", [1]], ids=repr)
 @pytest.mark.parametrize("name", WHOLE)
 def test_what_is_no_whole_number_is_refused(name: str, value: object) -> None:
     """A text, a float and a truth value are no numbers of anything."""
-    message = f"^{name} is a whole number, not "
+    message = f"^{name} must be an integer, not "
     refused(message, TypeError, **{name: value})
 
 
 @pytest.mark.parametrize("name", sorted(WHOLE.keys() - set(OPTIONAL)))
 def test_none_is_no_number_where_there_is_a_default(name: str) -> None:
     """None means "as the kernel has it" only where that is an option."""
-    refused(f"^{name} is a whole number, not None$", TypeError, **{name: None})
+    refused(f"^{name} must be an integer, not None$", TypeError, **{name: None})
 
 
 @pytest.mark.parametrize("name", OPTIONAL)
@@ -119,7 +119,7 @@ def test_a_timeout_is_a_number(value: object) -> None:
 @pytest.mark.parametrize("name", ["nodelay", "cork", "record", "process"])
 def test_a_switch_is_true_or_false(name: str, value: object) -> None:
     """What is neither, such as the text "no", would silently mean True."""
-    refused(f"^{name} is True or False, not {value!r}$", TypeError, **{name: value})
+    refused(f"^{name} must be True or False, not {value!r}$", TypeError, **{name: value})
 
 
 def test_drain_is_three_valued() -> None:
@@ -255,7 +255,7 @@ def test_what_a_recording_keeps_of_them() -> None:
 def test_one_of_takes_what_is_there() -> None:
     """The allowed pass; a value that cannot be compared is refused like any other."""
     check_choice("x", "a", ("a", "b"))
-    with pytest.raises(ValueError, match=r"^x is one of 'a', 'b', not \[\]$"):
+    with pytest.raises(ValueError, match=r"^x must be one of 'a', 'b', not \[\]$"):
         check_choice("x", [], ("a", "b"))
 
 
