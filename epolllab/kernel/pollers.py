@@ -23,11 +23,19 @@ the last report, whether or not what came before was read.
 import select
 import sys
 from collections.abc import Callable
-from typing import Protocol
+from typing import Literal, Protocol, get_args
 
 from epolllab.events import EPOLLET, EPOLLIN, EPOLLONESHOT, EPOLLOUT, EPOLLPRI, EPOLLRDHUP
 
-__all__ = ["POLLERS", "EpollPoller", "PollPoller", "Poller", "SelectPoller", "make_poller"]
+__all__ = [
+    "POLLERS",
+    "EpollPoller",
+    "PollPoller",
+    "Poller",
+    "PollerName",
+    "SelectPoller",
+    "make_poller",
+]
 
 
 Ready = list[tuple[int, int]]
@@ -213,7 +221,8 @@ class SelectPoller(_Table):
         return list(masks.items())
 
 
-POLLERS = ("epoll", "poll", "select")
+PollerName = Literal["epoll", "poll", "select"]
+POLLERS: tuple[PollerName, ...] = get_args(PollerName)
 
 
 def make_poller(
