@@ -21,7 +21,7 @@ import epolllab
 PACKAGE = Path(epolllab.__file__).parent
 
 LEVELS = (
-    ("events", "checks", "child"),
+    ("events", "schema", "checks", "child"),
     ("notebook", "kernel", "frames"),
     ("recording",),
     ("server", "analysis"),
@@ -39,7 +39,7 @@ INSTALLED = {"numpy", "pandas", "matplotlib", "ipywidgets", "pyarrow", "httptool
              "tqdm", "IPython", "jupyterlab"}  # fmt: skip
 """Packages that a process which only serves or sends requests must not load."""
 
-LIGHT = ("events", "checks", "child", "notebook", "kernel", "server", "clients", "recording")
+LIGHT = (*LEVELS[0], "notebook", "kernel", "server", "clients", "recording")
 """Folders whose ``__init__`` and files import the standard library only at module level."""
 
 NUMERIC = {"recording.decode", "recording.perfetto"}
