@@ -1,51 +1,47 @@
-"""server.http."""
+"""HTTP/1.1 without a socket: requests, responses, and the session that turns one into the other.
+
+httptools does the parsing: the C parser of Node.js (llhttp).
+"""
 
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from email.utils import formatdate
 from http import HTTPStatus
+from importlib import import_module
 from typing import Any
 
 from epolllab.server.session import Session
 
-__all__ = ["Http", "Request", "Response"]
+__all__ = ["Handler", "Http", "Request", "Response"]
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Request:
-    """An HTTP request, as a handler gets it.
+    """An HTTP request, as a handler receives it.
 
     Attributes
     ----------
     method, path, version : str
         For example ``"GET"``, ``"/a?b=c"``, ``"1.1"``. The path is as it was sent.
-    body : bytes
-        Whole; chunked bodies are joined.
     raw_headers : list of (bytes, bytes)
         In the order sent.
+    body : bytes
+        The whole body; chunks are joined.
+    keep_alive : bool
+        Whether the connection stays open after the response.
     raw_trailers : list of (bytes, bytes)
-        Fields sent after a chunked body, which are no headers: RFC 9110, section 6.5.
+        Fields sent after a chunked body, which are not headers (RFC 9110, section 6.5).
     """
 
-    __slots__ = ("body", "keep_alive", "method", "path", "raw_headers", "raw_trailers", "version")
-
-    def __init__(
-        self,
-        method: str,
-        path: str,
-        version: str,
-        raw_headers: list[tuple[bytes, bytes]],
-        body: bytes,
-        keep_alive: bool,
-        raw_trailers: list[tuple[bytes, bytes]] | None = None,
-    ) -> None:
-        self.method = method
-        self.path = path
-        self.version = version
-        self.raw_headers = raw_headers
-        self.body = body
-        self.keep_alive = keep_alive
-        self.raw_trailers = raw_trailers or []
+    method: str
+    path: str
+    version: str
+    raw_headers: list[tuple[bytes, bytes]]
+    body: bytes
+    keep_alive: bool
+    raw_trailers: list[tuple[bytes, bytes]] = field(default_factory=list)
 
     @property
     def headers(self) -> dict[str, str]:
@@ -60,11 +56,12 @@ class Request:
         return f"<Request {self.method} {self.path} HTTP/{self.version}, {len(self.body)} bytes>"
 
 
-OWN_HEADERS = ("content-length", "transfer-encoding", "date", "connection")
+SERVER_HEADERS = ("content-length", "transfer-encoding", "date", "connection")
+"""Headers that the server sends itself."""
 
 
 class Response:
-    """What a handler answers.
+    """What a handler returns.
 
     Parameters
     ----------
@@ -75,18 +72,18 @@ class Response:
     content_type : str
         The media type.
     headers : mapping of str to str, optional
-        Further headers; Content-Length, Date and Connection are the server's own.
+        Further headers; the server itself sends Content-Length, Date and Connection.
 
     Raises
     ------
     ValueError
-        A header with a line break, which would let one header become two; or one
-        that is the server's own.
+        A header contains a line break, which would turn one header into two; or it is
+        one that the server sends.
     TypeError
-        A body that is neither bytes nor a str.
+        The body is neither bytes nor a str.
     """
 
-    __slots__ = ("_close", "_fresh", "_fresh_until", "_keep", "body", "status")
+    __slots__ = ("_cached", "_cached_until", "_close_head", "_keep_head", "body", "status")
 
     def __init__(
         self,
@@ -96,8 +93,7 @@ class Response:
         headers: dict[str, str] | None = None,
     ) -> None:
         if not isinstance(body, str | bytes | bytearray | memoryview):
-            raise TypeError(f"a response's body is bytes or a str, not {body!r:.80}")
-        self.body = body.encode() if isinstance(body, str) else bytes(body)
+            raise TypeError(f"body of a response must be bytes or a str, not {body!r:.80}")
         self.status = status
         lines = [
             f"HTTP/1.1 {status} {_reason(status)}",
@@ -105,45 +101,51 @@ class Response:
             *(f"{name}: {value}" for name, value in (headers or {}).items()),
         ]
         if any("\r" in line or "\n" in line for line in lines):
-            raise ValueError(f"a header cannot hold a line break: {lines!r}")
+            raise ValueError(f"headers and content_type must have no line break: {lines!r}")
         for name in headers or ():
-            if name.lower() in OWN_HEADERS:
-                raise ValueError(f"{name} is the server's own to send; leave it out of headers=")
+            if name.lower() in SERVER_HEADERS:
+                raise ValueError(f"headers must not contain {name}: the server sends it")
         head = "\r\n".join(lines).encode("latin-1") + b"\r\n"
         # 1xx, 204 and 304 have no body and no length (RFC 9110, section 8.6).
-        bodiless = status < 200 or status in (204, 304)
-        length = b"" if bodiless else b"Content-Length: %d\r\n" % len(self.body)
-        self.body = b"" if bodiless else self.body
-        # Both forms end where the date goes, so that one join makes an answer.
-        self._keep = head + length + b"Date: "
-        self._close = head + length + b"Connection: close\r\nDate: "
-        self._fresh = b""
-        self._fresh_until = 0.0
+        if status < 200 or status in (204, 304):
+            self.body = b""
+        else:
+            self.body = body.encode() if isinstance(body, str) else bytes(body)
+            head += b"Content-Length: %d\r\n" % len(self.body)
+        # Both end where the date follows, so that one join makes a response.
+        self._keep_head = head + b"Date: "
+        self._close_head = head + b"Connection: close\r\nDate: "
+        self._cached = b""
+        self._cached_until = 0.0
 
     def wire(self) -> bytes:
-        """The bytes of the usual answer: with a body, on a connection that goes on."""
-        # One Response may answer many requests; its bytes change with the date only.
-        now = time.time()
-        if now >= self._fresh_until:
-            # In this order: another server's thread may be sharing the response.
-            self._fresh = self.made(False, False, False)
-            self._fresh_until = int(now) + 1.0
-        return self._fresh
+        """The bytes of the usual response: with its body, on a connection that stays open.
 
-    def made(self, head_only: bool, close: bool, old: bool) -> bytes:
-        """The bytes of any answer.
+        They are cached for a second, since only the date changes.
+        """
+        now = time.time()
+        if now >= self._cached_until:
+            # In this order, because the threads of two servers may share the response.
+            self._cached = self.encode()
+            self._cached_until = int(now) + 1.0
+        return self._cached
+
+    def encode(
+        self, *, head_only: bool = False, close: bool = False, confirm: bool = False
+    ) -> bytes:
+        """The bytes of any response.
 
         Parameters
         ----------
         head_only : bool
-            Leave out the body: the answer to HEAD.
+            Leave out the body: the response to HEAD.
         close : bool
-            Say that the connection ends.
-        old : bool
-            Answer an HTTP/1.0 peer that asked for keep-alive, which must be told.
+            Announce that the connection will be closed.
+        confirm : bool
+            Confirm keep-alive, for an HTTP/1.0 peer that asked for it.
         """
-        head = self._close if close else self._keep
-        keep = b"\r\nConnection: keep-alive" if old and not close else b""
+        head = self._close_head if close else self._keep_head
+        keep = b"\r\nConnection: keep-alive" if confirm and not close else b""
         return b"%b%b%b\r\n\r\n%b" % (head, _date(), keep, b"" if head_only else self.body)
 
 
@@ -159,7 +161,7 @@ _date_text = b""
 
 
 def _date() -> bytes:
-    """The Date header's value, made once a second."""
+    """The value of the Date header, made once a second."""
     global _date_at, _date_text
     now = int(time.time())
     if now != _date_at:
@@ -171,66 +173,72 @@ def _date() -> bytes:
 Handler = Callable[[Request], Response | bytes | str]
 
 GREETING = Response(b"Hello, world!")
-"""What ``protocol="http"`` answers where no handler is given."""
+"""The response of ``protocol="http"`` without a handler."""
+
+_httptools: Any = None
+
+
+def import_parser() -> None:
+    """Import httptools; called when an HTTP server starts, since no other server needs it."""
+    global _httptools
+    _httptools = import_module("httptools")
 
 
 class Http(Session):
     """HTTP/1.1 with keep-alive and pipelining.
 
-    The parsing is httptools', the C parser of Node.js (llhttp).
-
     Parameters
     ----------
     handler : callable, optional
-        ``handler(request)`` returns a :class:`Response`, bytes or a str. If it
-        raises, the peer gets a 500 and the connection ends; the server goes on.
-        Without one, every request is answered with a greeting.
+        ``handler(request)`` returns a :class:`Response`, bytes or a str. If it raises,
+        the peer gets a 500 and the connection is closed; the server continues. Without
+        a handler, the response to every request is a greeting.
     max_request_bytes : int
-        More in the head is answered with 431, more in the body with 413.
+        A longer head gets a 431, a longer body a 413.
     """
 
     def __init__(self, handler: Handler | None = None, max_request_bytes: int = 1 << 20) -> None:
         self._handler = handler
         self._limit = max_request_bytes
-        self._parser: Any = _parser_class(self)
+        self._parser: Any = _httptools.HttpRequestParser(self)
         self._feed = self._parser.feed_data
-        self._answers: list[bytes] = []
+        self._responses: list[bytes] = []
         self._path = b""
         self._headers: list[tuple[bytes, bytes]] = []
-        self._n_headers: int | None = None  # without trailers; known once there is a chunk
+        self._n_headers: int | None = None  # without trailers; known from the first chunk on
         self._body: list[bytes] = []
         self._head_bytes = 0
         self._body_bytes = 0
-        self._body_before = 0
-        self._old = False
-        self._weighs = False  # only pieces that could hold too large a head are weighed
+        self._body_bytes_before = 0  # when the head was last checked
+        self._confirms = False  # an HTTP/1.0 peer asked for keep-alive
+        self._may_exceed = False  # enough was read that a complete head may be too large
 
     def receive(self, data: bytes) -> list[bytes]:
-        """Parse; the handler runs for each request that is complete."""
+        """Parse; the handler runs for each complete request."""
         if self.closing:
             return []
-        answers: list[bytes] = []
-        self._answers = answers
+        responses: list[bytes] = []
+        self._responses = responses
         if len(data) + self._head_bytes > self._limit:
-            self._weighs = True
+            self._may_exceed = True
         try:
             self._feed(data)
-        except _upgrade:
-            # The peer offers another protocol; we answer in this one and end.
+        except _httptools.HttpParserUpgrade:
+            # The peer offers another protocol; the response was in HTTP, and the session ends.
             self.closing = True
-        except _parse_error:
-            # After "Connection: close" the parser objects to further bytes; we ignore them.
+        except _httptools.HttpParserError:
+            # After "Connection: close" the parser rejects further bytes, which are ignored.
             if not self.closing:
                 self._refuse(400)
-        # What came in one piece with the end of an earlier request is weighed at its own end.
-        if self._path and not self.closing and not answers:
-            self._bound_head(len(data))
-        return answers
+        # A head that began in the same piece as the end of a request is checked when complete.
+        if self._path and not self.closing and not responses:
+            self._check_head(len(data))
+        return responses
 
-    def _bound_head(self, size: int) -> None:
-        """Count what is no body: the head, and trailers and chunk extensions as well."""
-        if self._body_bytes > self._body_before:
-            self._body_before = self._body_bytes
+    def _check_head(self, size: int) -> None:
+        """Count the bytes outside the body: the head, trailers and chunk extensions."""
+        if self._body_bytes > self._body_bytes_before:
+            self._body_bytes_before = self._body_bytes
             self._head_bytes = 0
             return
         self._head_bytes += size
@@ -238,15 +246,15 @@ class Http(Session):
             self._refuse(431)
 
     def timed_out(self) -> list[bytes]:
-        """408 in the middle of a request; silence between requests is no error."""
+        """Return a 408 in the middle of a request, and nothing between requests."""
         if not self._path or self.closing:
             return []
-        self._answers = []
+        self._responses = []
         self._refuse(408)
-        return self._answers
+        return self._responses
 
     def on_close(self) -> None:
-        """Part from the parser, which holds this session and is held by it."""
+        """Drop the parser: it and this session refer to each other."""
         self._parser = self._feed = None
 
     # The parser calls these.
@@ -256,26 +264,26 @@ class Http(Session):
         self._path += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """One header; those that the server itself must know have these lengths."""
+        """One header; the lengths are those of the three that the session reads itself."""
         self._headers.append((name, value))
         if len(name) in (6, 10, 14) and self._n_headers is None:
-            self._heed(name.lower(), value)
+            self._read_header(name.lower(), value)
 
-    def _heed(self, name: bytes, value: bytes) -> None:
+    def _read_header(self, name: bytes, value: bytes) -> None:
         if name == b"content-length" and value.isdigit() and int(value) > self._limit:
             self._refuse(413)
         elif name == b"expect" and not self.closing:
-            self._head_bytes = 1  # so that the end of the request is not overlooked
+            self._head_bytes = 1  # so that _reset runs at the end of the request
             interim = b"HTTP/1.1 100 Continue\r\n\r\n"
-            if self._answers:
-                self._answers[-1] += interim  # sent with the answer that is before it
+            if self._responses:
+                self._responses[-1] += interim  # sent together with the response before it
             else:
                 self.interim = interim
         elif name == b"connection":
-            self._old = self._parser.get_http_version() == "1.0"
+            self._confirms = self._parser.get_http_version() == "1.0"
 
     def on_chunk_header(self) -> None:
-        """A chunk begins: what fields come from now on are trailers."""
+        """A chunk begins: fields after this are trailers."""
         if self._n_headers is None:
             self._n_headers = len(self._headers)
 
@@ -288,78 +296,63 @@ class Http(Session):
             self._refuse(413)
 
     def on_message_complete(self) -> None:
-        """A whole request: answer it."""
+        """Respond to a complete request."""
         if self.closing:
             return
-        if self._weighs and self._head_size() > self._limit:
+        if self._may_exceed and self._head_size() > self._limit:
             self._refuse(431)
             return
         parser = self._parser
         if not parser.should_keep_alive():
             self.closing = True
         method = parser.get_method()
-        if self._handler is None:
-            response = GREETING
+        handler = self._handler
+        response = self._call_handler(handler, method) if handler else GREETING
+        if self.closing or self._confirms or method == b"HEAD":
+            encoded = response.encode(
+                head_only=method == b"HEAD", close=self.closing, confirm=self._confirms
+            )
         else:
-            response = self._handled(self._request(method, parser), self._handler)
-        if self.closing or self._old or method == b"HEAD":
-            answer = response.made(method == b"HEAD", self.closing, self._old)
-        else:
-            answer = response.wire()
-        self._answers.append(answer)
+            encoded = response.wire()
+        self._responses.append(encoded)
         self._path = b""
         self._headers.clear()
-        if self._head_bytes or self._body_bytes or self._old or self._n_headers:
-            self._next()
+        if self._head_bytes or self._body_bytes or self._confirms or self._n_headers:
+            self._reset()
 
     def _head_size(self) -> int:
-        """Bytes of the head, but for the first line's method and version."""
+        """Bytes of the head, without the method and version in its first line."""
         return len(self._path) + sum(len(name) + len(value) + 4 for name, value in self._headers)
 
-    def _next(self) -> None:
-        """Forget what only some requests have."""
-        self._head_bytes = self._body_bytes = self._body_before = 0
+    def _reset(self) -> None:
+        """Clear what only some requests set."""
+        self._head_bytes = self._body_bytes = self._body_bytes_before = 0
         self._body = []
-        self._old = False
+        self._confirms = False
         self._n_headers = None
         self.interim = b""
 
-    def _request(self, method: bytes, parser: Any) -> Request:
-        return Request(
+    def _call_handler(self, handler: Handler, method: bytes) -> Response:
+        """Return the handler's response; if it raises, a 500 that closes the connection."""
+        n_headers = len(self._headers) if self._n_headers is None else self._n_headers
+        request = Request(
             method.decode("latin-1"),
             self._path.decode("latin-1"),
-            parser.get_http_version(),
-            self._headers[: self._n_headers],
+            self._parser.get_http_version(),
+            self._headers[:n_headers],
             b"".join(self._body),
             not self.closing,
-            [] if self._n_headers is None else self._headers[self._n_headers :],
+            self._headers[n_headers:],
         )
-
-    def _handled(self, request: Request, handler: Handler) -> Response:
-        """The handler's answer, or a 500 that ends the connection."""
         try:
             response = handler(request)
             return response if isinstance(response, Response) else Response(response)
-        except BaseException:  # also sys.exit(), of which httptools would make a parse error
+        except BaseException:  # sys.exit() too, which httptools would report as a parser error
             self.fault = traceback.format_exc()
             self.closing = True
             return Response("Internal Server Error\n", 500)
 
     def _refuse(self, status: int) -> None:
-        """Answer with an error and end, reading on so that the answer arrives."""
+        """Respond with an error and close, but read on, so that the response arrives."""
         self.closing = self.linger = True
-        self._answers.append(Response(f"{_reason(status)}\n", status).made(False, True, False))
-
-
-_parser_class: Any = None
-_upgrade: Any = None
-_parse_error: Any = None
-
-
-def _import_parser() -> None:
-    """Import httptools for the first HTTP server, and not before."""
-    global _parser_class, _upgrade, _parse_error
-    import httptools
-
-    _parser_class = httptools.HttpRequestParser
-    _upgrade, _parse_error = httptools.HttpParserUpgrade, httptools.HttpParserError
+        self._responses.append(Response(f"{_reason(status)}\n", status).encode(close=True))

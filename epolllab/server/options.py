@@ -1,46 +1,74 @@
-"""What a server can be told, checked before anything starts.
-
-One job: hold the options and refuse those that make no sense, with the reason. It
-opens nothing.
-"""
+"""The server's options: defaults, checks, and what a recording's metadata keeps of them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, get_args
 
-from epolllab.checks import check_bool, check_choice, check_int
-from epolllab.kernel.pollers import POLLERS
+from epolllab.checks import check_bool, check_choice, check_int, check_number, check_text
+from epolllab.kernel.pollers import POLLERS, PollerName
 from epolllab.server.http import Handler
-from epolllab.server.protocols import make_protocol
+from epolllab.server.protocols import ProtocolName, make_session_factory
 from epolllab.server.session import Session
 
-__all__ = ["LIFECYCLES", "TRIGGERS", "ServerOptions"]
+__all__ = ["LIFECYCLES", "TRIGGERS", "Accept", "Lifecycle", "ServerOptions", "Trigger"]
+
+Trigger = Literal["level", "edge"]
+Lifecycle = Literal["eager", "howto", "once", "oneshot"]
+Accept = Literal["drain", "ask"]
+
+TRIGGERS: tuple[Trigger, ...] = get_args(Trigger)
+LIFECYCLES: tuple[Lifecycle, ...] = get_args(Lifecycle)
+
+MAX_IDLE_S = 1_000_000
+"""About eleven days; a quarter of it still fits the milliseconds of epoll_wait's timeout."""
 
 
-TRIGGERS = ("level", "edge")
-ACCEPTS = ("drain", "ask")
-LIFECYCLES = ("eager", "howto", "once", "oneshot")
+def _check_accept(name: str, value: object) -> str | int:
+    if isinstance(value, str):
+        return check_choice(name, value, get_args(Accept))
+    return check_int(name, value, 1)
 
 
-MOST_SILENCE_S = 1_000_000
-"""Some eleven days; a quarter of it still fits the milliseconds of epoll_wait's timeout."""
+CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    "host": check_text,
+    "port": partial(check_int, least=0, most=65_535),
+    "poller": partial(check_choice, allowed=POLLERS),
+    "trigger": partial(check_choice, allowed=TRIGGERS),
+    "lifecycle": partial(check_choice, allowed=LIFECYCLES),
+    "recv_size": partial(check_int, least=1, most=1 << 30),
+    "max_events": partial(check_int, least=1, most=65_534),
+    "accept": _check_accept,
+    "backlog": partial(check_int, least=0),
+    "idle_timeout": partial(check_number, above=0, most=MAX_IDLE_S, unit="seconds"),
+    **dict.fromkeys(
+        ("send_buffer", "recv_buffer", "max_connections", "max_request_bytes", "capacity"),
+        partial(check_int, least=1),
+    ),
+    **dict.fromkeys(("drain", "nodelay", "cork", "record", "process"), check_bool),
+}
+"""How each option is checked: ``check(name, value)`` returns the value or raises.
+
+None is accepted, unchecked, where it is the default. ``make_session_factory`` checks
+protocol and handler.
+"""
 
 
 @dataclass(frozen=True)
 class ServerOptions:
-    """Everything :func:`epolllab.start_server` takes; see there for the meaning."""
+    """The parameters of :func:`epolllab.start_server`, which describes them."""
 
     host: str = "127.0.0.1"
     port: int = 0
-    poller: str = "epoll"
-    trigger: str = "level"
-    lifecycle: str = "eager"
-    protocol: str | Callable[[], Session] = "hello"
+    poller: PollerName = "epoll"
+    trigger: Trigger = "level"
+    lifecycle: Lifecycle = "eager"
+    protocol: ProtocolName | Callable[[], Session] = "hello"
     handler: Handler | None = None
     drain: bool | None = None
     recv_size: int = 16_384
     max_events: int = 1_023
-    accept: Literal["drain", "ask"] | int | None = None
+    accept: Accept | int | None = None
     backlog: int = 4_096
     send_buffer: int | None = None
     recv_buffer: int | None = None
@@ -54,87 +82,55 @@ class ServerOptions:
     process: bool = False
 
     def __post_init__(self) -> None:
-        check_choice("poller", self.poller, POLLERS)
-        check_choice("trigger", self.trigger, TRIGGERS)
-        check_choice("lifecycle", self.lifecycle, LIFECYCLES)
-        check_int("port", self.port, 0, 65_535)
-        check_int("recv_size", self.recv_size, 1, 1 << 30)
-        check_int("max_events", self.max_events, 1, 65_534)
-        check_int("backlog", self.backlog, 0)
-        check_int("max_request_bytes", self.max_request_bytes, 1)
-        check_int("capacity", self.capacity, 1)
-        for name in ("send_buffer", "recv_buffer", "max_connections"):
-            if getattr(self, name) is not None:
-                check_int(name, getattr(self, name), 1)
-        if isinstance(self.accept, str):
-            check_choice("accept", self.accept, ACCEPTS)
-        elif self.accept is not None:
-            check_int("accept", self.accept, 1)
-        self._check_kinds()
+        for name, check in CHECKS.items():
+            value = getattr(self, name)
+            if value is not None or getattr(ServerOptions, name) is not None:
+                object.__setattr__(self, name, check(name, value))
         self._check_combination()
-        self.sessions()
-
-    def _check_kinds(self) -> None:
-        if not isinstance(self.host, str):
-            raise TypeError(f"host is a name or an address, such as '127.0.0.1', not {self.host!r}")
-        for name in ("nodelay", "cork", "record", "process"):
-            check_bool(name, getattr(self, name))
-        if self.drain is not None and not isinstance(self.drain, bool):
-            raise TypeError(f"drain is True, False or None, not {self.drain!r}")
-        seconds = self.idle_timeout
-        if seconds is None:
-            return
-        bound = f"idle_timeout is in seconds, above 0 and at most {MOST_SILENCE_S:,}"
-        if isinstance(seconds, bool) or not isinstance(seconds, int | float):
-            raise TypeError(f"{bound}, not {seconds!r}")
-        if not 0 < seconds <= MOST_SILENCE_S:
-            raise ValueError(f"{bound}, not {seconds!r}")
+        self.session_factory()
 
     def _check_combination(self) -> None:
         if self.trigger == "edge" and self.poller != "epoll":
             raise ValueError(
-                f"{self.poller} is level-triggered only: the kernel looks at every descriptor "
-                'at every wait and keeps nothing in between. Use poller="epoll" for edges'
+                f'trigger="edge" needs poller="epoll": {self.poller} is level-triggered only, '
+                "since it keeps no state between calls and reports whatever is ready"
             )
         if self.lifecycle == "oneshot" and self.poller != "epoll":
             raise ValueError(
-                f"one-shot interest (EPOLLONESHOT) is epoll's own; {self.poller} has none. "
-                'Use poller="epoll", or lifecycle="eager"'
+                f'lifecycle="oneshot" needs poller="epoll": {self.poller} has nothing like '
+                'EPOLLONESHOT. Use poller="epoll", or lifecycle="eager"'
             )
         if self.lifecycle == "once" and self.trigger != "edge":
             raise ValueError(
-                'lifecycle="once" keeps IN and OUT registered for ever. Level-triggered, an idle '
-                "writable connection would be reported at every wait and the loop would spin. "
-                'Use poller="epoll" with trigger="edge"'
+                'lifecycle="once" needs poller="epoll" and trigger="edge": it keeps EPOLLIN and '
+                "EPOLLOUT registered, so with level triggering every wait would report the idle "
+                "writable connections and the loop would spin"
             )
 
     @property
     def drains(self) -> bool:
-        """Whether a readable connection is read until it would block."""
+        """Whether the loop reads a ready connection until EAGAIN."""
         return self.trigger == "edge" if self.drain is None else self.drain
 
     @property
-    def accept_mode(self) -> Literal["drain", "ask"] | int:
-        """How connections are accepted; the how-to's server accepts one per event."""
+    def accept_mode(self) -> Accept | int:
+        """How the loop accepts; the how-to's server accepts one connection per event."""
         if self.accept is not None:
             return self.accept
         return 1 if self.lifecycle == "howto" and self.trigger == "level" else "drain"
 
-    def sessions(self) -> Callable[[], Session]:
-        """The maker of sessions; raises for a protocol that is none."""
-        return make_protocol(
+    def session_factory(self) -> Callable[[], Session]:
+        """Return what makes the session of each connection; raise if the protocol is invalid."""
+        return make_session_factory(
             self.protocol, handler=self.handler, max_request_bytes=self.max_request_bytes
         )
 
-    def described(self) -> dict[str, Any]:
-        """The options as a recording's metadata keeps them."""
-        parameters = {
-            name: value
-            for name, value in vars(self).items()
-            if isinstance(value, str | int | float | bool | None)
+    def metadata(self) -> dict[str, Any]:
+        """The options as a recording's metadata holds them: JSON values, defaults resolved."""
+        return {
+            **vars(self),
+            "protocol": getattr(self.protocol, "__qualname__", str(self.protocol)),
+            "handler": getattr(self.handler, "__qualname__", None),
+            "drain": self.drains,
+            "accept": self.accept_mode,
         }
-        parameters["protocol"] = getattr(self.protocol, "__qualname__", str(self.protocol))
-        parameters["handler"] = getattr(self.handler, "__qualname__", None)
-        parameters["drain"] = self.drains
-        parameters["accept"] = self.accept_mode
-        return parameters

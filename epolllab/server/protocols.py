@@ -1,63 +1,65 @@
-"""Bytes in, bytes out: what a server says, without a socket.
+"""The built-in protocols that need no parser, and the choice of a protocol.
 
-One job: turn what one peer sent into answers. A protocol is a callable that makes
-a :class:`Session` for each connection; the session is fed what was read and
-returns the answers that are complete. It never waits, and it does not know whether
-epoll, poll or select brought the bytes, nor in how many pieces.
+A protocol is a callable that returns a :class:`Session` for each connection. A session
+turns the bytes that were read into responses; it has no socket and never waits.
 
-To write one's own, derive from :class:`Session`, and give the class, or any
-function that makes instances of it, to ``start_server(protocol=...)``::
+To write your own, derive from :class:`Session` and pass the class, or any function that
+returns instances of it, to ``start_server(protocol=...)``::
 
     class Shout(epolllab.Session):
         def receive(self, data):
             return [data.upper()]
 """
 
-import difflib
 from collections.abc import Callable
+from typing import Literal, get_args
 
-from epolllab.server.http import Handler, Http, _import_parser
+from epolllab.checks import check_choice
+from epolllab.server.http import Handler, Http, import_parser
 from epolllab.server.session import Session
 
-__all__ = ["PROTOCOLS", "Echo", "Hello", "make_protocol"]
+__all__ = ["PROTOCOLS", "Echo", "Hello", "ProtocolName", "make_session_factory"]
+
+ProtocolName = Literal["hello", "http", "echo"]
+PROTOCOLS: tuple[ProtocolName, ...] = get_args(ProtocolName)
 
 
 class Hello(Session):
-    """The how-to's server: one request, one fixed answer, then the end.
+    """The how-to's protocol: one request, one fixed response, then close.
 
-    A request is complete at LF LF or LF CR LF anywhere in it; what it says does not
-    matter. The answer is the how-to's to the byte.
+    A request ends at LF LF or LF CR LF, wherever that appears; its content does not
+    matter. The response equals the how-to's, byte for byte.
 
     Attributes
     ----------
     max_request_bytes : int
-        A request that is longer is answered with 413 and a close.
+        A longer request gets a 413, and the connection is closed.
     """
 
-    ANSWER = (
+    RESPONSE = (
         b"HTTP/1.0 200 OK\r\nDate: Mon, 1 Jan 1996 01:01:01 GMT\r\n"
         b"Content-Type: text/plain\r\nContent-Length: 13\r\n\r\n"
         b"Hello, world!"
     )
     TOO_LARGE = b"HTTP/1.0 413 Content Too Large\r\nContent-Length: 0\r\n\r\n"
 
-    # In the class, not in each session: most end with their first read.
+    # Class attributes rather than instance attributes: most sessions end with their first read.
     max_request_bytes = 1 << 20
     _size = 0
     _tail = b""
 
     def receive(self, data: bytes) -> list[bytes]:
-        """Answer when the blank line has come."""
+        """Respond once the blank line has arrived."""
         if self.closing:
             return []
         if self._tail:
             data = self._tail + data
         if b"\n\r\n" in data or b"\n\n" in data:
             self.closing = True
-            if self._size + len(data) > self.max_request_bytes and self._is_late(data):
+            if self._size + len(data) > self.max_request_bytes and self._ends_too_late(data):
                 self.linger = True
                 return [self.TOO_LARGE]
-            return [self.ANSWER]
+            return [self.RESPONSE]
         self._size += len(data) - len(self._tail)
         if self._size > self.max_request_bytes:
             self.closing = self.linger = True
@@ -65,77 +67,70 @@ class Hello(Session):
         self._tail = data[-2:]
         return []
 
-    def _is_late(self, data: bytes) -> bool:
-        """Whether the blank line in `data`, the tail before it included, is beyond the limit."""
+    def _ends_too_late(self, data: bytes) -> bool:
+        """Whether the blank line in `data`, which begins with the tail, is beyond the limit."""
         ends = [data.find(line) + len(line) for line in (b"\n\r\n", b"\n\n") if line in data]
         return self._size - len(self._tail) + min(ends) > self.max_request_bytes
 
 
 class Echo(Session):
-    """Every piece that was read goes back: keep-alive without a parser."""
+    """Send back whatever was read: keep-alive without a parser."""
 
     def receive(self, data: bytes) -> list[bytes]:
         """Return `data`."""
         return [data]
 
 
-PROTOCOLS = ("hello", "http", "echo")
-
-
-def make_protocol(
-    protocol: str | Callable[[], Session],
+def make_session_factory(
+    protocol: ProtocolName | Callable[[], Session],
     *,
     handler: Handler | None = None,
     max_request_bytes: int = 1 << 20,
 ) -> Callable[[], Session]:
-    """Turn a name or the user's own object into a maker of sessions.
+    """Return what makes the session of each connection.
 
     Parameters
     ----------
     protocol : {"hello", "http", "echo"} or callable
-        A callable without arguments that returns a :class:`Session`.
+        A callable without parameters that returns a :class:`Session`. It is called once
+        here to check that.
     handler : callable, optional
         For ``"http"`` only.
     max_request_bytes : int
-        For ``"hello"`` and ``"http"``; one's own protocol bounds itself.
+        For ``"hello"`` and ``"http"``; your own protocol sets its own limit.
 
     Raises
     ------
     ValueError
-        An unknown name, or a handler for a protocol that has none.
+        An unknown name, or a handler for another protocol than ``"http"``.
     TypeError
-        Not a callable, or one that does not make a :class:`Session`.
+        `protocol` or `handler` is not callable, or `protocol` returns no :class:`Session`.
     """
     if handler is not None and protocol != "http":
         raise ValueError(
-            f'handler= belongs to protocol="http", and protocol is {protocol!r}; '
-            'say protocol="http", or answer in your own session\'s receive()'
+            f'handler needs protocol="http", and protocol is {protocol!r}; '
+            'pass protocol="http", or respond in your own session\'s receive()'
         )
+    if isinstance(protocol, str):
+        check_choice("protocol", protocol, PROTOCOLS)
     if protocol == "hello":
         return type("Hello", (Hello,), {"max_request_bytes": max_request_bytes})
     if protocol == "echo":
         return Echo
     if protocol == "http":
         if handler is not None and not callable(handler):
-            raise TypeError(f"handler is a function of a request, not {handler!r}")
-        _import_parser()
+            raise TypeError(f"handler must be a function of a request, not {handler!r}")
+        import_parser()
         return lambda: Http(handler, max_request_bytes)
-    if isinstance(protocol, str):
-        near = difflib.get_close_matches(protocol, PROTOCOLS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(
-            f"protocol is one of {', '.join(PROTOCOLS)}, or a callable that makes a Session, "
-            f"not {protocol!r}{hint}"
-        )
     if not callable(protocol):
         raise TypeError(
-            f"protocol must be callable and return a Session for each connection; "
-            f"{protocol!r} is not callable"
+            f"protocol must be one of {', '.join(map(repr, PROTOCOLS))}, or a callable that "
+            f"returns a Session for each connection; {protocol!r} is not callable"
         )
-    trial = protocol()
-    if not isinstance(trial, Session):
+    session = protocol()
+    if not isinstance(session, Session):
         raise TypeError(
-            f"protocol() must return an epolllab.Session, and returned {trial!r}; "
+            f"protocol() must return an epolllab.Session, and returned {session!r}; "
             "derive your class from epolllab.Session and define receive(self, data)"
         )
     return protocol

@@ -1,25 +1,25 @@
-"""server.session."""
+"""The base class of every protocol: one session for each connection."""
 
 __all__ = ["Session"]
 
 
 class Session:
-    """One peer's conversation. Derive from it to write a protocol.
+    """One connection's conversation with its peer. Derive from it to write a protocol.
 
     Attributes
     ----------
     closing : bool
-        Set it, and the connection is closed once what was returned has been sent.
+        Set it to close the connection once the returned responses have been sent.
     linger : bool
-        Set it together with `closing` where the peer may still be sending: the
-        server then ends its own half and reads on until the peer ends too. Closing
-        at once would make the kernel send a reset, which can destroy the answer
-        before the peer has read it.
+        Set it together with `closing` where the peer may still be sending: the server
+        then shuts down its sending side and reads until the peer closes. If it closed
+        at once, the kernel would send a reset, which can destroy the response before
+        the peer has read it.
     interim : bytes
-        What is to be sent at once although no request is complete, such as
-        ``100 Continue``. The loop takes it and sets it back.
+        Bytes to send at once although no request is complete, such as
+        ``100 Continue``. The loop sends and clears them.
     fault : str or None
-        The traceback of an exception that the session caught and answered itself.
+        Traceback of an exception that the session caught and responded to itself.
     """
 
     closing = False
@@ -28,12 +28,12 @@ class Session:
     fault: str | None = None
 
     def receive(self, data: bytes) -> list[bytes]:
-        """Take what was read, never empty; return the complete answers, one a request."""
+        """Take what was read, never empty; return the complete responses, one per request."""
         raise NotImplementedError
 
     def timed_out(self) -> list[bytes]:
-        """Say something to a peer that was silent for too long, before the close."""
+        """Return what to send to a peer that was silent for too long, before the close."""
         return []
 
     def on_close(self) -> None:
-        """The connection is gone; break reference cycles here."""
+        """Run after the connection has closed; break reference cycles here."""
