@@ -18,6 +18,7 @@ from epolllab.notebook import html
 from epolllab.recording import environment
 from epolllab.recording.recorder import Snapshot
 from epolllab.recording.recording import Recording
+from epolllab.schema import EVENTS, JOURNEYS, returns
 
 if TYPE_CHECKING:
     import numpy as np
@@ -155,8 +156,9 @@ class Run:
             }
         )
 
+    @returns(JOURNEYS)
     def journeys(self, server: "Server | Recording") -> "pd.DataFrame":
-        """Join with what the server recorded; see :func:`epolllab.frames.journeys.journeys`.
+        """One row per request that was recorded on both sides, on one time axis.
 
         Parameters
         ----------
@@ -226,8 +228,9 @@ class Run:
         overwritten = sum(part.snapshot.overwritten for part in self._parts)
         return Recording(rows, self.metadata, overwritten)
 
+    @returns(EVENTS)
     def events(self) -> "pd.DataFrame":
-        """One row per event of the clients; see :func:`epolllab.frames.events.events`."""
+        """One row per event of the clients, in the order of start."""
         return self.recording().events()
 
     # ---- sums ---------------------------------------------------------------------

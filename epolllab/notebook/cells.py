@@ -50,7 +50,7 @@ def stop_earlier_execution() -> None:
             try:
                 server.stop()
             except Exception as error:  # it had died, or is stuck: no reason not to start anew
-                warnings.warn(f"of this cell's earlier run: {error}", RuntimeWarning, stacklevel=4)
+                warnings.warn(f"of this cell's earlier run: {error}", RuntimeWarning, stacklevel=3)
 
 
 def remember(server: _Stoppable) -> None:

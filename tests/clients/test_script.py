@@ -18,7 +18,7 @@ from epolllab.clients.script import Script, script
 from epolllab.server.protocols import Hello
 
 WHERE = pytest.mark.parametrize("where", ["process", "thread"])
-ANSWER = Hello.ANSWER
+ANSWER = Hello.RESPONSE
 
 
 def act(target: Any, told: Script, *, connections: int = 1, **wishes: Any) -> Run:

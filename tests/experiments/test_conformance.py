@@ -85,7 +85,7 @@ def test_the_process_tells_what_it_does_and_how_it_died():
     with HowToProcess() as server:
         with socket.create_connection(server.address, 10) as client:
             client.sendall(REQUEST)
-            assert client.recv(1000) == epolllab.server.Hello.ANSWER
+            assert client.recv(1000) == epolllab.server.Hello.RESPONSE
         kernel.until_idle(server.pid)
         assert server.stats()["accepted"] == 1
         assert server.is_running

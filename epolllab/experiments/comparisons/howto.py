@@ -19,7 +19,7 @@ __all__ = ["HowToProcess", "HowToServer"]
 
 SOURCE = "scotdoyle.com/python-epoll-howto.html"
 REQUEST = b"GET / HTTP/1.0\r\n\r\n"
-ANSWER = Hello.ANSWER
+ANSWER = Hello.RESPONSE
 
 
 def _numbers(what: str) -> Callable[..., Any]:

@@ -10,7 +10,7 @@ from epolllab import kernel
 from epolllab.checks import check_int
 from epolllab.events import Op
 from epolllab.recording import environment
-from epolllab.server.options import LIFECYCLES
+from epolllab.server.options import LIFECYCLES, Lifecycle, Trigger
 from epolllab.server.server import start_server
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ from epolllab.experiments.comparisons.triggers import _counted
 __all__ = ["compare_lifecycles"]
 
 
-CYCLES = (
+CYCLES: tuple[tuple[Lifecycle, Trigger], ...] = (
     ("howto", "level"),
     ("howto", "edge"),
     ("eager", "level"),
@@ -122,7 +122,7 @@ def compare_lifecycles(
 
 
 def _cycle(
-    lifecycle: str, trigger: str, requests: int, connections: int, keep_alive: bool
+    lifecycle: Lifecycle, trigger: Trigger, requests: int, connections: int, keep_alive: bool
 ) -> dict[str, Any]:
     """Run one server under load: its calls per request."""
     from epolllab.clients.run import run_clients

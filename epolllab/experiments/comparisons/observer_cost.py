@@ -21,6 +21,7 @@ from epolllab.checks import check_choice, check_int
 from epolllab.experiments.comparisons.load import cpu_of, measured_load
 from epolllab.experiments.rounds import Logbook, run_rounds
 from epolllab.experiments.workers.traced import TracerFailed, watched_server
+from epolllab.server.protocols import ProtocolName
 from epolllab.server.server import Server, start_server
 
 __all__ = ["LOADS", "LOOKS", "observer_cost"]
@@ -196,7 +197,7 @@ def _measured(requests: int, cell: _Cell, round_: int) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def _own(cell: _Cell, protocol: str) -> Iterator[tuple[Any, dict[str, Any]]]:
+def _own(cell: _Cell, protocol: ProtocolName) -> Iterator[tuple[Any, dict[str, Any]]]:
     """A server started as a user starts it, with or without a reader beside it."""
     before = set(kernel.threads())
     with ExitStack() as opened:

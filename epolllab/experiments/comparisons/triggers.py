@@ -19,6 +19,7 @@ from epolllab.events import Op
 from epolllab.experiments.workers.senders import COLUMNS, Plan
 from epolllab.kernel.waiting import until_asleep
 from epolllab.recording import environment
+from epolllab.server.options import Trigger
 from epolllab.server.server import Server, start_server
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["ARMS", "CLIENTS", "level_against_edge", "strand_connections"]
 
 
-ARMS = (("level", "drain"), ("level", "one read"), ("edge", "drain"), ("edge", "one read"))
+ARMS: tuple[tuple[Trigger, str], ...] = (("level", "drain"), ("level", "one read"), ("edge", "drain"), ("edge", "one read"))
 """Trigger, and how much is read at an event."""
 
 CLIENTS = ("at once", "pieces", "random")
@@ -227,7 +228,7 @@ def _measured(
             clients.close()
 
 
-def _server(trigger: str, reading: str, recv_size: int, largest: int) -> Server:
+def _server(trigger: Trigger, reading: str, recv_size: int, largest: int) -> Server:
     return start_server(
         trigger=trigger,
         drain=reading == "drain",
