@@ -8,8 +8,6 @@ connection nor draws a conclusion.
 import gc
 import mmap
 import os
-import select
-import sys
 import threading
 import time
 import traceback
@@ -161,7 +159,7 @@ def run_clients(
         source_addresses=source_addresses,
         steps=None if script is None else script.steps,
     )
-    _require_epoll()
+    kernel.require_linux("run_clients()")
     circumstances = environment.collect(
         recorder_cost_ns=None if record else 0.0, **plan.described()
     )
@@ -169,14 +167,6 @@ def run_clients(
     with _room_for(plan), _bar(plan, progress) as show:
         parts = place(plan.shares(), show)
     return Run(parts, circumstances)
-
-
-def _require_epoll() -> None:
-    if not hasattr(select, "epoll"):
-        raise OSError(
-            f"run_clients() needs Linux: epoll is Linux's own, and this is {sys.platform}. "
-            "Saved recordings can be loaded and plotted here: epolllab.Recording.load(path)"
-        )
 
 
 def _protocol(asked: str | None, spoken: str | None, target: object, is_script: bool) -> str:

@@ -1,10 +1,12 @@
-"""kernel.limits."""
+"""The limit on descriptors, RLIMIT_NOFILE: reading it, raising it, explaining it."""
 
 import errno
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
+
+from epolllab.checks import check_int
 
 __all__ = [
     "DescriptorLimitError",
@@ -15,74 +17,60 @@ __all__ = [
 ]
 
 
-# --- limits -----------------------------------------------------------------------------
-
-
 class DescriptorLimits(NamedTuple):
-    """RLIMIT_NOFILE: one more than the greatest descriptor number allowed."""
+    """RLIMIT_NOFILE: one more than the largest descriptor number allowed."""
 
     soft: int
-    """In force; a process may raise it itself, as far as the hard one."""
+    """The limit in force; a process may raise it as far as the hard limit."""
     hard: int
-    """Only the system's administrator can raise it."""
+    """Only root can raise it."""
 
 
 class DescriptorLimitError(OSError):
-    """More descriptors are wanted than this process may have.
+    """More descriptors are needed than the hard limit allows; ``errno`` is EMFILE.
 
-    Parameters
+    Attributes
     ----------
     wanted : int
         Descriptors needed.
     soft, hard : int
         The limits found.
-
-    Attributes
-    ----------
-    wanted, soft, hard : int
-        As given; ``errno`` is EMFILE.
     """
 
     def __init__(self, wanted: int, soft: int, hard: int) -> None:
         self.wanted, self.soft, self.hard = wanted, soft, hard
         super().__init__(
             errno.EMFILE,
-            f"{wanted:,} descriptors are wanted, and this process may have {hard:,}: that is its "
-            f"hard limit, to which the soft limit ({soft:,}) is raised by itself. Ask for fewer "
-            "connections, or raise the hard limit as root and start again: 'ulimit -n "
-            f"{wanted}' in the shell that starts this, LimitNOFILE={wanted} in a systemd unit, "
-            f"or a line '* hard nofile {wanted}' in /etc/security/limits.conf (then log in "
-            "anew); none of them beyond the sysctl fs.nr_open",
+            f"{wanted:,} descriptors are needed, but the hard limit of this process is {hard:,} "
+            f"(its soft limit, {soft:,}, is raised automatically). Use fewer connections, or "
+            f"raise the hard limit as root and start again: 'ulimit -n {wanted}' in the shell "
+            f"that starts this, LimitNOFILE={wanted} in a systemd unit, or a line "
+            f"'* hard nofile {wanted}' in /etc/security/limits.conf followed by a new login; "
+            "none of these can exceed the sysctl fs.nr_open",
         )
 
     def __reduce__(self) -> tuple[type["DescriptorLimitError"], tuple[int, int, int]]:
-        """Pickle by what it was made of, for the way back from a child process."""
+        """Pickle the arguments, so that a child process can send the error to its parent."""
         return DescriptorLimitError, (self.wanted, self.soft, self.hard)
 
 
 def descriptor_limits() -> DescriptorLimits:
-    """Limits of this process on descriptors.
-
-    Raises
-    ------
-    OSError
-        The operating system has no such limit (Windows).
-    """
+    """Return this process's limits; OSError if the system has none (Windows)."""
     try:
         import resource
     except ImportError:
-        raise OSError(f"{sys.platform} has no limit on descriptors that could be read") from None
+        raise OSError(f"{sys.platform} has no descriptor limit that can be read") from None
     return DescriptorLimits(*resource.getrlimit(resource.RLIMIT_NOFILE))
 
 
 def ensure_descriptor_limit(wanted: int | None = None) -> int:
-    """Raise this process's soft limit on descriptors where it is too low, for good.
+    """Raise this process's soft limit on descriptors if it is too low, permanently.
 
     Parameters
     ----------
     wanted : int, optional
-        Descriptors needed at once, those already open included; by default as many
-        as the hard limit allows. A soft limit that suffices is left alone.
+        Descriptors needed at once, including those already open; by default as many as
+        the hard limit allows. A sufficient soft limit is left unchanged.
 
     Returns
     -------
@@ -94,14 +82,10 @@ def ensure_descriptor_limit(wanted: int | None = None) -> int:
     DescriptorLimitError
         More than the hard limit; nothing was changed.
     ValueError
-        `wanted` is not at least 1.
-    OSError
-        The operating system has no such limit (Windows).
+        `wanted` is less than 1.
     """
     soft, hard = descriptor_limits()
-    if wanted is not None and wanted < 1:
-        raise ValueError(f"wanted is a number of descriptors from 1 on, not {wanted}")
-    if wanted is not None and wanted > hard:
+    if wanted is not None and check_int("wanted", wanted, 1) > hard:
         raise DescriptorLimitError(wanted, soft, hard)
     import resource
 
@@ -112,12 +96,11 @@ def ensure_descriptor_limit(wanted: int | None = None) -> int:
 
 @contextmanager
 def raise_descriptor_limit(wanted: int | None = None) -> Iterator[int]:
-    """Raise the soft limit on descriptors for a while, and put it back.
+    """Raise the soft limit on descriptors inside a ``with`` block, and restore it.
 
-    The limit is the whole process's. A descriptor above the restored limit stays
-    open and usable; only new ones are refused. It is put back at the latest when
-    the context manager is dropped: to keep it raised, use
-    :func:`ensure_descriptor_limit`, whose parameter and errors this has.
+    The limit is the whole process's. A descriptor above the restored limit stays open
+    and usable; only new ones are refused. Parameters and errors are those of
+    :func:`ensure_descriptor_limit`, which raises the limit without restoring it.
 
     Yields
     ------
@@ -131,5 +114,5 @@ def raise_descriptor_limit(wanted: int | None = None) -> Iterator[int]:
     try:
         yield raised
     finally:
-        hard = descriptor_limits().hard  # someone may have lowered it meanwhile
+        hard = descriptor_limits().hard  # may have been lowered meanwhile
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(before.soft, hard), hard))

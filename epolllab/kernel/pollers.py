@@ -1,31 +1,30 @@
 """One interface over epoll, poll and select.
 
-One job: ask the kernel which descriptors are ready. A poller knows descriptor
-numbers and masks; it knows no socket, no connection and no clock.
-
 What differs underneath
 -----------------------
-*Where the interest list lives.* epoll keeps it in the kernel: ``register`` and
-``modify`` are system calls, and a wait passes no list. poll and select keep it in
-the program and hand all of it to the kernel at every wait, so here ``register`` is
-a dictionary entry, and the wait is what grows with the number of descriptors.
+*Where the interest list is.* epoll keeps it in the kernel: ``register`` and ``modify``
+are system calls, and a wait passes no list. poll and select keep it in the program and
+pass all of it to the kernel at every wait, so here ``register`` adds a dictionary entry,
+and the cost of a wait grows with the number of descriptors.
 
-*What a descriptor is.* epoll watches the open file description behind a number. If
-the number is closed while a duplicate lives, epoll goes on reporting it, and there
-is no number left to unregister it by. poll and select look the number up at each
-wait, so a closed one is answered with NVAL, or refused with EBADF.
+*What is watched.* epoll watches the open file description behind a number. If the number
+is closed while a duplicate exists, epoll keeps reporting it, and no number is left to
+unregister it by. poll and select look the number up at each wait: poll reports a closed
+one as NVAL, select fails with EBADF.
 
-*When it reports.* poll and select are level-triggered: whatever holds is reported
-at every wait. epoll can also report edges, that is, that something arrived since
-the last report, whether or not what came before was read.
+*When it reports.* poll and select are level-triggered: a condition is reported at every
+wait while it holds. epoll can also be edge-triggered: it reports that something arrived
+since the last report, whether or not what came before was read.
 """
 
+import errno
 import select
-import sys
 from collections.abc import Callable
 from typing import Literal, Protocol, get_args
 
+from epolllab.checks import check_choice
 from epolllab.events import EPOLLET, EPOLLIN, EPOLLONESHOT, EPOLLOUT, EPOLLPRI, EPOLLRDHUP
+from epolllab.kernel.proc import require_linux
 
 __all__ = [
     "POLLERS",
@@ -41,17 +40,17 @@ __all__ = [
 Ready = list[tuple[int, int]]
 
 FD_SETSIZE = 1024
-"""select(2)'s bitmap ends here in glibc, and so does CPython's ``select.select``."""
+"""Size of select(2)'s bitmap in glibc, and so of CPython's ``select.select``."""
 
 
 class Poller(Protocol):
-    """What the loop needs of a poller; masks are spelled with epoll's bits."""
+    """What a loop needs of a poller; masks use epoll's bits."""
 
     flags: int
-    """Bits that are added to every interest, EPOLLET for one."""
+    """Bits that are added to every interest, such as EPOLLET."""
 
     def register(self, fd: int, mask: int) -> None:
-        """Begin to watch `fd`; OSError where the kernel refuses."""
+        """Start watching `fd`; OSError if the kernel refuses."""
 
     def modify(self, fd: int, mask: int) -> None:
         """Replace the interest in `fd`."""
@@ -60,20 +59,20 @@ class Poller(Protocol):
         """Stop watching `fd`."""
 
     def forget(self, fd: int) -> None:
-        """Drop what the *program* keeps of `fd`, which is about to be closed.
+        """Drop what the *program* keeps about `fd`, which is about to be closed.
 
-        epoll removes a closed description by itself and needs no call here; poll
-        and select would be handed a dead number.
+        epoll removes a closed description by itself and needs no call here; poll and
+        select would pass a dead number to the kernel.
         """
 
     def wait(self, timeout: float | None, max_events: int) -> Ready:
-        """Block for at most `timeout` seconds, None for ever; return (fd, mask) pairs."""
+        """Block for at most `timeout` seconds (None: forever); return (fd, mask) pairs."""
 
     def fileno(self) -> int:
-        """The poller's own descriptor; -1 where it has none, ValueError after close()."""
+        """Return the poller's own descriptor; -1 if it has none, ValueError after close()."""
 
     def close(self) -> None:
-        """Release the poller's descriptor."""
+        """Close the poller's descriptor."""
 
 
 class EpollPoller:
@@ -88,7 +87,7 @@ class EpollPoller:
     """
 
     register: Callable[[int, int], None]
-    """epoll_ctl(EPOLL_CTL_ADD): EEXIST for a descriptor already there."""
+    """epoll_ctl(EPOLL_CTL_ADD): EEXIST for a registered descriptor."""
 
     modify: Callable[[int, int], None]
     """epoll_ctl(EPOLL_CTL_MOD); on a ready descriptor this makes a new edge."""
@@ -99,7 +98,7 @@ class EpollPoller:
         self._epoll = select.epoll()
         self.flags = (EPOLLET if edge else 0) | (EPOLLONESHOT if oneshot else 0)
         self._exempt = exempt
-        # Without flags nothing of ours stands before the system call.
+        # Without flags these are epoll's own methods, with no Python code in between.
         self.register = self._flagged_register if self.flags else self._epoll.register
         self.modify = self._flagged_modify if self.flags else self._epoll.modify
         self.unregister = self._epoll.unregister
@@ -113,7 +112,7 @@ class EpollPoller:
         self._epoll.modify(fd, mask if fd in self._exempt else mask | self.flags)
 
     def forget(self, fd: int) -> None:
-        """Nothing: the kernel forgets a description when its last number closes."""
+        """Do nothing: the kernel forgets a description when its last descriptor closes."""
 
     def wait(self, timeout: float | None, max_events: int) -> Ready:
         """epoll_wait; CPython rounds the timeout up to whole milliseconds."""
@@ -121,7 +120,7 @@ class EpollPoller:
 
 
 class _Table:
-    """An interest list kept by the program, with the kernel's answers to misuse."""
+    """An interest list kept by the program, with the kernel's errors for misuse."""
 
     flags = 0
 
@@ -130,40 +129,37 @@ class _Table:
 
     def register(self, fd: int, mask: int) -> None:
         if fd in self.interest:
-            raise FileExistsError(17, f"descriptor {fd} is registered already; use modify")
+            raise FileExistsError(errno.EEXIST, f"descriptor {fd} is registered; use modify")
         self.interest[fd] = mask
 
     def modify(self, fd: int, mask: int) -> None:
         if fd not in self.interest:
-            raise FileNotFoundError(2, f"descriptor {fd} is not registered; use register")
+            raise FileNotFoundError(errno.ENOENT, f"descriptor {fd} is not registered")
         self.interest[fd] = mask
 
     def unregister(self, fd: int) -> None:
         if self.interest.pop(fd, None) is None:
-            raise FileNotFoundError(2, f"descriptor {fd} is not registered")
+            raise FileNotFoundError(errno.ENOENT, f"descriptor {fd} is not registered")
 
     def forget(self, fd: int) -> None:
-        """Drop `fd`; it is about to be closed and may not be watched at all."""
         self.interest.pop(fd, None)
 
     def fileno(self) -> int:
-        """There is no descriptor behind poll and select."""
         return -1
 
     def close(self) -> None:
-        """Forget everything."""
         self.interest.clear()
 
 
 class PollPoller(_Table):
-    """poll(2): an array of every descriptor at every wait."""
+    """poll(2): passes an array of every descriptor at every wait."""
 
     def __init__(self) -> None:
         super().__init__()
         self._poll = select.poll()
 
     def register(self, fd: int, mask: int) -> None:
-        """Add to the array that the next wait hands to the kernel."""
+        """Add to the array that the next wait passes to the kernel."""
         super().register(fd, mask)
         self._poll.register(fd, mask)
 
@@ -173,39 +169,38 @@ class PollPoller(_Table):
         self._poll.modify(fd, mask)
 
     def unregister(self, fd: int) -> None:
-        """Take out of the array."""
+        """Remove from the array."""
         super().unregister(fd)
         self._poll.unregister(fd)
 
     def forget(self, fd: int) -> None:
-        """Take out of the array, if it is there."""
+        """Remove from the array if it is there."""
         if fd in self.interest:
             self.unregister(fd)
 
     def wait(self, timeout: float | None, max_events: int) -> Ready:
-        """poll(2), in milliseconds. It returns all that is ready: there is no bound to give."""
+        """poll(2), in milliseconds; it has no limit and returns every ready descriptor."""
         return self._poll.poll(None if timeout is None else timeout * 1000)
 
 
 class SelectPoller(_Table):
-    """select(2): three bitmaps at every wait; no descriptor from 1024 on."""
+    """select(2): passes three bitmaps at every wait; descriptors up to 1023 only."""
 
     def register(self, fd: int, mask: int) -> None:
-        """Note the interest; EINVAL for a number that does not fit the bitmap."""
+        """Add the interest; EINVAL for a number that does not fit the bitmap."""
         if fd >= FD_SETSIZE:
             raise OSError(
-                22,
+                errno.EINVAL,
                 f"select cannot watch descriptor {fd}: its bitmap ends at {FD_SETSIZE - 1} "
                 '(FD_SETSIZE). Use poller="epoll" or "poll", or fewer connections',
             )
         super().register(fd, mask)
 
     def wait(self, timeout: float | None, max_events: int) -> Ready:
-        """select(2), its three lists joined into masks.
+        """select(2), its three lists joined into masks; it has no limit on their length.
 
-        select cannot say HUP or ERR: an ended or broken connection is readable,
-        and writable as well, and the next call on it tells which it was. Nor has it a
-        bound on how many it returns.
+        select cannot report HUP or ERR: an ended or broken connection is readable, and
+        writable as well, and the next call on it shows which it was.
         """
         wanted = self.interest.items()
         readable, writable, urgent = select.select(
@@ -234,26 +229,14 @@ def make_poller(
     ----------
     name : {"epoll", "poll", "select"}
         Which system call waits.
-    edge, oneshot : bool
-        epoll's flags; the others have neither.
-    exempt : frozenset of int
-        Descriptors the flags do not apply to.
-
-    Raises
-    ------
-    ValueError
-        A name that is none of these, or a flag that the poller does not have.
-    OSError
-        epoll where the operating system has none: it is Linux's own.
+    edge, oneshot, exempt
+        See :class:`EpollPoller`; ValueError for the others, which have neither flag.
     """
+    check_choice("name", name, POLLERS)
     if name == "epoll":
-        if not hasattr(select, "epoll"):
-            raise OSError(f"epoll is part of Linux, and this is {sys.platform}")
+        require_linux("epoll")
         return EpollPoller(edge=edge, oneshot=oneshot, exempt=exempt)
     if edge or oneshot:
-        raise ValueError(f"{name} knows neither edges nor one-shot interest; only epoll has them")
-    if name == "poll":
-        return PollPoller()
-    if name == "select":
-        return SelectPoller()
-    raise ValueError(f"poller is one of {', '.join(POLLERS)}, not {name!r}")
+        flag = "edge" if edge else "oneshot"
+        raise ValueError(f'{flag}=True needs the poller "epoll"; {name} cannot do it')
+    return PollPoller() if name == "poll" else SelectPoller()

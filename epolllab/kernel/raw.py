@@ -1,11 +1,9 @@
-"""The waiting system calls themselves, prepared so that only they are timed.
+"""epoll_wait, poll, select and timerfd through ctypes, without CPython's wrappers.
 
-One job: epoll_wait, poll and select through ctypes over arrays made beforehand, which
-takes CPython's share of a wait apart from the kernel's. It knows no socket and no
-experiment.
-
-It can be imported on any operating system; its classes need Linux, and say so. The
-layouts are those of the kernel's headers under ``include/uapi/linux``.
+``call`` of each wait is a functools.partial of a C function over arrays made beforehand.
+Time it to measure the system call itself: between the two clock readings no Python code
+runs. Importable on any operating system; the classes need Linux. Structure layouts are
+those of the kernel's headers under ``include/uapi/linux``.
 """
 
 import ctypes
@@ -14,10 +12,12 @@ import os
 import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
+from ctypes import c_int, c_long, c_ulong
 from functools import cache, partial
 from itertools import islice
 from typing import Any
 
+from epolllab.checks import check_int
 from epolllab.events import EPOLLIN, EPOLLOUT, EPOLLPRI, mask_names
 from epolllab.kernel.proc import require_linux
 
@@ -33,18 +33,16 @@ __all__ = [
 ]
 
 
-# For timing: `call` is a functools.partial of a ctypes function over prepared arguments,
-# so that between two clock readings no Python code runs but the C of both.
-
 CTL_ADD, CTL_DEL, CTL_MOD = 1, 2, 3
 _EPOLL_CLOEXEC = 0o2000000
 _SYS_EPOLL_PWAIT2 = 441  # the same on every architecture, as all since 424
 
-# struct epoll_event is packed on x86-64 and on no other (EPOLL_PACKED in eventpoll.h): 12
-# bytes there, with natural alignment 16 on ARM.
+# struct epoll_event is packed on x86-64 only (EPOLL_PACKED in eventpoll.h): 12 bytes
+# there, 16 with natural alignment elsewhere.
 _EVENT = struct.Struct("=IQ" if os.name == "posix" and os.uname().machine == "x86_64" else "@IQ")
 _POLLFD = struct.Struct("=ihh")
 _TIMESPEC = struct.Struct("=qq")  # struct __kernel_timespec: 64 bits everywhere
+_ITIMERSPEC = struct.Struct("@4l")  # the interval, then the first expiration
 _WORD = struct.Struct("@L")  # an fd_set is an array of unsigned long
 _WORD_BITS = _WORD.size * 8
 _SELECT_BITS = (EPOLLIN, EPOLLOUT, EPOLLPRI)
@@ -52,56 +50,50 @@ _SELECT_BITS = (EPOLLIN, EPOLLOUT, EPOLLPRI)
 
 @cache
 def _libc() -> Any:
-    import ctypes
-
     return ctypes.CDLL(None, use_errno=True)
 
 
 def _last_error(call: str) -> OSError:
-    import ctypes
-
     number = ctypes.get_errno()
     return OSError(number, f"{call}: {os.strerror(number)}")
 
 
 def _buffer(n_bytes: int, content: bytes = b"") -> Any:
-    import ctypes
-
     buffer = ctypes.create_string_buffer(max(n_bytes, 1))
     ctypes.memmove(buffer, content, len(content))
     return buffer
 
 
 class _RawWait:
-    """What the raw waits share.
+    """What the three waits share.
 
     Attributes
     ----------
     call : callable
-        No arguments; makes the system call and returns the kernel's count, or -1.
-        Time this. It releases the interpreter lock like any ctypes call, and a
-        signal ends it with EINTR, which Python's own waits would retry.
+        Without arguments; makes the system call and returns the kernel's count, or -1.
+        It releases the interpreter lock like any ctypes call, and a signal ends it with
+        EINTR, which Python's own waits would retry.
     """
 
     call: Callable[[], int]
     name: str
 
     def prepare(self) -> None:
-        """Put back what the last call has overwritten; outside the timed region."""
+        """Restore what the last call has overwritten; do this outside the timed region."""
 
     def check(self, count: int) -> int:
-        """Return `count`, or raise OSError with the errno of the call that gave -1."""
+        """Return `count`, or raise OSError with the errno of the call that returned -1."""
         if count < 0:
             raise _last_error(self.name)
         return count
 
     def wait(self) -> int:
-        """Prepare, call and check in one: number of descriptors ready."""
+        """Prepare, call and check; return the number of ready descriptors."""
         self.prepare()
         return self.check(self.call())
 
     def close(self) -> None:
-        """Release what was opened; any number of times."""
+        """Close what was opened; safe to call repeatedly."""
 
     def __enter__(self) -> Any:
         return self
@@ -111,30 +103,23 @@ class _RawWait:
 
 
 class RawEpoll(_RawWait):
-    """epoll through ctypes, to time the system call without CPython's share.
+    """epoll through ctypes.
 
     Parameters
     ----------
     max_events : int
-        Descriptors a wait returns at most; the array for them is made here.
+        Size of the event array, and so the most events that a wait returns.
     timeout_ms : int
-        For epoll_wait: 0 returns at once, -1 waits for ever.
+        For epoll_wait: 0 returns at once, -1 waits forever.
     timeout_ns : int, optional
         Use epoll_pwait2 (Linux 5.11) with this timeout instead.
     epfd : int, optional
-        An epoll that exists; it stays its owner's to close. A new one by default.
-
-    Attributes
-    ----------
-    call : callable
-        No arguments; the system call over the prepared array. Returns the count.
+        An existing epoll descriptor, which close() leaves open. By default a new one.
 
     Raises
     ------
     OSError
         ENOSYS: `timeout_ns` on a kernel without epoll_pwait2; EMFILE; not on Linux.
-    ValueError
-        `max_events` is not at least 1, or `timeout_ns` is negative.
     """
 
     def __init__(
@@ -146,40 +131,33 @@ class RawEpoll(_RawWait):
         epfd: int | None = None,
     ) -> None:
         require_linux("epoll")
-        if max_events < 1:
-            raise ValueError(f"max_events is at least 1, not {max_events}")
-        if timeout_ns is not None and timeout_ns < 0:
-            raise ValueError(
-                f"timeout_ns is 0 or more, not {timeout_ns}; timeout_ms=-1 is for ever"
-            )
-        if timeout_ns is not None and not has_nanosecond_wait():
-            raise OSError(
-                errno.ENOSYS,
-                "epoll_pwait2 needs Linux 5.11 and a sandbox that lets it through; "
-                "give timeout_ms instead",
-            )
+        check_int("max_events", max_events, 1)
+        if timeout_ns is not None:
+            check_int("timeout_ns", timeout_ns, 0)
+            if not has_nanosecond_wait():
+                raise OSError(
+                    errno.ENOSYS,
+                    "timeout_ns uses epoll_pwait2, which needs Linux 5.11 and a sandbox that "
+                    "permits it; use timeout_ms instead",
+                )
         self._owned = epfd is None
         self._epfd = _epoll_create() if epfd is None else epfd
         self._events = _buffer(_EVENT.size * max_events)
         self.name = "epoll_wait" if timeout_ns is None else "epoll_pwait2"
-        self.call = self._bind(max_events, timeout_ms, timeout_ns)
-
-    def _bind(self, max_events: int, timeout_ms: int, timeout_ns: int | None) -> Callable[[], int]:
-        from ctypes import c_int, c_long
-
         if timeout_ns is None:
-            return partial(
+            self.call = partial(
                 _libc().epoll_wait, c_int(self._epfd), self._events, c_int(max_events),
                 c_int(timeout_ms),
             )  # fmt: skip
-        seconds_ns = _buffer(_TIMESPEC.size, _TIMESPEC.pack(*divmod(timeout_ns, 1_000_000_000)))
-        return partial(
-            _libc().syscall, c_long(_SYS_EPOLL_PWAIT2), c_long(self._epfd), self._events,
-            c_long(max_events), seconds_ns, None, c_long(8),
-        )  # fmt: skip
+        else:
+            timeout = _buffer(_TIMESPEC.size, _TIMESPEC.pack(*divmod(timeout_ns, 1_000_000_000)))
+            self.call = partial(
+                _libc().syscall, c_long(_SYS_EPOLL_PWAIT2), c_long(self._epfd), self._events,
+                c_long(max_events), timeout, None, c_long(8),
+            )  # fmt: skip
 
     def fileno(self) -> int:
-        """Return the epoll's descriptor; -1 once closed."""
+        """Return the epoll descriptor; -1 once closed."""
         return self._epfd
 
     def ctl(self, op: int, fd: int, mask: int = 0, data: int | None = None) -> None:
@@ -199,7 +177,7 @@ class RawEpoll(_RawWait):
         Raises
         ------
         OSError
-            What the kernel answered: EEXIST, ENOENT, EPERM, EINVAL, EBADF, ELOOP, ...
+            The kernel's error: EEXIST, ENOENT, EPERM, EINVAL, EBADF, ELOOP, ...
         """
         value = (fd if data is None else data) & 0xFFFF_FFFF_FFFF_FFFF
         event = _buffer(_EVENT.size, _EVENT.pack(mask, value))
@@ -221,14 +199,14 @@ class RawEpoll(_RawWait):
     def ready(self, count: int) -> list[tuple[int, int]]:
         """Decode the first `count` events of the last call: (data, mask), in the kernel's order.
 
-        The data of what ``select.epoll`` registered are the number in the lower 32
-        bits; CPython leaves the upper ones to chance.
+        For descriptors registered by ``select.epoll`` only the lower 32 bits of the data
+        are defined; they are the descriptor number.
         """
         events = _EVENT.iter_unpack(memoryview(self._events)[: _EVENT.size * count])
         return [(data, mask) for mask, data in events]
 
     def close(self) -> None:
-        """Close the epoll, unless it was given."""
+        """Close the epoll descriptor, unless it was given."""
         if self._owned and self._epfd >= 0:
             epfd, self._epfd = self._epfd, -1
             self.call = _refuse_closed
@@ -236,7 +214,7 @@ class RawEpoll(_RawWait):
 
 
 def _refuse_closed() -> int:
-    # The prepared call holds a bare number, which may by now be someone else's.
+    # The prepared call holds a bare number, which may belong to another file by now.
     raise OSError(errno.EBADF, "this RawEpoll was closed; make a new one")
 
 
@@ -249,121 +227,94 @@ def _epoll_create() -> int:
 
 @cache
 def has_nanosecond_wait() -> bool:
-    """Whether this kernel has epoll_pwait2, with its timeout in nanoseconds (Linux 5.11)."""
+    """Return whether this kernel has epoll_pwait2 and its nanosecond timeout (Linux 5.11)."""
     require_linux("epoll_pwait2")
-    from ctypes import c_long, get_errno
-
-    # Asked of no descriptor it answers EBADF, or EINVAL, where it exists.
+    # If it exists, a call with a bad descriptor fails with EBADF or EINVAL.
     bad = (c_long(-1), _buffer(_EVENT.size), c_long(1), None, None, c_long(8))
     _libc().syscall(c_long(_SYS_EPOLL_PWAIT2), *bad)
-    return get_errno() not in (errno.ENOSYS, errno.EPERM)
+    return ctypes.get_errno() not in (errno.ENOSYS, errno.EPERM)
 
 
 class RawPoll(_RawWait):
-    """poll(2) through ctypes over a prepared array, to time the system call alone.
+    """poll(2) through ctypes over a prepared array.
+
+    ``call`` fails with EINVAL if the array is longer than the soft limit on descriptors,
+    however few different ones are in it.
 
     Parameters
     ----------
     interests : sequence of (int, int)
-        Descriptor and mask; 16 bits, so none of epoll's own flags.
+        Descriptor and mask; masks have 15 bits, so none of epoll's own flags.
     timeout_ms : int
-        0 returns at once, -1 waits for ever.
-
-    Attributes
-    ----------
-    call : callable
-        No arguments; the system call. EINVAL where the array is longer than the soft
-        limit on descriptors, even if the descriptors in it are few.
-
-    Raises
-    ------
-    ValueError
-        A mask that poll has no room for.
+        0 returns at once, -1 waits forever.
     """
 
     name = "poll"
 
     def __init__(self, interests: Sequence[tuple[int, int]], *, timeout_ms: int = 0) -> None:
-        require_linux("poll by the C library's name")
-        from ctypes import c_int, c_ulong
-
+        require_linux("poll through ctypes")
         for fd, mask in interests:
             if mask & ~0x7FFF:
                 raise ValueError(
-                    f"poll's masks have 15 bits, and descriptor {fd} is given "
-                    f"{mask_names(mask)}; edges, one-shot and exclusive are epoll's"
+                    f"interests: poll's masks have 15 bits, but descriptor {fd} has "
+                    f"{mask_names(mask)}; edge, one-shot and exclusive need epoll"
                 )
-        self._array = _buffer(
-            _POLLFD.size * len(interests),
-            b"".join(_POLLFD.pack(fd, mask, 0) for fd, mask in interests),
-        )
         self._size = _POLLFD.size * len(interests)
+        self._array = _buffer(
+            self._size, b"".join(_POLLFD.pack(fd, mask, 0) for fd, mask in interests)
+        )
         self.call = partial(_libc().poll, self._array, c_ulong(len(interests)), c_int(timeout_ms))
 
     def ready(self, count: int) -> list[tuple[int, int]]:
-        """Find the `count` descriptors the last call marked: (fd, mask), in the array's order."""
+        """Return the `count` descriptors that the last call marked: (fd, mask), in array order."""
         rows = _POLLFD.iter_unpack(memoryview(self._array)[: self._size])
         marked = ((fd, revents) for fd, _, revents in rows if revents)
         return list(islice(marked, count))
 
 
 class RawSelect(_RawWait):
-    """select(2) with bitmaps of any size, to time the system call alone.
+    """select(2) through ctypes with bitmaps of any size.
 
-    The bound of 1,024 is the C library's ``fd_set`` and CPython's check; the system
-    call takes a bitmap as large as the greatest descriptor needs.
+    The limit of 1,024 comes from the C library's ``fd_set`` and CPython's check; the
+    system call takes a bitmap as large as the largest descriptor needs. ``call``
+    overwrites the bitmaps (and on Linux the timeout), so each needs a :meth:`prepare`
+    before it.
 
     Parameters
     ----------
     interests : sequence of (int, int)
-        Descriptor and mask, made of IN, OUT and PRI.
+        Descriptor, not negative, and mask, one or several of IN, OUT and PRI.
     timeout_ms : int
-        0 returns at once, -1 waits for ever.
-
-    Attributes
-    ----------
-    call : callable
-        No arguments; the system call. It overwrites the bitmaps (and Linux the
-        timeout), so each call needs a :meth:`prepare` before it.
-
-    Raises
-    ------
-    ValueError
-        A mask with other bits or none, or a negative descriptor.
+        0 returns at once, -1 waits forever.
     """
 
     name = "select"
 
     def __init__(self, interests: Sequence[tuple[int, int]], *, timeout_ms: int = 0) -> None:
-        require_linux("select by the C library's name")
-        from ctypes import c_int
-
+        require_linux("select through ctypes")
         for fd, mask in interests:
-            _require_selectable(fd, mask)
+            _check_selectable(fd, mask)
         n_fds = max((fd for fd, _ in interests), default=-1) + 1
         wanted = [_bitmap(interests, bit, n_fds) for bit in _SELECT_BITS]
-        timeout = _buffer(2 * _WORD.size)
         # An unused set is a null pointer: the kernel then neither reads nor clears it.
         self._sets = [_buffer(len(bits)) if any(bits) else None for bits in wanted]
         self._fresh = [
-            (target, bits, len(bits))
+            (target, bits)
             for target, bits in zip(self._sets, wanted, strict=True)
             if target is not None
         ]
+        timeout = None
         if timeout_ms >= 0:
             seconds, rest_ms = divmod(timeout_ms, 1000)
-            value = _WORD.pack(seconds) + _WORD.pack(rest_ms * 1000)
-            self._fresh.append((timeout, value, len(value)))
+            timeout = _buffer(2 * _WORD.size)
+            self._fresh.append((timeout, _WORD.pack(seconds) + _WORD.pack(rest_ms * 1000)))
         self.prepare()
-        end = timeout if timeout_ms >= 0 else None
-        self.call = partial(_libc().select, c_int(n_fds), *self._sets, end)
+        self.call = partial(_libc().select, c_int(n_fds), *self._sets, timeout)
 
     def prepare(self) -> None:
-        """Copy the wanted bitmaps and the timeout over what the last call left."""
-        from ctypes import memmove
-
-        for target, content, size in self._fresh:
-            memmove(target, content, size)
+        """Restore the bitmaps and the timeout that the last call has overwritten."""
+        for target, content in self._fresh:
+            ctypes.memmove(target, content, len(content))
 
     def ready(self, count: int) -> list[tuple[int, int]]:
         """Decode the bitmaps after a call that returned `count`: (fd, mask), by number.
@@ -371,19 +322,19 @@ class RawSelect(_RawWait):
         `count` is of bits: a descriptor both readable and writable counts twice.
         """
         masks: dict[int, int] = {}
-        if count > 0:  # after 0 the sets are clear; after an error they are as they were
+        if count > 0:  # after 0 the sets are clear; after an error they are unchanged
             for bit, bits in zip(_SELECT_BITS, self._sets, strict=True):
                 for fd in _set_bits(bits.raw) if bits is not None else ():
                     masks[fd] = masks.get(fd, 0) | bit
         return sorted(masks.items())
 
 
-def _require_selectable(fd: int, mask: int) -> None:
+def _check_selectable(fd: int, mask: int) -> None:
     if fd < 0:
-        raise ValueError(f"select's bitmap has no place for descriptor {fd}")
+        raise ValueError(f"interests: select's bitmap has no place for descriptor {fd}")
     if not mask or mask & ~(EPOLLIN | EPOLLOUT | EPOLLPRI):
         raise ValueError(
-            f"select knows IN, OUT and PRI, and descriptor {fd} is given {mask_names(mask)}"
+            f"interests: select takes IN, OUT and PRI, but descriptor {fd} has {mask_names(mask)}"
         )
 
 
@@ -403,17 +354,9 @@ def _set_bits(bitmap: bytes) -> Iterator[int]:
             word ^= lowest
 
 
-# TFD_NONBLOCK and TFD_CLOEXEC are these (include/linux/timerfd.h).
+# TFD_NONBLOCK and TFD_CLOEXEC have these values (include/linux/timerfd.h).
 _TFD_NONBLOCK_CLOEXEC = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 _TFD_TIMER_ABSTIME = 1
-
-
-class _Spec(ctypes.Structure):
-    """struct itimerspec: the interval, then the first instant."""
-
-    _fields_ = tuple(
-        (name, ctypes.c_long) for name in ("interval_s", "interval_ns", "first_s", "first_ns")
-    )
 
 
 class Timer:
@@ -422,36 +365,27 @@ class Timer:
     Parameters
     ----------
     first_ns : int
-        Instant on the monotonic clock, as ``time.monotonic_ns`` tells it. One in the
-        past fires at once, as often as was missed.
+        Time on the monotonic clock, as ``time.monotonic_ns`` returns it. If it is in the
+        past, the timer expires at once, as often as was missed.
     interval_ns : int
         At least 1.
-
-    Raises
-    ------
-    OSError
-        No descriptor is left, or this is not Linux.
     """
 
     def __init__(self, first_ns: int, interval_ns: int) -> None:
-        libc = ctypes.CDLL(None, use_errno=True)
-        if not hasattr(libc, "timerfd_create"):
-            raise OSError("timerfd is part of Linux, and this system has none")
-        self._fd: int = libc.timerfd_create(time.CLOCK_MONOTONIC, _TFD_NONBLOCK_CLOEXEC)
-        spec = _Spec(*divmod(interval_ns, 10**9), *divmod(max(first_ns, 1), 10**9))
-        if self._fd < 0 or libc.timerfd_settime(
-            self._fd, _TFD_TIMER_ABSTIME, ctypes.byref(spec), None
-        ):
-            number = ctypes.get_errno()
+        require_linux("timerfd")
+        spec = _ITIMERSPEC.pack(*divmod(interval_ns, 10**9), *divmod(max(first_ns, 1), 10**9))
+        self._fd: int = _libc().timerfd_create(time.CLOCK_MONOTONIC, _TFD_NONBLOCK_CLOEXEC)
+        if self._fd < 0 or _libc().timerfd_settime(self._fd, _TFD_TIMER_ABSTIME, spec, None):
+            error = _last_error("timerfd")
             self.close()
-            raise OSError(number, f"no timer could be made: {os.strerror(number)}")
+            raise error
 
     def fileno(self) -> int:
-        """The descriptor; reading 8 bytes from it gives the expirations since the last read."""
+        """Return the descriptor; reading 8 bytes gives the expirations since the last read."""
         return self._fd
 
     def close(self) -> None:
-        """Give the descriptor back; any number of times."""
+        """Close the descriptor; safe to call repeatedly."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)

@@ -1,135 +1,101 @@
-"""kernel.tcp."""
+"""What the kernel knows of a TCP socket: TCP_INFO, a listener's queue, bytes to read.
+
+Sources: tcp(7) and ``include/uapi/linux/tcp.h``.
+"""
 
 import errno
-import os
 import socket
 import struct
 import sys
-from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from epolllab.kernel.proc import HasFileno, _explained, _folder, _process_text, require_linux
+from epolllab.kernel.proc import HasFileno, require_linux
 
-__all__ = [
-    "ListenQueue",
-    "TcpInfo",
-    "bytes_readable",
-    "bytes_unacknowledged",
-    "bytes_unsent",
-    "listen_queue",
-    "listening_ports",
-    "tcp_info",
-]
+__all__ = ["ListenQueue", "TcpInfo", "bytes_readable", "listen_queue", "tcp_info"]
 
 
-# --- TCP --------------------------------------------------------------------------------
-
+# Numbered from 1: include/net/tcp_states.h.
 _TCP_STATES = (
-    "ESTABLISHED",
-    "SYN_SENT",
-    "SYN_RECV",
-    "FIN_WAIT1",
-    "FIN_WAIT2",
-    "TIME_WAIT",
-    "CLOSE",
-    "CLOSE_WAIT",
-    "LAST_ACK",
-    "LISTEN",
-    "CLOSING",
-    "NEW_SYN_RECV",
-)  # from 1 on: include/net/tcp_states.h
+    "ESTABLISHED", "SYN_SENT", "SYN_RECV", "FIN_WAIT1", "FIN_WAIT2", "TIME_WAIT", "CLOSE",
+    "CLOSE_WAIT", "LAST_ACK", "LISTEN", "CLOSING", "NEW_SYN_RECV",
+)  # fmt: skip
 
 
 class TcpInfo(NamedTuple):
-    """``struct tcp_info``: what the kernel knows of one TCP socket.
+    """The most used fields of ``struct tcp_info``, all from Linux 2.6 unless noted.
 
-    Names are the kernel's without ``tcpi_``, with the unit added to times. Fields
-    that came to Linux later are None where this kernel is older. Unless a unit is
-    in the name, numbers of data are segments, except those called bytes, windows
-    and sizes (mss, pmtu, ssthresh of the receiver, space), which are bytes.
-
-    For a listener ``unacked`` is the length of the accept queue and ``sacked`` its
-    limit: see :func:`listen_queue`.
+    Names are the kernel's without ``tcpi_``, with the unit added to times. Counts are in
+    segments, unless bytes are mentioned. Fields newer than the running kernel are None.
     """
 
     state: str
-    ca_state: int
+    """For example ``"ESTABLISHED"``."""
     retransmits: int
-    probes: int
-    backoff: int
-    options: int
-    snd_wscale: int
-    rcv_wscale: int
+    """Retransmissions of the oldest unacknowledged segment."""
     rto_us: int
-    ato_us: int
+    """Retransmission timeout."""
     snd_mss: int
-    rcv_mss: int
+    """Largest segment sent, bytes."""
     unacked: int
+    """Sent and not yet acknowledged. For a listener: length of the accept queue."""
     sacked: int
+    """Acknowledged selectively. For a listener: limit of the accept queue."""
     lost: int
-    retrans: int
-    fackets: int
+    """Considered lost."""
     last_data_sent_ms: int
-    last_ack_sent_ms: int
+    """Time since data was last sent."""
     last_data_recv_ms: int
-    last_ack_recv_ms: int
-    pmtu: int
-    rcv_ssthresh: int
+    """Time since data was last received."""
     rtt_us: int
+    """Smoothed round-trip time."""
     rttvar_us: int
-    snd_ssthresh: int
+    """Mean deviation of the round-trip time."""
     snd_cwnd: int
-    advmss: int
-    reordering: int
-    rcv_rtt_us: int
-    rcv_space: int
+    """Congestion window."""
     total_retrans: int
-    pacing_rate: int | None
-    max_pacing_rate: int | None
+    """Segments retransmitted since the connection was made."""
     bytes_acked: int | None
+    """Sent bytes that the peer acknowledged (4.1)."""
     bytes_received: int | None
+    """Bytes received in order (4.1)."""
     segs_out: int | None
+    """Segments sent, retransmissions included (4.2)."""
     segs_in: int | None
+    """Segments received (4.2)."""
     notsent_bytes: int | None
+    """Bytes in the send buffer that were never sent (4.6)."""
     min_rtt_us: int | None
-    data_segs_in: int | None
-    data_segs_out: int | None
+    """Smallest round-trip time seen (4.6)."""
     delivery_rate: int | None
+    """Most recent delivery rate, bytes per second (4.9)."""
     busy_time_us: int | None
+    """Time with data to send (4.10)."""
     rwnd_limited_us: int | None
+    """Time in which the peer's receive window stopped sending (4.10)."""
     sndbuf_limited_us: int | None
+    """Time in which the send buffer was too small (4.10)."""
     delivered: int | None
-    delivered_ce: int | None
+    """Segments delivered, retransmissions included (4.18)."""
     bytes_sent: int | None
+    """Bytes sent, retransmissions included (4.19)."""
     bytes_retrans: int | None
-    dsack_dups: int | None
-    reord_seen: int | None
-    rcv_ooopack: int | None
+    """Bytes retransmitted (4.19)."""
     snd_wnd: int | None
-    rcv_wnd: int | None
-    rehash: int | None
+    """Receive window that the peer advertised, bytes (5.4)."""
 
 
-# The eighth byte holds two flags that differ between kernels; it is passed over.
-_TCP_INFO = struct.Struct("=7Bx24I" + "4Q6I4Q2I2Q6I")
-_OLDEST_TCP_INFO = struct.calcsize("=7Bx24I")  # 104 bytes: what every kernel since 2.6 gives
-_LATER_ENDS = tuple(
-    accumulate([8] * 4 + [4] * 6 + [8] * 4 + [4] * 2 + [8] * 2 + [4] * 6, initial=_OLDEST_TCP_INFO)
-)[1:]
+# Format and offset in struct tcp_info of each field after the state.
+_FIELDS = (
+    ("B", 2), ("I", 8), ("I", 16), ("I", 24), ("I", 28), ("I", 32), ("I", 44), ("I", 52),
+    ("I", 68), ("I", 72), ("I", 80), ("I", 100), ("Q", 120), ("Q", 128), ("I", 136), ("I", 140),
+    ("I", 144), ("I", 148), ("Q", 160), ("Q", 168), ("Q", 176), ("Q", 184), ("I", 192),
+    ("Q", 200), ("Q", 208), ("I", 228),
+)  # fmt: skip
+_OLDEST_SIZE = 104  # what every kernel since 2.6 returns
 
 
 def tcp_info(sock: socket.socket) -> TcpInfo:
-    """Ask the kernel for all it knows of a TCP socket.
-
-    Parameters
-    ----------
-    sock : socket.socket
-        A TCP socket in any state.
-
-    Returns
-    -------
-    TcpInfo
-        With the state by name, for example ``"ESTABLISHED"``.
+    """Read TCP_INFO of a TCP socket in any state.
 
     Raises
     ------
@@ -145,161 +111,66 @@ def tcp_info(sock: socket.socket) -> TcpInfo:
         if error.errno not in (errno.EOPNOTSUPP, errno.ENOPROTOOPT):
             raise
         raise ValueError(
-            f"TCP_INFO is of TCP sockets, and this one is {sock.family.name} {sock.type.name}"
+            f"sock must be a TCP socket, not {sock.family.name} {sock.type.name}"
         ) from error
     return _decode_tcp_info(data)
 
 
 def _decode_tcp_info(data: bytes) -> TcpInfo:
-    """Decode what the kernel returned, which is as long as its own structure is."""
-    if len(data) < _OLDEST_TCP_INFO:
+    """Decode what the kernel returned, which is as long as its own structure."""
+    if len(data) < _OLDEST_SIZE:
         raise OSError(
-            f"TCP_INFO gave {len(data)} bytes, and {_OLDEST_TCP_INFO} are the least that any "
-            "supported Linux gives; this kernel answers for another system call table"
+            f"TCP_INFO returned {len(data)} bytes, but every supported Linux returns at least "
+            f"{_OLDEST_SIZE}; this system does not implement it as Linux does"
         )
-    fields: tuple[Any, ...] = _TCP_INFO.unpack(data[: _TCP_INFO.size].ljust(_TCP_INFO.size, b"\0"))
-    state, *head, scales = fields[:7]
-    always, later = fields[7:31], fields[31:]
-    low, high = scales & 15, scales >> 4
-    # Bit fields fill a byte from its low end on little-endian machines, else from the high.
-    scale = (low, high) if sys.byteorder == "little" else (high, low)
-    known = (
-        value if end <= len(data) else None for value, end in zip(later, _LATER_ENDS, strict=True)
+    number = data[0]
+    state = _TCP_STATES[number - 1] if 1 <= number <= len(_TCP_STATES) else f"state {number}"
+    values = (
+        struct.unpack_from(f"={code}", data, offset)[0]
+        if offset + struct.calcsize(f"={code}") <= len(data)
+        else None
+        for code, offset in _FIELDS
     )
-    return TcpInfo._make((_tcp_state(state), *head, *scale, *always, *known))
-
-
-def _tcp_state(number: int) -> str:
-    return _TCP_STATES[number - 1] if 1 <= number <= len(_TCP_STATES) else f"state {number}"
+    return TcpInfo._make((state, *values))
 
 
 class ListenQueue(NamedTuple):
     """A listener's accept queue."""
 
     length: int
-    """Connections complete and not yet accepted."""
+    """Connections that are complete and not yet accepted."""
     limit: int
-    """The backlog in force: what listen(2) was given, at most ``somaxconn()``."""
+    """The backlog in force: the one given to listen(2), at most ``somaxconn()``."""
 
 
 def listen_queue(sock: socket.socket) -> ListenQueue:
-    """Length and limit of a listener's accept queue.
+    """Return the length and limit of a listening TCP socket's accept queue.
 
-    The kernel lets the queue grow to one *more* than the limit: it refuses when
-    the length is greater (``sk_acceptq_is_full`` in ``include/net/sock.h``).
-
-    Parameters
-    ----------
-    sock : socket.socket
-        A listening TCP socket.
+    The kernel lets the queue grow to one *more* than the limit: it refuses when the
+    length is greater (``sk_acceptq_is_full`` in ``include/net/sock.h``).
 
     Raises
     ------
     ValueError
-        The socket is not TCP, or does not listen.
+        The socket is not TCP, or is not listening.
     OSError
         The socket is closed, or this is not Linux.
     """
     info = tcp_info(sock)
     if info.state != "LISTEN":
-        raise ValueError(f"only a listener has an accept queue, and this socket is {info.state}")
+        raise ValueError(f"sock must be listening to have an accept queue; it is {info.state}")
     return ListenQueue(info.unacked, info.sacked)
 
 
-_SIOCOUTQNSD = 0x894B  # include/uapi/linux/sockios.h; no Python module names it
+def bytes_readable(sock: int | HasFileno) -> int:
+    """Return the number of bytes that can be read now without blocking (FIONREAD).
 
-
-def _queue_bytes(sock: int | HasFileno, request: int) -> int:
-    import fcntl
+    For a datagram socket the size of the next datagram; EINVAL for a listener. A
+    connection at end of file is ready with 0 bytes.
+    """
+    import fcntl  # Windows has neither module
+    import termios
 
     value = bytearray(4)
-    fcntl.ioctl(sock, request, value)
+    fcntl.ioctl(sock, termios.FIONREAD, value)
     return int.from_bytes(value, sys.byteorder, signed=True)
-
-
-def bytes_readable(sock: int | HasFileno) -> int:
-    """Bytes that can be read now without blocking (FIONREAD).
-
-    For a datagram socket the size of the next datagram; EINVAL for a listener.
-    A connection at end of file is ready with 0 bytes.
-    """
-    import termios
-
-    return _queue_bytes(sock, termios.FIONREAD)
-
-
-def bytes_unacknowledged(sock: int | HasFileno) -> int:
-    """Bytes sent by the program that the peer's kernel has not acknowledged (SIOCOUTQ).
-
-    Those that were never put on the wire are among them. On loopback the peer's
-    kernel has the bytes at once, but may acknowledge them tens of milliseconds
-    later, so this is not what the peer has still to read. 1 more than the bytes
-    after shutdown(SHUT_WR), until the FIN is acknowledged.
-    """
-    require_linux("SIOCOUTQ")
-    import termios
-
-    return _queue_bytes(sock, termios.TIOCOUTQ)  # the same number: asm-generic/sockios.h
-
-
-def bytes_unsent(sock: int | HasFileno) -> int:
-    """Bytes in a TCP socket's send buffer that were not yet put on the wire (SIOCOUTQNSD).
-
-    More than 0 for any time when the peer's window is closed: it does not read.
-    """
-    require_linux("SIOCOUTQNSD")
-    return _queue_bytes(sock, _SIOCOUTQNSD)
-
-
-def listening_ports(pid: int | None = None) -> set[int]:
-    """TCP ports on which a process listens, in its own network namespace.
-
-    Parameters
-    ----------
-    pid : int, optional
-        The process; this one by default.
-
-    Returns
-    -------
-    set of int
-        Ports of IPv4 and IPv6 listeners of which the process holds a descriptor,
-        also an inherited one.
-
-    Raises
-    ------
-    ProcessLookupError, PermissionError
-        There is no such process, or it is another user's.
-    """
-    inodes = _socket_inodes(pid)
-    return {
-        port
-        for table in ("net/tcp", "net/tcp6")
-        for port, inode in _listeners(table, pid)
-        if inode in inodes
-    }
-
-
-def _socket_inodes(pid: int | None) -> set[str]:
-    require_linux("/proc/PID/fd")
-    folder = _folder(pid) / "fd"
-    inodes = set()
-    with _explained(pid):
-        names = os.listdir(folder)
-    for name in names:
-        try:
-            target = os.readlink(folder / name)
-        except FileNotFoundError:  # closed since, as the listing's own descriptor is
-            continue
-        if target.startswith("socket:["):
-            inodes.add(target[8:-1])
-    return inodes
-
-
-def _listeners(table: str, pid: int | None) -> list[tuple[int, str]]:
-    """Port and inode of each row in state 0A, LISTEN."""
-    try:
-        lines = _process_text(table, pid).splitlines()
-    except ProcessLookupError:  # no tcp6 where IPv6 is switched off
-        return []
-    rows = map(str.split, lines[1:])
-    return [(int(row[1].rpartition(":")[2], 16), row[9]) for row in rows if row[3] == "0A"]

@@ -140,10 +140,3 @@ def test_the_catalogue_is_in_the_order_of_its_families():
 def test_the_doctor_reads_the_recording_of_a_spin(name, kind):
     """A phenomenon that spins leaves a recording from which the spin is named."""
     assert kind in diagnose(run(name).recording).kinds
-
-
-def test_no_port_listens_after_a_phenomenon():
-    """No port listens after a phenomenon that had listeners."""
-    before = kernel.listening_ports()
-    run("edge-accept-strands")
-    assert kernel.listening_ports() == before

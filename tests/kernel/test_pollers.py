@@ -1,4 +1,4 @@
-"""One contract over all pollers, and what each of them has of its own."""
+"""One contract over all pollers, and what only some of them do."""
 
 import errno
 import os
@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, closing, nullcontext, suppress
 
 import pytest
 
@@ -33,7 +33,7 @@ from epolllab.kernel.pollers import (
     make_poller,
 )
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="epoll is Linux's own")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="epoll needs Linux")
 
 Pair = tuple[socket.socket, socket.socket]
 
@@ -53,7 +53,7 @@ EPOLL = [name for name in ALL if name.startswith("epoll")]
 
 @pytest.fixture(params=ALL)
 def poller(request: pytest.FixtureRequest) -> Iterator[Poller]:
-    """Each poller in turn, or those that a test names with ``indirect``."""
+    """Each poller in turn, or those that a test chooses with :func:`only`."""
     name, flags = ALL[request.param]
     made = make_poller(name, **flags)
     yield made
@@ -78,19 +78,19 @@ def pair() -> Iterator[Pair]:
 
 
 def soon(poller: Poller, fd: int, wanted: int) -> int:
-    """Wait for bits of one descriptor; the mask that had them.
+    """Wait until the bits of one descriptor were reported; return all bits that were.
 
     Bytes on loopback have arrived when send returns, but a FIN or RST may take a moment.
-    With edges each report counts once, so masks are gathered.
+    An edge is reported once, so masks are combined.
     """
     deadline = time.monotonic() + 10
-    gathered = 0
-    while gathered & wanted != wanted:
-        assert time.monotonic() < deadline, f"{wanted:#x} was not reported, but {gathered:#x}"
-        gathered |= dict(poller.wait(0.05, 10)).get(fd, 0)
-        if gathered & wanted != wanted:
+    seen_mask = 0
+    while seen_mask & wanted != wanted:
+        assert time.monotonic() < deadline, f"{wanted:#x} was not reported, but {seen_mask:#x}"
+        seen_mask |= dict(poller.wait(0.05, 10)).get(fd, 0)
+        if seen_mask & wanted != wanted:
             poller.modify(fd, EPOLLIN)  # re-arms one-shot interest
-    return gathered
+    return seen_mask
 
 
 # ---- one contract -----------------------------------------------------------------------
@@ -101,16 +101,16 @@ def test_nothing_registered_is_nothing_ready(poller: Poller) -> None:
     assert poller.wait(0, 10) == []
 
 
-def test_a_timeout_is_waited_for(poller: Poller, pair: Pair) -> None:
-    """Where nothing is ready a wait lasts as long as it was told, in seconds."""
+def test_a_wait_lasts_as_long_as_its_timeout(poller: Poller, pair: Pair) -> None:
+    """If nothing is ready a wait lasts as long as its timeout, in seconds."""
     poller.register(pair[0].fileno(), EPOLLIN)
     start = time.monotonic()
     assert poller.wait(0.03, 10) == []
     assert time.monotonic() - start >= 0.03
 
 
-def test_a_wait_without_a_timeout_ends_when_something_comes(poller: Poller, pair: Pair) -> None:
-    """None waits for as long as it takes, and another thread's send ends it."""
+def test_a_wait_without_a_timeout_ends_with_an_event(poller: Poller, pair: Pair) -> None:
+    """None waits forever; a send from another thread ends it."""
     poller.register(pair[0].fileno(), EPOLLIN)
     thread = threading.Thread(target=pair[1].send, args=(b"x",))
     thread.start()
@@ -120,8 +120,8 @@ def test_a_wait_without_a_timeout_ends_when_something_comes(poller: Poller, pair
         thread.join()
 
 
-def test_input_is_reported_to_who_asked_for_it(poller: Poller, pair: Pair) -> None:
-    """A descriptor with bytes to read is IN, and the other end is not mentioned."""
+def test_only_the_readable_descriptor_is_reported(poller: Poller, pair: Pair) -> None:
+    """A descriptor with bytes to read is IN, and the other end is not reported."""
     near, far = pair
     poller.register(near.fileno(), EPOLLIN)
     poller.register(far.fileno(), EPOLLIN)
@@ -130,22 +130,18 @@ def test_input_is_reported_to_who_asked_for_it(poller: Poller, pair: Pair) -> No
     assert poller.wait(0, 10) == [(near.fileno(), EPOLLIN)]
 
 
-def test_room_to_write_is_reported(poller: Poller, pair: Pair) -> None:
-    """An idle connection is OUT to those who asked for OUT."""
-    poller.register(pair[0].fileno(), EPOLLOUT)
-    assert poller.wait(0, 10) == [(pair[0].fileno(), EPOLLOUT)]
-
-
-def test_both_come_in_one_mask(poller: Poller, pair: Pair) -> None:
-    """What is readable and writable is one pair with both bits, also from select."""
+def test_readable_and_writable_are_one_mask(poller: Poller, pair: Pair) -> None:
+    """An idle connection is OUT; one with bytes is one pair with both bits, also from select."""
     near, far = pair
+    poller.register(near.fileno(), EPOLLOUT)
+    assert poller.wait(0, 10) == [(near.fileno(), EPOLLOUT)]
     far.send(b"x")
-    poller.register(near.fileno(), EPOLLIN | EPOLLOUT)
+    poller.modify(near.fileno(), EPOLLIN | EPOLLOUT)
     assert poller.wait(0, 10) == [(near.fileno(), EPOLLIN | EPOLLOUT)]
 
 
 def test_a_full_buffer_is_not_writable(poller: Poller, pair: Pair) -> None:
-    """OUT is not reported while nothing more fits, and is again once the peer has read."""
+    """OUT is not reported while the buffer is full, and is again once the peer has read."""
     near, far = pair
     with suppress(BlockingIOError):
         while near.send(bytes(1 << 16)):
@@ -175,8 +171,8 @@ def test_modify_replaces_the_interest(poller: Poller, pair: Pair) -> None:
     assert poller.wait(0, 10) == [(near.fileno(), EPOLLIN)]
 
 
-def test_unregister_ends_it(poller: Poller, pair: Pair) -> None:
-    """What is not watched is not reported, and may be registered again."""
+def test_unregister_stops_reports(poller: Poller, pair: Pair) -> None:
+    """An unregistered descriptor is not reported, and may be registered again."""
     near, far = pair
     far.send(b"x")
     poller.register(near.fileno(), EPOLLIN)
@@ -186,8 +182,8 @@ def test_unregister_ends_it(poller: Poller, pair: Pair) -> None:
     assert poller.wait(0, 10) == [(near.fileno(), EPOLLIN)]
 
 
-def test_misuse_is_answered_as_the_kernel_answers_it(poller: Poller, pair: Pair) -> None:
-    """Registered twice is EEXIST; not registered is ENOENT, for every poller alike."""
+def test_misuse_raises_the_same_errors_everywhere(poller: Poller, pair: Pair) -> None:
+    """Registered twice is EEXIST; not registered is ENOENT."""
     fd = pair[0].fileno()
     for act in (lambda: poller.modify(fd, EPOLLIN), lambda: poller.unregister(fd)):
         with pytest.raises(FileNotFoundError):
@@ -199,28 +195,21 @@ def test_misuse_is_answered_as_the_kernel_answers_it(poller: Poller, pair: Pair)
     assert poller.wait(0, 10) == [(fd, EPOLLIN)], "the refused register changed the interest"
 
 
-def test_an_end_is_readable(poller: Poller, pair: Pair) -> None:
-    """A peer that closed is IN, whatever else a poller can say of it: recv tells the end."""
+@pytest.mark.parametrize("reset", [False, True])
+def test_an_ended_connection_is_readable(poller: Poller, pair: Pair, reset: bool) -> None:
+    """A closed or reset connection is IN for every poller; recv shows which it was."""
     near, far = pair
     poller.register(near.fileno(), EPOLLIN)
+    if reset:
+        far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
     far.close()
     soon(poller, near.fileno(), EPOLLIN)
-    assert near.recv(10) == b""
-
-
-def test_a_reset_is_readable(poller: Poller, pair: Pair) -> None:
-    """A broken connection is IN for every poller, and the next call says ECONNRESET."""
-    near, far = pair
-    poller.register(near.fileno(), EPOLLIN)
-    far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-    far.close()
-    soon(poller, near.fileno(), EPOLLIN)
-    with pytest.raises(ConnectionResetError):
-        near.recv(10)
+    with pytest.raises(ConnectionResetError) if reset else nullcontext():
+        assert near.recv(10) == b""
 
 
 def test_urgent_data_is_reported(poller: Poller, pair: Pair) -> None:
-    """TCP's out-of-band byte is PRI to who asked for PRI."""
+    """TCP's out-of-band byte is PRI."""
     near, far = pair
     poller.register(near.fileno(), EPOLLPRI)
     far.send(b"!", socket.MSG_OOB)
@@ -228,7 +217,7 @@ def test_urgent_data_is_reported(poller: Poller, pair: Pair) -> None:
 
 
 def test_a_forgotten_descriptor_is_not_waited_for(poller: Poller, pair: Pair) -> None:
-    """Forget, then close: the next wait is not troubled, and the number is free again."""
+    """Forget, then close: the next wait does not fail, and the number can be registered again."""
     near, far = pair
     fd = near.fileno()
     poller.register(fd, EPOLLIN)
@@ -244,45 +233,40 @@ def test_a_forgotten_descriptor_is_not_waited_for(poller: Poller, pair: Pair) ->
         os.close(fd)
 
 
-def test_forgetting_what_is_not_watched_does_nothing(poller: Poller, pair: Pair) -> None:
+def test_forgetting_an_unwatched_descriptor_does_nothing(poller: Poller, pair: Pair) -> None:
     """The loop forgets every descriptor it closes, watched or not."""
     poller.forget(pair[0].fileno())
     poller.register(pair[0].fileno(), EPOLLOUT)
     assert len(poller.wait(0, 10)) == 1
 
 
-def test_every_ready_descriptor_is_there_once(poller: Poller) -> None:
+def test_every_ready_descriptor_is_reported_once(poller: Poller) -> None:
     """Fifty ready descriptors are fifty pairs."""
-    pairs = [socket.socketpair() for _ in range(50)]
-    try:
-        for near, far in pairs:
+    with ExitStack() as stack:
+        fds = []
+        for _ in range(50):
+            near, far = (stack.enter_context(end) for end in socket.socketpair())
             poller.register(near.fileno(), EPOLLIN)
             far.send(b"x")
-        ready = poller.wait(0, 100)
-        assert sorted(fd for fd, _ in ready) == sorted(near.fileno() for near, _ in pairs)
-        assert {mask for _, mask in ready} == {EPOLLIN}
-    finally:
-        for near, far in pairs:
-            near.close()
-            far.close()
+            fds.append(near.fileno())
+        assert sorted(poller.wait(0, 100)) == [(fd, EPOLLIN) for fd in sorted(fds)]
 
 
 def test_closing_frees_the_pollers_own_descriptor(poller: Poller) -> None:
-    """Open descriptors are one fewer after closing an epoll, and as many after the others'."""
+    """close() closes one descriptor of an epoll and none of the others; twice is once."""
     before = kernel.descriptors_open()
     has_own = poller.fileno() >= 0
-    poller.close()
-    assert before - kernel.descriptors_open() == has_own
-    poller.close()
-    assert before - kernel.descriptors_open() == has_own
+    for _ in range(2):
+        poller.close()
+        assert before - kernel.descriptors_open() == has_own
 
 
 # ---- when it reports --------------------------------------------------------------------
 
 
 @only(*LEVEL)
-def test_level_reports_what_holds_at_every_wait(poller: Poller, pair: Pair) -> None:
-    """Unread bytes are reported again and again, until they are read."""
+def test_level_reports_a_condition_at_every_wait(poller: Poller, pair: Pair) -> None:
+    """Unread bytes are reported until they are read."""
     near, far = pair
     poller.register(near.fileno(), EPOLLIN)
     far.send(b"xy")
@@ -295,7 +279,7 @@ def test_level_reports_what_holds_at_every_wait(poller: Poller, pair: Pair) -> N
 
 
 @only("epoll-edge")
-def test_edge_reports_what_came(poller: Poller, pair: Pair) -> None:
+def test_edge_reports_arrivals(poller: Poller, pair: Pair) -> None:
     """Unread bytes are reported once, and more bytes once more, read or not."""
     near, far = pair
     poller.register(near.fileno(), EPOLLIN)
@@ -309,7 +293,7 @@ def test_edge_reports_what_came(poller: Poller, pair: Pair) -> None:
 
 @only(*ONESHOT)
 def test_one_shot_is_disarmed_by_its_report(poller: Poller, pair: Pair) -> None:
-    """After one report nothing more comes, however much arrives, until a modify."""
+    """After one report there is no other until a modify, however much arrives."""
     near, far = pair
     poller.register(near.fileno(), EPOLLIN | EPOLLOUT)
     assert poller.wait(0, 10) == [(near.fileno(), EPOLLOUT)]
@@ -321,21 +305,21 @@ def test_one_shot_is_disarmed_by_its_report(poller: Poller, pair: Pair) -> None:
 
 
 @only("epoll-edge", "epoll-oneshot", "epoll-edge-oneshot")
-def test_the_kernels_list_has_the_flags(poller: Poller, pair: Pair) -> None:
-    """What was asked for is what fdinfo shows, with the poller's flags added."""
+def test_the_interest_list_has_the_flags(poller: Poller, pair: Pair) -> None:
+    """The kernel prints the interest with the poller's flags added."""
     fd = pair[0].fileno()
     for act, mask in ((poller.register, EPOLLIN), (poller.modify, EPOLLOUT)):
         act(fd, mask)
         (entry,) = kernel.interest_list(poller.fileno())
-        # ERR and HUP are always on, whether asked for or not.
+        # The kernel always adds ERR and HUP.
         assert entry.mask & ~(EPOLLERR | EPOLLHUP) == mask | poller.flags
 
 
-def test_the_exempt_stay_plain(pair: Pair) -> None:
-    """The loop's wake-up is reported for as long as it holds, and is never disarmed."""
+def test_exempt_descriptors_stay_level_triggered(pair: Pair) -> None:
+    """The loop's wake-up is reported while it is readable, and is never disarmed."""
     near, far = pair
-    poller = make_poller("epoll", edge=True, oneshot=True, exempt=frozenset([near.fileno()]))
-    try:
+    exempt = frozenset([near.fileno()])
+    with closing(make_poller("epoll", edge=True, oneshot=True, exempt=exempt)) as poller:
         poller.register(near.fileno(), EPOLLIN)
         far.send(b"x")
         for _ in range(3):
@@ -343,54 +327,44 @@ def test_the_exempt_stay_plain(pair: Pair) -> None:
         poller.modify(near.fileno(), EPOLLOUT | EPOLLIN)
         for _ in range(2):
             assert poller.wait(0, 10) == [(near.fileno(), EPOLLIN | EPOLLOUT)]
-    finally:
-        poller.close()
 
 
-def test_exclusive_interest_is_for_good() -> None:
-    """EPOLLEXCLUSIVE goes with a register, shows in the kernel's list, and admits no modify."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+def test_exclusive_interest_cannot_be_modified() -> None:
+    """EPOLLEXCLUSIVE is set by a register and shows in the interest list; a modify is EINVAL."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        closing(make_poller("epoll")) as first,
+        closing(make_poller("epoll")) as second,
+    ):
         listener.setblocking(False)
-        first, second = make_poller("epoll"), make_poller("epoll")
-        try:
-            for poller in (first, second):
-                poller.register(listener.fileno(), EPOLLIN | EPOLLEXCLUSIVE)
-                (entry,) = kernel.interest_list(poller.fileno())
-                assert entry.mask & EPOLLEXCLUSIVE
-            with pytest.raises(OSError, match="Invalid argument"):
-                first.modify(listener.fileno(), EPOLLIN)
-            with socket.create_connection(listener.getsockname()):
-                # Nobody sleeps here, so both find it ready; who sleeps is woken alone.
-                assert first.wait(1, 1) == second.wait(1, 1) == [(listener.fileno(), EPOLLIN)]
-        finally:
-            first.close()
-            second.close()
+        for poller in (first, second):
+            poller.register(listener.fileno(), EPOLLIN | EPOLLEXCLUSIVE)
+            (entry,) = kernel.interest_list(poller.fileno())
+            assert entry.mask & EPOLLEXCLUSIVE
+        with pytest.raises(OSError, match="Invalid argument"):
+            first.modify(listener.fileno(), EPOLLIN)
+        with socket.create_connection(listener.getsockname()):
+            # No waiter sleeps here, so both find it ready; only one sleeper would be woken.
+            assert first.wait(1, 1) == second.wait(1, 1) == [(listener.fileno(), EPOLLIN)]
 
 
-# ---- masks that only some can say -------------------------------------------------------
+# ---- masks that only some report --------------------------------------------------------
+
+
+@only("epoll-level", "epoll-edge", "poll", "select")
+@pytest.mark.parametrize("interest", [EPOLLRDHUP, EPOLLIN | EPOLLRDHUP])
+def test_a_half_close_is_rdhup(poller: Poller, pair: Pair, interest: int) -> None:
+    """A peer's half-close is RDHUP if it was requested; select has only IN for it."""
+    near, far = pair
+    poller.register(near.fileno(), interest)
+    far.shutdown(socket.SHUT_WR)
+    mask = EPOLLIN if isinstance(poller, SelectPoller) else interest
+    assert poller.wait(5, 10) == [(near.fileno(), mask)]
 
 
 @only("epoll-level", "epoll-edge", "poll")
-def test_a_half_close_is_rdhup(poller: Poller, pair: Pair) -> None:
-    """Both epoll and poll tell a peer's half-close from bytes, where RDHUP was asked for."""
-    near, far = pair
-    poller.register(near.fileno(), EPOLLIN | EPOLLRDHUP)
-    far.shutdown(socket.SHUT_WR)
-    assert poller.wait(5, 10) == [(near.fileno(), EPOLLIN | EPOLLRDHUP)]
-
-
-@only("select")
-def test_select_says_a_half_close_as_readable(poller: Poller, pair: Pair) -> None:
-    """There is no RDHUP in select: who asks for it alone is told IN."""
-    near, far = pair
-    poller.register(near.fileno(), EPOLLRDHUP)
-    far.shutdown(socket.SHUT_WR)
-    assert poller.wait(5, 10) == [(near.fileno(), EPOLLIN)]
-
-
-@only("epoll-level", "epoll-edge", "poll")
-def test_hup_needs_no_asking(poller: Poller, pair: Pair) -> None:
-    """An interest of 0 still reports HUP once both directions are shut, as the how-to needs."""
+def test_hup_needs_no_interest(poller: Poller, pair: Pair) -> None:
+    """An interest of 0 still reports HUP once both directions are shut."""
     near, _ = pair
     poller.register(near.fileno(), EPOLLIN)
     poller.modify(near.fileno(), 0)
@@ -403,8 +377,8 @@ def test_hup_needs_no_asking(poller: Poller, pair: Pair) -> None:
 # ---- closed descriptors and bounds ------------------------------------------------------
 
 
-def test_a_number_that_is_no_descriptor(poller: Poller) -> None:
-    """An epoll refuses it at once; poll says NVAL and select EBADF at the wait."""
+def test_a_closed_number(poller: Poller) -> None:
+    """It is EBADF at register for epoll, at the wait for select; poll reports NVAL."""
     fd = os.dup(0)
     os.close(fd)
     if isinstance(poller, EpollPoller):
@@ -421,7 +395,7 @@ def test_a_number_that_is_no_descriptor(poller: Poller) -> None:
 
 @only(*EPOLL)
 def test_epoll_forgets_a_closed_description(poller: Poller, pair: Pair) -> None:
-    """When its last number closes, the kernel takes it out of the list by itself."""
+    """When its last number closes, the kernel removes it from the list."""
     near, far = pair
     poller.register(near.fileno(), EPOLLIN)
     far.send(b"x")
@@ -431,8 +405,8 @@ def test_epoll_forgets_a_closed_description(poller: Poller, pair: Pair) -> None:
 
 
 @only("epoll-level")
-def test_epoll_goes_on_about_a_closed_number_with_a_twin(poller: Poller, pair: Pair) -> None:
-    """While a duplicate lives the old number is still reported, and cannot be unregistered."""
+def test_epoll_reports_a_closed_number_with_a_duplicate(poller: Poller, pair: Pair) -> None:
+    """While a duplicate exists the old number is still reported, and cannot be unregistered."""
     near, far = pair
     fd = near.fileno()
     with socket.socket(fileno=os.dup(fd)):
@@ -447,14 +421,14 @@ def test_epoll_goes_on_about_a_closed_number_with_a_twin(poller: Poller, pair: P
 
 @only("epoll-level")
 def test_epoll_refuses_a_regular_file(poller: Poller) -> None:
-    """A file is always ready, and epoll_ctl says EPERM rather than watch it."""
+    """A file is always ready; epoll_ctl fails with EPERM."""
     with open(__file__) as file, pytest.raises(PermissionError):
         poller.register(file.fileno(), EPOLLIN)
 
 
 @only("epoll-level")
-def test_max_events_bounds_a_batch_and_takes_turns(poller: Poller) -> None:
-    """A wait returns that many at most; those left over come first the next time."""
+def test_max_events_limits_a_batch_and_rotates(poller: Poller) -> None:
+    """A wait returns at most that many; the others come first the next time."""
     pipes = [os.pipe() for _ in range(5)]
     try:
         for reader, writer in pipes:
@@ -472,8 +446,8 @@ def test_max_events_bounds_a_batch_and_takes_turns(poller: Poller) -> None:
 @pytest.mark.parametrize("fd", [FD_SETSIZE, FD_SETSIZE + 5000])
 @only("select")
 def test_select_ends_at_1024(poller: Poller, fd: int) -> None:
-    """A number beyond the bitmap is refused at register, with the reason and the way out."""
-    with pytest.raises(OSError, match=rf"descriptor {fd}: its bitmap ends at 1023") as caught:
+    """A number beyond the bitmap is EINVAL at register, with what to do instead."""
+    with pytest.raises(OSError, match=rf"descriptor {fd}: .* 1023") as caught:
         poller.register(fd, EPOLLIN)
     assert caught.value.errno == errno.EINVAL
     assert 'poller="epoll"' in str(caught.value)
@@ -481,8 +455,8 @@ def test_select_ends_at_1024(poller: Poller, fd: int) -> None:
 
 
 @only("select", "poll", "epoll-level")
-def test_the_last_number_that_select_takes(poller: Poller, pair: Pair) -> None:
-    """Descriptor 1023 works everywhere; 1024 works but for select."""
+def test_the_largest_number_that_select_takes(poller: Poller, pair: Pair) -> None:
+    """Descriptor 1023 works everywhere; 1024 works except for select."""
     limits = kernel.descriptor_limits()
     if limits.hard <= FD_SETSIZE:
         pytest.skip(f"the hard limit on descriptors is {limits.hard}")
@@ -505,36 +479,37 @@ def test_the_last_number_that_select_takes(poller: Poller, pair: Pair) -> None:
 # ---- making one -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", POLLERS)
-def test_flags_are_told(name: str) -> None:
-    """A poller says what it adds to every interest; poll and select add nothing."""
-    poller = make_poller(name)
-    assert poller.flags == 0
-    poller.close()
-    if name == "epoll":
-        poller = make_poller(name, edge=True, oneshot=True)
-        assert poller.flags == EPOLLET | EPOLLONESHOT
-        poller.close()
+@pytest.mark.parametrize(
+    ("name", "flags", "added"),
+    [*((name, {}, 0) for name in POLLERS),
+     ("epoll", {"edge": True, "oneshot": True}, EPOLLET | EPOLLONESHOT)],
+)  # fmt: skip
+def test_flags_are_the_bits_added_to_every_interest(
+    name: str, flags: dict[str, bool], added: int
+) -> None:
+    """No poller adds any by default."""
+    with closing(make_poller(name, **flags)) as poller:
+        assert poller.flags == added
 
 
 @pytest.mark.parametrize("flag", ["edge", "oneshot"])
 @pytest.mark.parametrize("name", ["poll", "select"])
-def test_what_only_epoll_has_is_refused(name: str, flag: str) -> None:
-    """Both poll and select know neither edges nor one-shot interest, and say so."""
-    with pytest.raises(ValueError, match=f"{name} knows neither edges nor one-shot"):
+def test_only_epoll_has_flags(name: str, flag: str) -> None:
+    """The error names the flag and the poller."""
+    with pytest.raises(ValueError, match=f"^{flag}=True .*{name}"):
         make_poller(name, **{flag: True})
 
 
-def test_an_unknown_name_lists_those_there_are() -> None:
+def test_an_unknown_name_is_refused() -> None:
     """The message has every poller's name."""
-    with pytest.raises(ValueError, match="one of epoll, poll, select, not 'kqueue'"):
+    with pytest.raises(ValueError, match=r"^name\b.*'epoll', 'poll', 'select'"):
         make_poller("kqueue")
 
 
-def test_epoll_elsewhere_than_on_linux(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without select.epoll the system's name is in the error, and poll works on."""
+def test_poll_works_without_epoll(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On another system only epoll is refused."""
     monkeypatch.delattr(select, "epoll")
     monkeypatch.setattr(sys, "platform", "darwin")
-    with pytest.raises(OSError, match="part of Linux, and this is darwin"):
+    with pytest.raises(OSError, match="epoll needs Linux"):
         make_poller("epoll")
     assert make_poller("poll").wait(0, 1) == []

@@ -1,4 +1,4 @@
-"""The prepared system calls, checked against what Python's own return."""
+"""The prepared system calls, compared with what Python's own wrappers return."""
 
 import errno
 import os
@@ -6,7 +6,6 @@ import select
 import socket
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack, closing
 
 import pytest
@@ -27,14 +26,6 @@ from epolllab.kernel import raw
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="asks the Linux kernel")
 
 
-@pytest.fixture
-def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """Give two connected Unix sockets."""
-    left, right = socket.socketpair()
-    with left, right:
-        yield left, right
-
-
 def test_raw_epoll_returns_what_pythons_epoll_does(pair):
     """Count, data and mask, before and after something is ready."""
     left, right = pair
@@ -50,7 +41,7 @@ def test_raw_epoll_returns_what_pythons_epoll_does(pair):
         assert sorted(direct.ready(direct.call())) == sorted(epoll.poll(0))
 
 
-def test_raw_epoll_is_edge_triggered_when_told(pair):
+def test_raw_epoll_can_be_edge_triggered(pair):
     """One report for one arrival, then none."""
     left, right = pair
     with raw.RawEpoll() as direct:
@@ -60,8 +51,8 @@ def test_raw_epoll_is_edge_triggered_when_told(pair):
         assert direct.ready(0) == []
 
 
-def test_raw_epoll_gives_back_64_bits_of_data(pair):
-    """What was given as data comes with the event, not the number."""
+def test_raw_epoll_returns_64_bits_of_data(pair):
+    """The event has the given data instead of the number."""
     data = 0xFEDC_BA98_7654_3210
     with raw.RawEpoll() as direct:
         direct.ctl(raw.CTL_ADD, pair[0].fileno(), EPOLLOUT, data)
@@ -71,7 +62,7 @@ def test_raw_epoll_gives_back_64_bits_of_data(pair):
 
 
 def test_raw_epoll_returns_no_more_than_its_array_holds():
-    """With one place, two ready descriptors come in turn."""
+    """With room for one event, two ready descriptors alternate."""
     with ExitStack() as stack:
         direct = stack.enter_context(raw.RawEpoll(max_events=1))
         numbers = []
@@ -84,7 +75,7 @@ def test_raw_epoll_returns_no_more_than_its_array_holds():
 
 
 def test_raw_epoll_modifies_and_unregisters(pair):
-    """The interest changes as the kernel's own list says."""
+    """The kernel's interest list changes accordingly."""
     fd = pair[0].fileno()
     with raw.RawEpoll() as direct:
         direct.register(fd, EPOLLOUT)
@@ -97,8 +88,8 @@ def test_raw_epoll_modifies_and_unregisters(pair):
         assert kernel.interest_list(direct) == []
 
 
-def test_raw_epoll_raises_what_the_kernel_answers(pair):
-    """EEXIST, ENOENT, EINVAL and EBADF, each from its situation."""
+def test_raw_epoll_raises_the_kernels_errors(pair):
+    """EEXIST, ENOENT, EINVAL and EBADF."""
     fd = pair[0].fileno()
     with raw.RawEpoll() as direct:
         direct.register(fd, EPOLLIN)
@@ -112,8 +103,8 @@ def test_raw_epoll_raises_what_the_kernel_answers(pair):
             direct.register(-1, EPOLLIN)
 
 
-def test_raw_epoll_over_an_epoll_that_exists(pair):
-    """It waits on the given one, and leaves it open."""
+def test_raw_epoll_over_an_existing_epoll(pair):
+    """It waits on the given descriptor, and leaves it open."""
     with closing(select.epoll()) as epoll:
         epoll.register(pair[0], EPOLLOUT)
         with raw.RawEpoll(epfd=epoll.fileno()) as direct:
@@ -122,7 +113,7 @@ def test_raw_epoll_over_an_epoll_that_exists(pair):
 
 
 def test_raw_epoll_closed_is_refused():
-    """Its prepared call would go to whoever has the number next."""
+    """Its prepared call would use a number that another file may have by now."""
     direct = raw.RawEpoll()
     direct.close()
     direct.close()
@@ -132,7 +123,7 @@ def test_raw_epoll_closed_is_refused():
 
 
 def test_raw_epoll_with_a_timeout_in_nanoseconds(pair):
-    """epoll_pwait2 fills the same array, and ends without anything ready."""
+    """epoll_pwait2 fills the same array, and ends with its timeout."""
     if not raw.has_nanosecond_wait():
         pytest.skip("this kernel has no epoll_pwait2")
     with raw.RawEpoll(timeout_ns=1_000) as direct:
@@ -142,24 +133,24 @@ def test_raw_epoll_with_a_timeout_in_nanoseconds(pair):
         assert direct.ready(direct.wait()) == [(pair[0].fileno(), EPOLLIN)]
 
 
-def test_raw_epoll_without_epoll_pwait2_says_so(monkeypatch):
-    """A kernel that is too old is named before anything is opened."""
+def test_raw_epoll_without_epoll_pwait2(monkeypatch):
+    """A kernel that is too old is ENOSYS before anything is opened."""
     monkeypatch.setattr(raw, "has_nanosecond_wait", lambda: False)
     with pytest.raises(OSError, match=r"Linux 5\.11") as caught:
         raw.RawEpoll(timeout_ns=5)
     assert caught.value.errno == errno.ENOSYS
 
 
-@pytest.mark.parametrize("arguments", [{"max_events": 0}, {"timeout_ns": -1}])
-def test_raw_epoll_refuses_senseless_arguments(arguments):
-    """An array without places and a negative time."""
-    with pytest.raises(ValueError, match=r"not (0|-1)"):
-        raw.RawEpoll(**arguments)
+@pytest.mark.parametrize(("name", "value"), [("max_events", 0), ("timeout_ns", -1)])
+def test_raw_epoll_checks_its_arguments(name, value):
+    """An empty array and a negative time are refused."""
+    with pytest.raises(ValueError, match=rf"^{name}\b"):
+        raw.RawEpoll(**{name: value})
 
 
 @pytest.mark.parametrize("raw_wait", [raw.RawPoll, raw.RawSelect])
 def test_raw_poll_and_select_find_what_is_ready(pair, raw_wait):
-    """The same call again and again, over arrays that the kernel writes to."""
+    """The same call can be repeated, over arrays that the kernel overwrites."""
     left, right = pair
     wanted = [(left.fileno(), EPOLLIN), (right.fileno(), EPOLLIN)]
     with raw_wait(wanted) as direct:
@@ -174,7 +165,7 @@ def test_raw_poll_and_select_find_what_is_ready(pair, raw_wait):
 
 
 def test_raw_poll_reports_a_hang_up(pair):
-    """HUP is reported although only IN was asked for."""
+    """HUP is reported although the interest is only IN."""
     left, right = pair
     right.shutdown(socket.SHUT_WR)
     right.close()
@@ -182,13 +173,13 @@ def test_raw_poll_reports_a_hang_up(pair):
     assert direct.ready(direct.wait()) == [(left.fileno(), EPOLLIN | EPOLLHUP)]
 
 
-def test_raw_poll_takes_pythons_rdhup_but_no_epoll_flag(pair):
-    """A mask that 16 bits cannot hold is refused with its name."""
+def test_raw_poll_takes_rdhup_but_no_epoll_flag(pair):
+    """A mask with more than 15 bits is refused with its names."""
     fd = pair[0].fileno()
     pair[1].shutdown(socket.SHUT_WR)
     direct = raw.RawPoll([(fd, EPOLLRDHUP)])
     assert direct.ready(direct.wait()) == [(fd, EPOLLRDHUP)]
-    with pytest.raises(ValueError, match=r"given IN\|ET"):
+    with pytest.raises(ValueError, match=r"^interests.*IN\|ET"):
         raw.RawPoll([(fd, EPOLLIN | EPOLLET)])
 
 
@@ -220,7 +211,7 @@ def test_raw_select_goes_beyond_1024(pair):
 
 
 def test_raw_select_raises_for_a_closed_descriptor():
-    """EBADF, and the array is fresh for the next call."""
+    """EBADF, as for Python's select."""
     reader, writer = os.pipe()
     os.close(writer)
     os.close(reader)
@@ -230,9 +221,9 @@ def test_raw_select_raises_for_a_closed_descriptor():
 
 
 @pytest.mark.parametrize("interest", [(-1, EPOLLIN), (0, 0), (0, EPOLLET | EPOLLIN)])
-def test_raw_select_refuses_what_it_cannot_say(interest):
-    """A negative descriptor, no interest, and a bit that select does not know."""
-    with pytest.raises(ValueError, match="select"):
+def test_raw_select_checks_its_interests(interest):
+    """A negative descriptor, no interest, and a bit that select does not have."""
+    with pytest.raises(ValueError, match=r"^interests\b.*select"):
         raw.RawSelect([interest])
 
 
@@ -244,28 +235,9 @@ def test_raw_select_refuses_what_it_cannot_say(interest):
         lambda: raw.RawSelect([], timeout_ms=1),
     ],
 )
-def test_raw_waits_end_by_their_timeout_each_time(make):
-    """The timeout is whole again at every wait, also where the kernel counts it down."""
+def test_raw_waits_end_with_their_timeout_each_time(make):
+    """The timeout is restored before every wait; select's is overwritten by the kernel."""
     with make() as direct:
         start = time.monotonic_ns()
         assert [direct.wait(), direct.wait()] == [0, 0]
-        # No wait may end early, so this can fail for a timeout that is not whole only.
         assert time.monotonic_ns() - start >= 2 * 1_000_000
-
-
-def test_elsewhere_than_on_linux_it_says_so(monkeypatch):
-    """What only Linux has is refused by name, not with a missing file or attribute."""
-    asks = (
-        lambda: kernel.interest_list(3),
-        lambda: kernel.tcp_info(None),
-        kernel.counters,
-        kernel.somaxconn,
-        raw.RawEpoll,
-        lambda: kernel.cpu_time_ns(1),
-    )
-    with monkeypatch.context() as patch:
-        patch.setattr(sys, "platform", "darwin")
-        for ask in asks:
-            with pytest.raises(OSError, match="Linux kernel, and this is darwin"):
-                ask()
-        assert kernel.cpu_time_ns() > 0

@@ -95,11 +95,11 @@ def test_a_port_in_use(process: bool) -> None:
         with pytest.raises(OSError, match=rf"port {server.port}: .*port=0 takes a free") as caught:
             epolllab.start_server(port=server.port, process=process)
         assert caught.value.errno == errno.EADDRINUSE
-        assert ask(server.address, GET) == Hello.ANSWER
+        assert ask(server.address, GET) == Hello.RESPONSE
         assert epolllab.servers() == [server]
         assert not kernel.children()
     with epolllab.start_server(port=server.port, process=process) as again:
-        assert ask(again.address, GET) == Hello.ANSWER
+        assert ask(again.address, GET) == Hello.RESPONSE
 
 
 NEEDY = """
@@ -210,7 +210,7 @@ def test_a_request_that_is_too_large(way: dict[str, Any]) -> None:
     """A peer with no blank line in sight is told 413, and its unread bytes do not reset that."""
     with epolllab.start_server(max_request_bytes=100_000, **way) as server:
         assert ask(server.address, b"x" * 3_000_000, half_close=True) == Hello.TOO_LARGE
-        assert ask(server.address, GET) == Hello.ANSWER
+        assert ask(server.address, GET) == Hello.RESPONSE
         assert server.settle().stats()["accepted"] == 2
 
 
@@ -424,7 +424,7 @@ def test_ten_thousand_connects_and_closes(process: bool) -> None:
         until(lambda: server.stats()["closed"] == 10_001)
         assert server.settle().stats()["accepted"] == 10_001
         assert kernel.descriptors_open(server.pid) == open_before
-        assert ask(server.address, GET) == Hello.ANSWER
+        assert ask(server.address, GET) == Hello.RESPONSE
 
 
 PIECES = st.lists(
@@ -457,7 +457,7 @@ def test_random_bytes(protocol: str, trigger: str, lifecycle: str) -> None:
             if protocol == "echo":
                 assert answer == b"".join(pieces)
             elif protocol == "hello":
-                assert answer in (None, b"", Hello.ANSWER, Hello.TOO_LARGE)
+                assert answer in (None, b"", Hello.RESPONSE, Hello.TOO_LARGE)
             else:
                 assert answer is None or re.match(rb"HTTP/1\.1 (100|200|400|413|431) |$", answer)
             served = ask(server.address, OLD, half_close=True)
@@ -605,7 +605,7 @@ def test_leaving_the_block_of_a_server_that_died(
 def test_a_server_process_that_is_killed() -> None:
     """The handle says how it died, once; what was recorded by then can be read."""
     server = epolllab.start_server(process=True)
-    assert ask(server.address, GET) == Hello.ANSWER
+    assert ask(server.address, GET) == Hello.RESPONSE
     server.settle()
     os.kill(server.pid, signal.SIGKILL)
     until(lambda: not server.is_running)
@@ -691,7 +691,7 @@ def test_a_process_that_is_held_up_by_a_handler(how: str) -> None:
     server = epolllab.start_server(protocol="http", handler=space["busy"], process=True)
     with connect(server.address) as sock:
         sock.sendall(GET)
-        until(lambda: kernel.bytes_unacknowledged(sock) == 0)
+        until(lambda: kernel.tcp_info(sock).unacked == 0)
         server.stop()
     assert not server.is_running
     assert server.error is None
