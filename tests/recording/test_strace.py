@@ -134,16 +134,16 @@ def heard(running: subprocess.Popen[str]) -> str:
 def load(address: Address) -> None:
     """Ask in every way: at once, in pieces, half-closed, reset at each stage, not at all."""
     for _ in range(20):
-        assert ask(address, GET) == Hello.ANSWER
-    assert ask(address, *(bytes([byte]) for byte in GET)) == Hello.ANSWER
-    assert ask(address, GET, half_close=True) == Hello.ANSWER
+        assert ask(address, GET) == Hello.RESPONSE
+    assert ask(address, *(bytes([byte]) for byte in GET)) == Hello.RESPONSE
+    assert ask(address, GET, half_close=True) == Hello.RESPONSE
     assert ask(address, b"GET", half_close=True) == b""
     many = [connect(address) for _ in range(30)]
     for sock in many:
         sock.sendall(GET)
     for sock in many:
         with sock:
-            assert read_to_end(sock) == Hello.ANSWER
+            assert read_to_end(sock) == Hello.RESPONSE
     reset(connect(address))
     for data in (b"GET", GET):
         sock = connect(address)
@@ -151,7 +151,7 @@ def load(address: Address) -> None:
         reset(sock)
     connect(address).close()
     # The last of all is served after all before it: nothing is under way any more.
-    assert ask(address, GET) == Hello.ANSWER
+    assert ask(address, GET) == Hello.RESPONSE
 
 
 def expected(recorded: dict[str, int]) -> Counter[str]:
