@@ -1,38 +1,42 @@
-"""What can happen in an event loop, and how one happening is laid out in memory.
+"""Operations, mask names, and the layout of one record.
 
-One job: the vocabulary. Operations, the bits of a readiness mask, and the fixed
-40-byte record that the recorder writes and every reader decodes. This file knows
-no socket, no clock and no frame.
+A record is one system call, one descriptor that a wait returned, or one request that
+was handled. It takes 48 bytes (record format 2):
 
-A record is one system call, one descriptor the kernel returned, or one request
-handled::
+========  ======  ===================================================================
+start_ns  int64   monotonic clock when the call began
+end_ns    int64   monotonic clock when it returned
+wake      uint32  serial of the wait it belongs to; 0 before the first
+conn      uint32  serial of the connection; 0 for the loop's own descriptors
+fd        int32   descriptor number, -1 where there is none
+result    int32   what the kernel returned, or the negated errno
+mask      uint32  depends on the operation, see below
+op        uint16  an :class:`Op`
+position  uint16  place in the batch that the wait returned; NO_POSITION outside one
+thread    uint32  kernel thread id, in recordings of several threads; 0 elsewhere
+request   uint32  what pairs a submission with its completion; 0 elsewhere
+========  ======  ===================================================================
 
-    start_ns  int64   monotonic clock when the call began
-    end_ns    int64   monotonic clock when it returned
-    wake      uint32  serial of the wait this belongs to; 0 before the first
-    conn      uint32  serial of the connection; 0 for the loop's own descriptors
-    fd        int32   descriptor number, -1 where there is none
-    result    int32   what the kernel returned, or the negated errno
-    mask      uint32  see the table below
-    op        uint16  an :class:`Op`
-    position  uint16  place in the batch the wait returned; NO_POSITION outside one
-
-``result`` follows the kernel's own convention, a negative number being an error.
-What ``result`` and ``mask`` mean depends on the operation:
+``result`` follows the kernel's convention: a negative number is an error. What
+``result`` and ``mask`` mean depends on the operation:
 
 ============  ==============================  ===============================
 op            result                          mask
 ============  ==============================  ===============================
 wait          descriptors returned            timeout in microseconds, FOREVER
-ready         0                               the mask the kernel returned
+ready         0                               the mask that the wait returned
 accept        the new descriptor              the peer's port
 connect       0                               the local port
 register      0                               the interest asked for
 modify        0                               the interest asked for
 recv, send    bytes                           0
-handle        bytes of the answer             0
+handle        bytes of the response           status, and target << 16
 others        what the call returned          0
 ============  ==============================  ===============================
+
+``target`` is an index into ``metadata["targets"]``, a table of at most 65,535 request
+targets that starts with an empty one; status and target are 0 where they are unknown.
+Format 1 (40 bytes) had neither ``thread`` nor ``request``, and 0 in a handle's mask.
 """
 
 import errno
@@ -62,7 +66,7 @@ __all__ = [
 
 
 class Op(IntEnum):
-    """The kinds of record; the names are those the frames show."""
+    """The operations; frames show their names in lower case."""
 
     WAIT = 0
     READY = 1
@@ -74,9 +78,9 @@ class Op(IntEnum):
     SEND = 7
     SHUTDOWN = 8
     CLOSE = 9
-    HANDLE = 10  # a request complete and answered by the protocol: no system call
+    HANDLE = 10  # a request parsed and its response made: no system call
     CONNECT = 11
-    READ = 12  # read(2) of a descriptor that is no socket: eventfd, pipe, timerfd
+    READ = 12  # read(2) of an eventfd, pipe or timerfd
     WRITE = 13
     SETSOCKOPT = 14
     SOCKET = 15
@@ -84,7 +88,7 @@ class Op(IntEnum):
 
     @property
     def label(self) -> str:
-        """The name as frames and charts show it, in lower case."""
+        """The name in lower case, as frames and charts show it."""
         return self.name.lower()
 
 
@@ -137,11 +141,13 @@ FIELDS = (
     ("mask", "<u4"),
     ("op", "<u2"),
     ("position", "<u2"),
+    ("thread", "<u4"),
+    ("request", "<u4"),
 )
 """Name and numpy type code of each field, in order: ``numpy.dtype(list(FIELDS))``."""
 
-RECORD = struct.Struct("<qqIIiiIHH")
-"""The same layout for :mod:`struct`; 40 bytes without padding."""
+RECORD = struct.Struct("<qqIIiiIHHII")
+"""The same layout for :mod:`struct`; 48 bytes without padding."""
 
 
 @lru_cache(maxsize=4096)
@@ -157,7 +163,7 @@ def mask_names(mask: int) -> str:
     -------
     str
         For example ``"IN|RDHUP"``; ``"0"`` for an empty mask. Bits without a
-        name are appended in hexadecimal, so that nothing is hidden.
+        name are appended in hexadecimal.
     """
     names = [name for bit, name in _NAMED_BITS if mask & bit]
     unnamed = mask & ~sum(bit for bit, _ in _NAMED_BITS)

@@ -1,8 +1,6 @@
-"""From the ring's rows to records.
+"""From the ring's rows to records: adds what the recorder leaves to the order of the rows.
 
-One job: give each row what the recorder did not have to write because it follows
-from the order: the serial of the wake it belongs to, and the place in the batch.
-Needs numpy, so it belongs to the half of the house that a loop never imports.
+Needs numpy, which a process that only records never imports.
 """
 
 from typing import Any
@@ -13,8 +11,9 @@ from epolllab.events import FIELDS, NO_POSITION, Op
 
 __all__ = ["records"]
 
-
 Array = np.ndarray[Any, np.dtype[Any]]
+
+_U32 = 0xFFFF_FFFF
 
 
 def records(words: bytes) -> bytes:
@@ -23,14 +22,14 @@ def records(words: bytes) -> bytes:
     Parameters
     ----------
     words : bytes
-        Whole rows of a ring: start, end, key, result, code, each a signed 64-bit
-        number in this machine's byte order.
+        Whole rows of a ring, in this machine's byte order; see
+        :mod:`epolllab.recording.recorder`.
 
     Returns
     -------
     bytes
-        As many records of 40 bytes. Results that do not fit 32 bits, such as an
-        answer of more than 2 GiB, are cut to the greatest that does.
+        As many records of 48 bytes. Results that do not fit 32 bits, such as a response
+        of more than 2 GiB, are cut to the greatest that does.
     """
     table = np.frombuffer(words, dtype=np.int64).reshape(-1, 5)
     array = np.empty(len(table), dtype=np.dtype(list(FIELDS)))
@@ -38,24 +37,26 @@ def records(words: bytes) -> bytes:
     array["start_ns"] = table[:, 0]
     array["end_ns"] = table[:, 1]
     array["conn"] = key >> np.uint64(32)
-    array["fd"] = (key & np.uint64(0xFFFF_FFFF)).astype(np.uint32).view(np.int32)
+    array["fd"] = (key & np.uint64(_U32)).astype(np.uint32).view(np.int32)
     op = (code & 0xFF).astype(np.uint8)
     array["op"] = op
     is_ready = op == Op.READY
-    array["mask"] = np.where(is_ready, table[:, 3], code >> 8)
+    array["mask"] = np.where(is_ready, table[:, 3], code >> 8 & _U32)
     array["result"] = np.where(is_ready, 0, np.clip(table[:, 3], -(1 << 31), (1 << 31) - 1))
-    _place(array, op)
+    array["thread"] = 0
+    array["request"] = code >> 40
+    _add_wake_and_position(array, op)
     return array.tobytes()
 
 
-def _place(array: Array, op: Array) -> None:
+def _add_wake_and_position(array: Array, op: Array) -> None:
     """Fill in wake and position, and take the wake's serial out of the waits' conn."""
     is_wait = op == Op.WAIT
     waits = np.flatnonzero(is_wait)
     serials = array["conn"][waits]
     array["conn"][waits] = 0
     # The first rows may belong to a wait that the ring has lost: the one before the first.
-    before_first = np.uint32((int(serials[0]) - 1) & 0xFFFF_FFFF) if len(serials) else 0
+    before_first = np.uint32((int(serials[0]) - 1) & _U32) if len(serials) else 0
     array["wake"] = np.concatenate(([np.uint32(before_first)], serials))[np.cumsum(is_wait)]
 
     is_ready = op == Op.READY

@@ -1,31 +1,36 @@
 """A bounded ring of fixed-width rows with one writer and any number of readers.
 
-One job: keep what happened, cheaply. It does not know what a call does, never
-prints, never blocks and never raises into the loop that it watches.
+It never prints, never blocks and never raises into the loop that writes to it.
 
-How the writer is kept cheap
-----------------------------
-A row is five whole numbers, 40 bytes: start, end, key, result, code (see
-:func:`key_of`). The loop *stages* them, by extending one list with five of them: no
-function of ours is called, nothing is packed. ``settle`` moves the staged rows into
-the ring in one copy in C, at the latest before the loop sleeps. What could be
-derived later is not written: the serial of the wake and the place in its batch come
-from the order of the rows, in :mod:`epolllab.recording.decode`.
+Rows
+----
+A row is five signed 64-bit numbers: start, end, key, result, code. ``key`` is
+:func:`~epolllab.events.key_of` a connection and a descriptor; of a wait, it has the
+wait's serial in place of the connection. ``code`` has the operation in bits 0 to 7, the
+mask in bits 8 to 39 and a request id in bits 40 to 62; a ready row has its mask where
+others have their result. Operations from 128 on are reserved for fused rows, which hold
+several events and which :mod:`epolllab.recording.decode` expands. What follows from the
+order of the rows is not written: the wake a row belongs to, and its place in the batch.
 
-How a reader gets a whole copy while the writer goes on
--------------------------------------------------------
-Before the writer touches the ring it *claims* the rows up to a number, and when they
-are in place it says that they are *complete* up to there. A reader notes ``complete``,
-copies, and then notes ``claimed``: rows below the first number were whole before the
-copy began, and only rows whose slots were claimed by the time it ended can have been
-overwritten meanwhile. What is between is consistent, without a lock. The ring has
-``SLACK`` slots more than its capacity, so a reader finds as many rows as the capacity
-promises, unless the writer wrote more than ``SLACK`` while it copied; the rows that were
-overwritten by then are counted as such.
+How the writer stays cheap
+--------------------------
+The loop *stages* a row by extending one list with five numbers: no Python function is
+called and nothing is packed. ``settle`` moves the staged rows into the ring with one
+``struct`` call, at the latest before the loop sleeps.
 
-The same argument holds between threads and, over shared memory, between processes,
-on machines that keep the order of stores (x86-64; on others a copy is exact once the
-writer waits or has ended).
+How a reader copies while the writer goes on
+--------------------------------------------
+Before the writer touches the ring it *claims* the rows up to a number; when they are in
+place it marks them *complete*. A reader notes ``complete``, copies, and then notes
+``claimed``: rows below the first number were whole before the copy began, and only rows
+whose slots were claimed by its end can have been overwritten meanwhile. The rows between
+are consistent, without a lock. The ring has ``SLACK`` more slots than its capacity, so
+that a reader finds as many rows as the capacity promises unless the writer wrote more
+than ``SLACK`` during the copy; rows overwritten by then are counted.
+
+The argument holds between threads and, over shared memory, between processes, on
+machines that keep the order of stores (x86-64; elsewhere a copy is exact once the writer
+waits or has ended).
 """
 
 import mmap
@@ -50,15 +55,14 @@ __all__ = [
     "written_in",
 ]
 
-
 ROW_WORDS = 5
 ROW_BYTES = 8 * ROW_WORDS
-HEADER_WORDS = 8  # one cache line: complete, capacity, claimed; the rest is spare
+HEADER_WORDS = 8  # one cache line: complete, capacity, claimed; the rest is unused
 HEADER_BYTES = 8 * HEADER_WORDS
 COMPLETE, CAPACITY, CLAIMED = 0, 1, 2
 SLACK = 1024
 MADV_POPULATE_WRITE = 23  # asm-generic/mman-common.h; the mmap module does not name it
-MOST_TOUCHED = 64 << 20
+MOST_POPULATED = 64 << 20
 
 
 class Snapshot(NamedTuple):
@@ -72,7 +76,7 @@ class Snapshot(NamedTuple):
     @property
     def rows(self) -> bytes:
         """The rows decoded to records as :mod:`epolllab.events` lays them out."""
-        from epolllab.recording import decode
+        from epolllab.recording import decode  # needs numpy
 
         return decode.records(self.words)
 
@@ -95,24 +99,20 @@ class Recorder:
     capacity : int
         Rows kept; the oldest are overwritten and counted.
     clock : callable, optional
-        Returns nanoseconds; the default is the monotonic clock, which all
-        processes of one boot share.
+        Returns nanoseconds; by default the monotonic clock, which all processes of one
+        boot share.
     memory : mmap.mmap, optional
-        Shared memory of at least ``memory_size(capacity)`` bytes for a reader in
-        another process; private memory otherwise.
-    touch : bool
+        Shared memory of at least ``memory_size(capacity)`` bytes, for a reader in another
+        process; private memory otherwise.
+    populate : bool
         Have the kernel map the first 64 MiB now. A page fault takes some 3 µs on a
-        virtual machine, and without this one of them falls into every hundredth row.
+        virtual machine, and without this every hundredth row has one.
 
     Attributes
     ----------
     stage : callable
-        ``stage((start_ns, end_ns, key, result, code))``: note one row, or several one
-        after the other; `code` is ``mask << 8 | op``, but for a ready row, which has
-        its mask where others have their result. The fast way, for a loop that calls
-        `settle` before it sleeps.
-    settle : callable
-        Move what is staged into the ring, where readers see it.
+        ``stage((start_ns, end_ns, key, result, code))`` notes one row, or several in one
+        tuple. Call `settle` before the loop sleeps.
     """
 
     def __init__(
@@ -120,18 +120,18 @@ class Recorder:
         capacity: int,
         clock: Callable[[], int] = time.monotonic_ns,
         memory: mmap.mmap | None = None,
-        touch: bool = False,
+        populate: bool = False,
     ) -> None:
         self.capacity = capacity
         self.clock = clock
         self.memory = memory or mmap.mmap(-1, memory_size(capacity))
         if len(self.memory) < memory_size(capacity):
             raise ValueError(
-                f"a ring of {capacity:,} rows needs {memory_size(capacity):,} bytes of memory, "
-                f"and this one has {len(self.memory):,}"
+                f"memory must have {memory_size(capacity):,} bytes for a ring of {capacity:,} "
+                f"rows, not {len(self.memory):,}"
             )
-        if touch:
-            _touch(self.memory)
+        if populate:
+            _populate(self.memory)
         self.wake = 0
         self._staged: list[int] = []
         self.stage = self._staged.extend
@@ -141,7 +141,7 @@ class Recorder:
         self._n = 0
 
     def settle(self) -> None:
-        """Move what is staged into the ring; called by the writer only."""
+        """Move the staged rows into the ring, where readers see them; for the writer only."""
         staged, words = self._staged, self._words
         while staged:
             first = self._n % self._slots
@@ -159,27 +159,27 @@ class Recorder:
     def write(
         self, op: int, conn: int, fd: int, start_ns: int, end_ns: int, result: int, mask: int
     ) -> None:
-        """Write one row so that readers see it at once; the easy way."""
+        """Write one row so that readers see it at once."""
         self.stage((start_ns, end_ns, key_of(conn, fd), result, mask << 8 | op))
         self.settle()
 
-    def waited(self, fd: int, start_ns: int, end_ns: int, result: int, timeout_us: int) -> None:
+    def stage_wait(self, fd: int, start_ns: int, end_ns: int, result: int, timeout_us: int) -> None:
         """Stage a wait: the rows that follow belong to the next wake."""
         self.wake = self.wake + 1 & 0xFFFF_FFFF
         self.stage((start_ns, end_ns, key_of(self.wake, fd), result, timeout_us << 8))
 
-    def turned_to(self, conn: int, fd: int, t_ns: int, mask: int) -> None:
+    def stage_ready(self, conn: int, fd: int, t_ns: int, mask: int) -> None:
         """Stage a ready row: the rows that follow belong to the next of the batch."""
         self.stage((t_ns, t_ns, key_of(conn, fd), mask, 1))
 
     @property
     def staged(self) -> int:
-        """Rows that wait to be settled."""
+        """Rows staged and not yet settled."""
         return len(self._staged) // ROW_WORDS
 
     @property
     def written(self) -> int:
-        """Rows settled so far, those since overwritten included."""
+        """Rows settled so far, including those overwritten since."""
         return written_in(self.memory)
 
     def snapshot(self, newest: int | None = None) -> Snapshot:
@@ -187,10 +187,10 @@ class Recorder:
         return read_ring(self.memory, newest)
 
 
-def _touch(memory: mmap.mmap) -> None:
+def _populate(memory: mmap.mmap) -> None:
     """Map a ring's first pages for writing, where the kernel can (Linux 5.14)."""
     with suppress(OSError, ValueError):
-        memory.madvise(MADV_POPULATE_WRITE, 0, min(len(memory), MOST_TOUCHED))
+        memory.madvise(MADV_POPULATE_WRITE, 0, min(len(memory), MOST_POPULATED))
 
 
 def read_ring(memory: mmap.mmap, newest: int | None = None) -> Snapshot:
@@ -201,13 +201,13 @@ def read_ring(memory: mmap.mmap, newest: int | None = None) -> Snapshot:
     memory : mmap.mmap
         The memory a :class:`Recorder` writes to.
     newest : int, optional
-        Copy no more than so many, the last ones: a few rows cost a few microseconds,
+        Copy at most this many rows, the last ones. A few rows cost a few microseconds,
         whatever the ring's size.
 
     Returns
     -------
     Snapshot
-        Consistent rows, oldest first; see the top of this file for why.
+        Consistent rows, oldest first; the top of this file explains why.
     """
     complete, capacity = _word(memory, COMPLETE), _word(memory, CAPACITY)
     slots = capacity + SLACK
@@ -218,7 +218,7 @@ def read_ring(memory: mmap.mmap, newest: int | None = None) -> Snapshot:
 
 
 def written_in(memory: mmap.mmap) -> int:
-    """Rows ever settled in a ring, those since overwritten included."""
+    """Rows ever settled in a ring, including those overwritten since."""
     return _word(memory, COMPLETE)
 
 
@@ -243,8 +243,8 @@ def shared_memory(capacity: int) -> tuple[int, mmap.mmap]:
     Returns
     -------
     tuple of (int, mmap.mmap)
-        A memfd to hand to the child, and this process's mapping of it. It has no
-        name in any file system, so nothing is left behind whatever dies first.
+        A memfd to hand to the child, and this process's mapping of it. It has no name in
+        any file system, so nothing is left behind whichever process dies first.
     """
     fd = os.memfd_create("epolllab-ring", os.MFD_CLOEXEC)
     os.ftruncate(fd, memory_size(capacity))

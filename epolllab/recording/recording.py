@@ -1,9 +1,7 @@
 """A recording: the records of one run and the circumstances they were made in.
 
-One job: hold what happened as one immutable value, and carry it to a file and
-back. It knows neither sockets nor charts; frames are made of it in ``frames``,
-which is imported only when a frame is asked for, so that a process which only
-records never pays for pandas.
+numpy, pandas and pyarrow are imported when a recording is read, so that a process which
+only records never loads them.
 """
 
 import os
@@ -16,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from epolllab.events import FIELDS, RECORD, Op
 from epolllab.recording import storage
+from epolllab.schema import CONNECTIONS, EVENTS, REQUESTS, WAKEUPS, returns
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,15 +25,18 @@ if TYPE_CHECKING:
 __all__ = ["Recording"]
 
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Version of the Parquet layout.
 
-1 : the columns of ``events.FIELDS``, ``op`` as a dictionary of names; the schema's
-    metadata key ``epolllab`` holds JSON with ``format_version``, ``overwritten``
-    and ``metadata``.
+1 : the columns of ``events.FIELDS`` up to ``position``, ``op`` as a dictionary of names;
+    the schema's metadata key ``epolllab`` holds JSON with ``format_version``,
+    ``overwritten`` and ``metadata``.
+2 : also ``thread`` and ``request``; a handle's mask holds the response's status and the
+    index of the request's target; the JSON has a ``digest`` over rows and metadata.
 """
 
 METADATA_KEY = b"epolllab"
+FIELDS_OF_FORMAT_1 = FIELDS[:9]
 
 
 @runtime_checkable
@@ -52,7 +54,7 @@ class Recording:
     Parameters
     ----------
     rows : bytes
-        Whole records of 40 bytes as ``epolllab.events`` lays them out, in the
+        Whole records of 48 bytes as ``epolllab.events`` lays them out, in the
         order in which they were written.
     metadata : mapping
         Circumstances and parameters, made of what JSON can hold. Recordings with
@@ -123,26 +125,30 @@ class Recording:
         pairs = zip(failed["op"].tolist(), failed["result"].tolist(), strict=True)
         return dict(Counter(f"{Op(op).label} {error_name(-result)}" for op, result in pairs))
 
+    @returns(EVENTS)
     def events(self) -> "pd.DataFrame":
-        """One row per record; see :func:`epolllab.frames.events.events`."""
+        """One row per record, in the order in which they were written."""
         from epolllab import frames
 
         return frames.events(self.array())
 
+    @returns(WAKEUPS)
     def wakeups(self) -> "pd.DataFrame":
-        """One row per wait; see :func:`epolllab.frames.events.wakeups`."""
+        """One row per wait: how long the loop slept, and what it did next."""
         from epolllab import frames
 
         return frames.wakeups(self.array())
 
+    @returns(REQUESTS)
     def requests(self) -> "pd.DataFrame":
-        """One row per request; see :func:`epolllab.frames.requests.requests`."""
+        """One row per request that the protocol answered, in the order of answering."""
         from epolllab import frames
 
         return frames.requests(self.array())
 
+    @returns(CONNECTIONS)
     def connections(self) -> "pd.DataFrame":
-        """One row per connection; see :func:`epolllab.frames.requests.connections`."""
+        """One row per connection, in the order of their serials."""
         from epolllab import frames
 
         return frames.connections(self.array())
@@ -200,11 +206,12 @@ class Recording:
             The folder does not exist or cannot be written to.
         """
         path = Path(path)
-        header = {
+        header: dict[str, Any] = {
             "format_version": FORMAT_VERSION,
             "overwritten": self.overwritten,
             "metadata": dict(self.metadata),
         }
+        header["digest"] = storage.digest(self.rows, header)
         storage.write_table(path, self._table(), METADATA_KEY, header)
         return path
 
@@ -215,7 +222,8 @@ class Recording:
         Raises
         ------
         ValueError
-            The file is not a recording, or a newer version of this package wrote it.
+            The file is not a recording, is damaged, or a newer version of this package
+            wrote it.
         FileNotFoundError
             There is no such file.
         """
@@ -225,11 +233,14 @@ class Recording:
         table, header = storage.read_table(
             path, METADATA_KEY, FORMAT_VERSION, what="a recording", hint=hint
         )
-        array = np.empty(table.num_rows, dtype=np.dtype(list(FIELDS)))
-        for name, _ in FIELDS:
+        array = np.zeros(table.num_rows, dtype=np.dtype(list(FIELDS)))
+        for name, _ in FIELDS if header["format_version"] > 1 else FIELDS_OF_FORMAT_1:
             column = table.column(name).combine_chunks()
             array[name] = _op_numbers(column) if name == "op" else column.to_numpy()
-        return cls(array.tobytes(), header["metadata"], header["overwritten"])
+        rows = array.tobytes()
+        if header["format_version"] > 1 and storage.digest(rows, header) != header["digest"]:
+            raise ValueError(f"{path} is damaged: its rows or its metadata have changed")
+        return cls(rows, header["metadata"], header["overwritten"])
 
     def _table(self) -> "pa.Table":
         import numpy as np

@@ -1,30 +1,97 @@
-"""Parquet files that carry a header: JSON under a key of the schema's metadata.
-
-One job: write table and header as one file, whole or not at all; read them back, or say
-why that cannot be. It knows neither recordings nor results.
-"""
+"""Files: written completely or not at all, and Parquet tables with a JSON header."""
 
 import json
 import os
-from collections.abc import Mapping
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from epolllab.recording import storage
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+__all__ = ["digest", "read_table", "write_atomically", "write_table"]
 
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
 
-__all__ = ["read_table", "write_atomically", "write_table"]
+@contextmanager
+def write_atomically(targets: Sequence[Path], *, overwrite: bool = True) -> Iterator[list[Path]]:
+    """Lend a temporary file for each target; rename them when the block ends well.
+
+    Parameters
+    ----------
+    targets : sequence of pathlib.Path
+        All in folders that exist.
+    overwrite : bool
+        Whether an existing file is replaced.
+
+    Yields
+    ------
+    list of pathlib.Path
+        Empty files to write to, in the targets' order and with their suffixes.
+
+    Raises
+    ------
+    FileExistsError
+        A target exists and `overwrite` is false, also if it appeared meanwhile.
+    OSError
+        A folder is missing, read-only or full; the message names it.
+    """
+    temporaries: list[Path] = []
+    published: list[Path] = []
+    try:
+        temporaries.extend(map(_create_beside, targets))
+        yield list(temporaries)
+        for temporary, target in zip(temporaries, targets, strict=True):
+            _publish(temporary, target, overwrite=overwrite)
+            published.append(target)
+    except BaseException:
+        for path in [*temporaries, *([] if overwrite else published)]:
+            with suppress(OSError):
+                path.unlink()
+        raise
+
+
+def _create_beside(target: Path) -> Path:
+    """Create an empty file in the target's folder, with the permissions of any new file."""
+    path = target.with_name(f".{target.stem}-{secrets.token_hex(4)}{target.suffix}")
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666))
+    except OSError as error:
+        raise type(error)(
+            error.errno,
+            f"cannot write in this folder ({error.strerror}), so nothing was written; "
+            "choose another one",
+            str(target.parent),
+        ) from error
+    return path
+
+
+def _publish(temporary: Path, target: Path, *, overwrite: bool) -> None:
+    """Rename; without `overwrite`, by a hard link, which fails if the target exists."""
+    if overwrite:
+        os.replace(temporary, target)
+        return
+    try:
+        os.link(temporary, target)
+    except OSError as error:
+        # A file system without hard links leaves a moment between the check and the rename.
+        if isinstance(error, FileExistsError) or target.exists():
+            raise FileExistsError(error.errno, "this file exists already", str(target)) from error
+        os.replace(temporary, target)
+    else:
+        temporary.unlink()
+
+
+def digest(rows: bytes, header: Mapping[str, Any]) -> str:
+    """BLAKE2b of rows and header: a file whose bytes changed has another one."""
+    text = json.dumps({**header, "digest": None}, sort_keys=True)
+    return blake2b(rows + text.encode(), digest_size=16).hexdigest()
 
 
 def write_table(path: Path, table: "pa.Table", key: bytes, header: Mapping[str, Any]) -> None:
-    """Write the table with this header; a file that is there is replaced.
+    """Write a Parquet file with a header; an existing file is replaced.
 
     Parameters
     ----------
@@ -33,7 +100,7 @@ def write_table(path: Path, table: "pa.Table", key: bytes, header: Mapping[str, 
     table : pyarrow.Table
         What else its schema's metadata has is kept.
     key : bytes
-        Under which the header stands.
+        Key of the header in the schema's metadata.
     header : mapping
         With ``format_version``.
 
@@ -45,7 +112,7 @@ def write_table(path: Path, table: "pa.Table", key: bytes, header: Mapping[str, 
     import pyarrow.parquet as pq
 
     schema = {**(table.schema.metadata or {}), key: json.dumps(header)}
-    with storage.write_atomically([path]) as (temporary,), temporary.open("wb") as file:
+    with write_atomically([path]) as (temporary,), temporary.open("wb") as file:
         pq.write_table(table.replace_schema_metadata(schema), file, compression="zstd")
 
 
@@ -59,7 +126,7 @@ def read_table(
     path : path-like
         The file.
     key : bytes
-        Under which the header stands.
+        Key of the header in the schema's metadata.
     version : int
         The newest ``format_version`` that can be read.
     what, hint : str
@@ -92,78 +159,3 @@ def read_table(
             f"to {version}; upgrade epolllab to read it"
         )
     return table, header
-
-
-@contextmanager
-def write_atomically(targets: Sequence[Path], *, overwrite: bool = True) -> Iterator[list[Path]]:
-    """Lend a temporary path for each target; rename them when the block ends well.
-
-    Parameters
-    ----------
-    targets : sequence of pathlib.Path
-        All in folders that exist.
-    overwrite : bool
-        Whether a file that is there is replaced.
-
-    Yields
-    ------
-    list of pathlib.Path
-        Empty files to write to, in the targets' order and with their endings.
-
-    Raises
-    ------
-    FileExistsError
-        A target is there and `overwrite` is false; also if it came meanwhile.
-    OSError
-        A folder is missing, read-only or full; the message names it.
-    """
-    temporaries: list[Path] = []
-    done: list[Path] = []
-    try:
-        temporaries.extend(map(_beside, targets))
-        yield list(temporaries)
-        for temporary, target in zip(temporaries, targets, strict=True):
-            _publish(temporary, target, overwrite=overwrite)
-            done.append(target)
-    except BaseException:
-        for path in [*temporaries, *([] if overwrite else done)]:
-            with suppress(OSError):
-                path.unlink()
-        raise
-
-
-def _beside(target: Path) -> Path:
-    try:
-        handle, name = tempfile.mkstemp(
-            dir=target.parent, prefix=f".{target.stem}-", suffix=target.suffix
-        )
-    except OSError as error:
-        raise type(error)(
-            error.errno,
-            f"nothing can be written in this folder ({error.strerror}), so nothing was; "
-            "choose another, in charts.export() with folder=",
-            str(target.parent),
-        ) from error
-    os.close(handle)
-    umask = os.umask(0)  # mkstemp's files are private; this one is like any other
-    os.umask(umask)
-    os.chmod(name, 0o666 & ~umask)
-    return Path(name)
-
-
-def _publish(temporary: Path, target: Path, *, overwrite: bool) -> None:
-    """Rename; without `overwrite` in the one way that fails where a file has come meanwhile."""
-    if not overwrite:
-        try:
-            os.link(temporary, target)
-        except FileExistsError as error:
-            raise FileExistsError(
-                error.errno, "another program wrote this file meanwhile", str(target)
-            ) from error
-        except OSError:  # a file system without hard links
-            if target.exists():
-                raise FileExistsError(f"{target} is there already") from None
-        else:
-            temporary.unlink()
-            return
-    os.replace(temporary, target)

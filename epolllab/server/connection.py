@@ -7,15 +7,14 @@ if TYPE_CHECKING:
 
     from epolllab.server.session import Session
 
-
 __all__ = ["Connection", "ConnectionOwner"]
 
 
 class Connection:
     """One accepted connection: the socket, its key, and what is still to be sent.
 
-    What most connections never need to change is left in the class, since making and
-    dropping connections is what a server without keep-alive does most.
+    Values that most connections never change are class attributes, since making and
+    dropping connections is most of what a server without keep-alive does.
     """
 
     out: bytes | memoryview = b""
@@ -29,28 +28,28 @@ class Connection:
         fd: int,
         key: int,
         session: "Session",
-        turn: "Callable[[Connection, int], None]",
+        on_ready: "Callable[[Connection, int], None]",
         interest: int,
     ) -> None:
         self.sock = sock
         self.fd = fd
         self.key = key
         self.session = session
-        self.turn = turn
+        self.on_ready = on_ready
         self.interest = interest
 
 
 class ConnectionOwner(Protocol):
     """What a life cycle hands a connection back to: the loop."""
 
-    def close(self, end: Connection) -> None:
+    def close(self, connection: Connection) -> None:
         """Close a connection and forget it."""
 
-    def linger(self, end: Connection) -> None:
-        """Close a connection later, once the peer has ended or a bound has passed."""
+    def linger(self, connection: Connection) -> None:
+        """Close a connection once its peer has closed, or after a bound."""
 
-    def failed(self, end: Connection, error: Exception) -> None:
+    def session_failed(self, connection: Connection, error: Exception) -> None:
         """Close a connection whose session raised."""
 
     def note_fault(self, text: str) -> None:
-        """Count an exception that a session caught and answered itself."""
+        """Count an exception that a session caught and responded to itself."""

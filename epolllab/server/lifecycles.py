@@ -1,25 +1,22 @@
-"""The life of one connection, in the four ways of keeping its interest right.
+"""Four ways of managing a connection's interest mask, from its first read to its close.
 
-One job: given a connection that the kernel called ready, read, answer, write, and
-keep the kernel's interest in step. A life cycle never waits, knows no listener and
-no thread; it makes its system calls through ``syscalls`` and hands ended
-connections back to the loop.
-
-What they cost for one request on one connection, and what they are for:
+A life cycle is given a connection that the poller returned. It reads, gets the response
+from the session, writes, and keeps the interest mask right; it never blocks. What each
+costs for one request on one connection:
 
 =========  =========================  =================================================
 name       epoll_ctl                  idea
 =========  =========================  =================================================
-howto      4: ADD IN, MOD OUT,        the how-to's: the mask says which step comes next
-           MOD 0, DEL
+howto      4: ADD IN, MOD OUT,        the mask says which step comes next, as in the
+           MOD 0, DEL                 how-to's server
 eager      1: ADD IN                  write at once; ask for OUT only when it would block
-once       1: ADD IN|OUT|ET           ask for everything once; remember the edges oneself
+once       1: ADD IN|OUT|ET           register everything once and remember the edges
 oneshot    2 and more: ADD, then      the kernel disarms at each event; re-arm when done
            MOD after each event
 =========  =========================  =================================================
 
-Common to all: while an answer waits to be sent, nothing more is read from that
-connection, so that a peer that never reads cannot make the server's memory grow.
+In all of them, nothing more is read from a connection while a response waits to be sent,
+so that a peer that never reads cannot make the server's memory grow.
 """
 
 import socket
@@ -27,51 +24,36 @@ from typing import TYPE_CHECKING
 
 from epolllab.events import EPOLLIN, EPOLLOUT
 from epolllab.kernel.syscalls import SystemCalls
+from epolllab.server.connection import Connection, ConnectionOwner
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from epolllab.server.session import Session
 
-    Send = Callable[["Connection", bytes | memoryview], int]
-
-from epolllab.server.connection import Connection, ConnectionOwner
+    Send = Callable[[Connection, bytes | memoryview], int]
 
 __all__ = ["LIFECYCLES", "Eager", "HowTo", "Once", "OneShot"]
 
-
-MOST_READS = 1_024
-"""Reads of one connection before the others have their turn, if it never would block."""
-
-
-def _are_answers(answers: object) -> bool:
-    """Whether a session returned what it should."""
-    return isinstance(answers, list | tuple) and all(
-        isinstance(answer, bytes | bytearray | memoryview) for answer in answers
-    )
-
-
-def _misspoken(answers: object, cause: TypeError) -> TypeError:
-    error = TypeError(f"receive() must return a list of bytes, and returned {answers!r:.80}")
-    error.__cause__ = cause
-    return error
+MAX_READS = 1_024
+"""Reads of one connection before the loop turns to the others."""
 
 
 class Eager:
-    """Write at once; ask for OUT only on would-block.
+    """Write at once; ask for OUT only when a write would block.
 
     Parameters
     ----------
     loop : ConnectionOwner
-        Ended connections go back to it.
+        Gets ended connections back.
     calls : SystemCalls
         Makes the system calls.
     drain : bool
-        Read until would-block at each event, rather than once.
+        Read until EAGAIN at each event, not once.
     recv_size : int
         Bytes asked for by each recv.
     cork : bool
-        Hold the answer's segments back with TCP_CORK until all of it is written.
+        Hold partial segments back with TCP_CORK until the whole response is written.
     edge : bool
         Whether the poller is edge-triggered.
     has_hup : bool
@@ -82,7 +64,7 @@ class Eager:
     idle_interest = EPOLLIN
     writing_interest = EPOLLOUT
     rearms_listener = False
-    direct = True  # an answer is sent at once, not when the kernel says OUT
+    sends_at_once = True
     unregisters = False  # close(2) takes a descriptor out of epoll by itself
 
     def __init__(
@@ -98,11 +80,9 @@ class Eager:
     ) -> None:
         self.loop = loop
         self.calls = calls
-        # Bound once: each of these is used for every request.
-        self._recv, self._turn_recv = calls.recv, calls.turn_recv
-        self._send, self._reply = calls.send, calls.reply
-        self._observe, self._handled = calls.observe, calls.handled
-        self._bound = calls.bound
+        # Bound once: these are used for every request.
+        self._recv, self._recv_ready = calls.recv, calls.recv_ready
+        self._send, self._send_response = calls.send, calls.send_response
         self.requests = 0
         self.drain = drain
         self.recv_size = recv_size
@@ -110,237 +90,226 @@ class Eager:
         self.edge = edge
         self.has_hup = has_hup
 
-    def ready(self, end: Connection, mask: int) -> None:
-        """Do what can be done for a connection that the kernel returned.
+    def ready(self, connection: Connection, mask: int) -> None:
+        """Do what can be done for a connection that the poller returned.
 
-        Whatever the mask says, the answer in hand goes first and reading comes
-        second: HUP and ERR need no case of their own, since the call that they
-        spoil says what happened. Its OSError is the loop's to take.
+        A response in hand is sent first; otherwise the connection is read. HUP and ERR
+        need no case of their own: the call that fails says what happened, and the loop
+        handles its OSError.
         """
-        if end.out:
-            if self._observe:
-                self._observe(end.key, mask)
-            self.flush(end)
+        if connection.out:
+            self.calls.note_ready(connection.key, mask)
+            self.flush(connection)
             return
         try:
-            data = self._turn_recv(end, self.recv_size, mask)
+            data = self._recv_ready(connection, self.recv_size, mask)
         except BlockingIOError:
             return
         if not data:
-            self.loop.close(end)
+            self.loop.close(connection)
             return
-        if not end.ending:
-            self.feed(end, data)
-        if self.drain and not end.out and end.fd >= 0:
-            self.read(end)
+        if not connection.ending:
+            self.feed(connection, data)
+        if self.drain and not connection.out and connection.fd >= 0:
+            self.read(connection)
 
-    def read(self, end: Connection) -> None:
-        """Read until it would block, and answer what is complete.
+    def read(self, connection: Connection) -> None:
+        """Read until EAGAIN and respond to complete requests.
 
-        A peer that sends as fast as we read never makes it block; after MOST_READS the
-        others have their turn, and the kernel is made to report this one again.
+        A peer that sends as fast as the loop reads never causes EAGAIN. After MAX_READS
+        the loop turns to the others, and the connection is made to be reported again.
         """
-        left = MOST_READS
-        while not end.out and end.fd >= 0:
-            if not left:
-                self.again(end)
+        for _ in range(MAX_READS):
+            if connection.out or connection.fd < 0:
                 return
-            left -= 1
-            if self._bound:
-                self._bound()
+            self.calls.settle_if_many()
             try:
-                data = self._recv(end, self.recv_size)
+                data = self._recv(connection, self.recv_size)
             except BlockingIOError:
                 return
             if not data:
-                self.loop.close(end)
-            elif not end.ending:
-                self.feed(end, data)
+                self.loop.close(connection)
+            elif not connection.ending:
+                self.feed(connection, data)
+        if self.edge and not connection.out and connection.fd >= 0:
+            self.calls.modify(connection, connection.interest)  # reports what is unread
 
-    def again(self, end: Connection) -> None:
-        """Have a connection that is not read empty reported again: edges need a modify."""
-        if self.edge:
-            self.calls.modify(end, end.interest)
-
-    def feed(self, end: Connection, data: bytes) -> None:
-        """Give what was read to the session, and send its answers."""
-        session = end.session
+    def feed(self, connection: Connection, data: bytes) -> None:
+        """Give what was read to the session, and send its responses."""
+        session = connection.session
         try:
-            answers = session.receive(data)
+            responses = session.receive(data)
         except Exception as error:
-            self.loop.failed(end, error)
+            self.loop.session_failed(connection, error)
             return
         try:
-            self.requests += len(answers)
-            if len(answers) == 1 and self.direct:
-                # By far the most common: one request, one answer, and it fits.
-                out = answers[0]
-                send: Send = self._reply
+            self.requests += len(responses)
+            if len(responses) == 1 and self.sends_at_once:
+                # By far the most common: one request, and a response that fits.
+                out = responses[0]
+                send: Send = self._send_response
             else:
-                out = self.gather(end, answers)
+                out = self.gather(connection, responses)
                 send = self._send
             if session.closing and (session.fault or len(data) == self.recv_size):
                 self.prepare_end(session, len(data))
             if out:
-                self.answer(end, out, send)
+                self.respond(connection, out, send)
             elif session.closing:
-                self.finish(end)
+                self.finish(connection)
         except TypeError as error:
-            # Seen only here, where it hurts: looking at every answer would cost all of them.
-            if _are_answers(answers):
+            # Validated only here: checking every response would slow the common case.
+            if _are_responses(responses):
                 raise
-            self.loop.failed(end, _misspoken(answers, error))
+            self.loop.session_failed(connection, _wrong_responses(responses, error))
 
-    def gather(self, end: Connection, answers: list[bytes]) -> bytes:
-        """Join the answers of a pipeline; or what is to be said before there is one."""
-        if self._handled:
-            for answer in answers:
-                self._handled(end, len(answer))
-        if answers:
-            return b"".join(answers)
-        interim, end.session.interim = end.session.interim, b""
+    def gather(self, connection: Connection, responses: list[bytes]) -> bytes:
+        """Join the responses of a pipeline; without any, what is to be sent before one."""
+        for response in responses:
+            self.calls.note_response(connection, len(response))
+        if responses:
+            return b"".join(responses)
+        interim, connection.session.interim = connection.session.interim, b""
         return interim
 
     def prepare_end(self, session: "Session", n_read: int) -> None:
-        """Note how the session ends, before its last answer is sent.
+        """Note how the session ends, before its last response is sent.
 
-        A read that filled its buffer may have left input that nobody read. Closing
-        over unread input makes the kernel send a reset, and that may destroy the
-        answer before the peer reads it: such a connection lingers instead.
+        A read that filled its buffer may have left unread input. Closing a socket with
+        unread input makes the kernel send a reset, which can destroy the response before
+        the peer reads it: such a connection lingers instead.
         """
         if n_read == self.recv_size:
             session.linger = True
         if session.fault:
             self.loop.note_fault(session.fault)
 
-    def answer(self, end: Connection, out: bytes, send: "Send") -> None:
-        """Send now; keep what did not fit and ask to be told when it does."""
+    def respond(self, connection: Connection, out: bytes, send: "Send") -> None:
+        """Send now; keep what did not fit and ask for OUT."""
         if self.cork:
-            self.calls.cork(end, True)
-            end.corked = True
+            self.calls.cork(connection, True)
+            connection.corked = True
         try:
-            if (sent := send(end, out)) < len(out):
-                self.push(end, memoryview(out)[sent:])
+            if (sent := send(connection, out)) < len(out):
+                self.push(connection, memoryview(out)[sent:])
         except BlockingIOError:
-            end.out = out
-        if end.out:
-            self.want(end, self.writing_interest)
-        elif end.session.closing:
-            if end.session.linger or end.corked:
-                self.sent(end)
+            connection.out = out
+        if connection.out:
+            self.want(connection, self.writing_interest)
+        elif connection.session.closing:
+            if connection.session.linger or connection.corked:
+                self.sent(connection)
             else:
-                self.loop.close(end)
-        elif end.corked:
-            self.sent(end)
+                self.loop.close(connection)
+        elif connection.corked:
+            self.sent(connection)
 
-    def push(self, end: Connection, out: bytes | memoryview) -> None:
-        """Send until all is gone or it would block; what is left stays in ``end.out``."""
+    def push(self, connection: Connection, out: bytes | memoryview) -> None:
+        """Send until all is sent or EAGAIN; what is left stays in ``connection.out``."""
         try:
             while out:
-                out = memoryview(out)[self._send(end, out) :]
-            end.out = b""
+                out = memoryview(out)[self._send(connection, out) :]
+            connection.out = b""
         except BlockingIOError:
-            end.out = out
+            connection.out = out
 
-    def flush(self, end: Connection) -> None:
-        """Go on with an answer that did not fit before."""
-        self.push(end, end.out)
-        if not end.out:
-            self.sent(end)
-            if end.fd >= 0 and not end.ending:
-                self.resume(end)
+    def flush(self, connection: Connection) -> None:
+        """Continue a response that did not fit before."""
+        self.push(connection, connection.out)
+        if not connection.out:
+            self.sent(connection)
+            if connection.fd >= 0 and not connection.ending:
+                self.resume(connection)
 
-    def sent(self, end: Connection) -> None:
-        """All is written: end the connection if that was the last answer."""
-        if end.corked:
-            self.calls.cork(end, False)
-            end.corked = False
-        if end.session.closing and not end.ending:
-            self.finish(end)
+    def sent(self, connection: Connection) -> None:
+        """Everything is written: end the connection if that was the last response."""
+        if connection.corked:
+            self.calls.cork(connection, False)
+            connection.corked = False
+        if connection.session.closing and not connection.ending:
+            self.finish(connection)
 
-    def resume(self, end: Connection) -> None:
-        """Listen again; with edges, a modify reports what came in the meantime."""
-        self.want(end, self.idle_interest)
+    def resume(self, connection: Connection) -> None:
+        """Read again; with edges, the modify reports what arrived in the meantime."""
+        self.want(connection, self.idle_interest)
 
-    def finish(self, end: Connection) -> None:
-        """Close, or first let a peer that still sends come to its end."""
-        if end.session.linger:
-            self.linger(end)
+    def finish(self, connection: Connection) -> None:
+        """Close, or first read a peer that is still sending to its end."""
+        if connection.session.linger:
+            self.linger(connection)
         else:
-            self.loop.close(end)
+            self.loop.close(connection)
 
-    def linger(self, end: Connection) -> None:
-        """End our half and read the peer's to its end, for a bounded time."""
-        end.ending = True
-        self.loop.linger(end)
-        self.calls.shutdown(end, socket.SHUT_WR)
-        self.want(end, self.idle_interest)
+    def linger(self, connection: Connection) -> None:
+        """Shut down the sending half and read the peer to its end, for a bounded time."""
+        connection.ending = True
+        self.loop.linger(connection)
+        self.calls.shutdown(connection, socket.SHUT_WR)
+        self.want(connection, self.idle_interest)
         if self.drain:
-            self.read(end)
+            self.read(connection)
 
-    def want(self, end: Connection, interest: int) -> None:
-        """Make the kernel's interest in the connection what is wanted."""
-        if end.interest != interest:
-            end.interest = interest
-            self.calls.modify(end, interest)
+    def want(self, connection: Connection, interest: int) -> None:
+        """Set the interest mask to what is wanted."""
+        if connection.interest != interest:
+            connection.interest = interest
+            self.calls.modify(connection, interest)
 
 
 class HowTo(Eager):
-    """The how-to's chain: the interest says which step comes next.
+    """The how-to's chain: the interest mask says which step comes next.
 
-    IN until the request is complete, then OUT until the answer is sent, then
-    nothing; after our own shutdown the kernel reports HUP, which no mask hides, and
-    that is when the connection is unregistered and closed.
+    IN until the request is complete, then OUT until the response is sent, then nothing.
+    After our own shutdown the kernel reports HUP, which no mask can hide, and then the
+    connection is unregistered and closed.
     """
 
-    direct = False
+    sends_at_once = False
     unregisters = True
 
-    def ready(self, end: Connection, mask: int) -> None:
-        """Read, write or close, as the step is."""
-        if end.ending and not end.session.linger:
-            if self._observe:
-                self._observe(end.key, mask)
-            # Nothing but HUP is left to be reported: no mask hides it.
-            self.loop.close(end)
+    def ready(self, connection: Connection, mask: int) -> None:
+        """Read, write or close, depending on the step."""
+        if connection.ending and not connection.session.linger:
+            self.calls.note_ready(connection.key, mask)
+            self.loop.close(connection)  # only HUP is left to be reported
             return
-        super().ready(end, mask)
+        super().ready(connection, mask)
 
-    def answer(self, end: Connection, out: bytes, send: "Send") -> None:
-        """Do not send yet: ask for OUT, and send when the kernel says so."""
+    def respond(self, connection: Connection, out: bytes, send: "Send") -> None:
+        """Ask for OUT, and send when the poller reports it."""
         if self.cork:
-            self.calls.cork(end, True)
-            end.corked = True
-        end.out = out
-        self.want(end, EPOLLOUT)
+            self.calls.cork(connection, True)
+            connection.corked = True
+        connection.out = out
+        self.want(connection, EPOLLOUT)
 
-    def finish(self, end: Connection) -> None:
-        """Ask for nothing, shut both halves, and wait for HUP."""
-        if end.session.linger:
-            self.linger(end)
+    def finish(self, connection: Connection) -> None:
+        """Ask for nothing, shut down both halves, and wait for HUP."""
+        if connection.session.linger:
+            self.linger(connection)
             return
-        end.ending = True
-        # select has no HUP; there, a connection shut for reading is readable.
-        self.want(end, 0 if self.has_hup else EPOLLIN)
-        self.calls.shutdown(end, socket.SHUT_RDWR)
+        connection.ending = True
+        # Where there is no HUP, a connection shut down for reading is readable.
+        self.want(connection, 0 if self.has_hup else EPOLLIN)
+        self.calls.shutdown(connection, socket.SHUT_RDWR)
 
 
 class Once(Eager):
     """Everything is registered once, edge-triggered, and never modified.
 
-    The kernel reports each edge once, so an IN that comes while an answer waits to
-    be sent is not repeated: after the answer, reading is simply tried again. (The one
-    modify there is comes after MOST_READS, which no well-behaved peer gets to.)
+    Each edge is reported once: an IN that arrives while a response waits to be sent is
+    not repeated, so after the response reading is simply tried again. (The one modify
+    comes after MAX_READS, which no well-behaved peer reaches.)
     """
 
     first_interest = EPOLLIN | EPOLLOUT
 
-    def want(self, end: Connection, interest: int) -> None:
-        """Nothing to say to the kernel: it has been told everything."""
+    def want(self, connection: Connection, interest: int) -> None:
+        """Do nothing: everything is registered."""
 
-    def resume(self, end: Connection) -> None:
-        """Try to read what may have come while we were writing."""
-        self.read(end)
+    def resume(self, connection: Connection) -> None:
+        """Read what may have arrived while we were writing."""
+        self.read(connection)
 
 
 class OneShot(Eager):
@@ -348,15 +317,28 @@ class OneShot(Eager):
 
     rearms_listener = True
 
-    def ready(self, end: Connection, mask: int) -> None:
+    def ready(self, connection: Connection, mask: int) -> None:
         """Serve, then re-arm for what is needed next, in one modify."""
-        super().ready(end, mask)
-        if end.fd >= 0:
-            self.calls.modify(end, end.interest)
+        super().ready(connection, mask)
+        if connection.fd >= 0:
+            self.calls.modify(connection, connection.interest)
 
-    def want(self, end: Connection, interest: int) -> None:
-        """Note it; the modify comes at the end of the turn."""
-        end.interest = interest
+    def want(self, connection: Connection, interest: int) -> None:
+        """Note it for the modify at the end of ``ready``."""
+        connection.interest = interest
+
+
+def _are_responses(responses: object) -> bool:
+    """Whether a session returned what it should."""
+    return isinstance(responses, list | tuple) and all(
+        isinstance(response, bytes | bytearray | memoryview) for response in responses
+    )
+
+
+def _wrong_responses(responses: object, cause: TypeError) -> TypeError:
+    error = TypeError(f"receive() must return a list of bytes, and returned {responses!r:.80}")
+    error.__cause__ = cause
+    return error
 
 
 LIFECYCLES = {"eager": Eager, "howto": HowTo, "once": Once, "oneshot": OneShot}

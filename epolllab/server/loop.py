@@ -1,23 +1,18 @@
 """The event loop: wait, then handle.
 
-One job: own the listener and the connections, and turn each descriptor that the
-kernel calls ready into one turn of the endpoint behind it. The loop waits in one
-place, ``run``; ``handle`` never blocks, and can be called with a list made by hand.
-It knows no thread, no notebook and no frame.
+``run`` waits, in one place. ``handle`` never blocks, and can be called with a list made
+by hand. Three rules keep the loop correct:
 
-Three rules keep it sound:
+*Events in a batch may be stale.* An earlier event of the same batch may have closed a
+descriptor that comes later. A number without a connection is counted as stale and
+skipped; a number closed and reused within the batch causes a harmless extra read.
 
-*A batch is old news.* What an earlier turn of the same batch did, such as closing a
-descriptor, is not undone in the rest of the list. A number without an endpoint is
-counted as stale and passed over; a number that was closed and given out again in
-the same batch gets a harmless extra read.
+*Only system call results are authoritative.* A mask says that a call is worth making;
+the call's result says what happened to the connection.
 
-*Nothing is trusted but calls.* Masks say that a call is worth making. What happened
-to a connection is learned from the call's result.
-
-*Every way in has a way out.* A full table or a lack of descriptors pauses accepting,
-by taking the listener's interest away rather than by spinning, and every closed
-connection resumes it.
+*Anything that pauses accepting also resumes it.* A full table or a lack of descriptors
+takes the listener's interest away, so that the loop does not spin, and every closed
+connection restores it.
 """
 
 import errno
@@ -31,7 +26,7 @@ from contextlib import suppress
 from itertools import count
 from typing import Any
 
-from epolllab.events import EPOLLIN
+from epolllab.events import EPOLLIN, key_of
 from epolllab.kernel.pollers import Poller, make_poller
 from epolllab.kernel.syscalls import RecordedCalls, Socket, SystemCalls
 from epolllab.recording.recorder import Recorder
@@ -43,30 +38,30 @@ __all__ = ["Loop"]
 
 
 LINGER_S = 2.0
-"""How long a peer that goes on sending after the last answer is read from."""
+"""How long a peer that keeps sending after the last response is read from."""
 
 RETRY_S = 0.1
-"""How often accepting is tried again when the whole process has no descriptor left."""
+"""Interval of trying to accept again while the process has no descriptor left."""
 
 OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
-class _Plain:
-    """An endpoint that is no connection: the listener, the wake-up, the poller itself."""
+class _OwnEndpoint:
+    """An endpoint that is not a connection: the listener, the wakeup, the poller itself."""
 
-    __slots__ = ("fd", "key", "sock", "turn")
+    __slots__ = ("fd", "key", "on_ready", "sock")
 
     def __init__(
-        self, sock: Any, fd: int, turn: Callable[..., None] | None = None, conn: int = 0
+        self, sock: Any, fd: int, on_ready: Callable[..., None] | None = None, conn: int = 0
     ) -> None:
         self.sock = sock
         self.fd = fd
-        self.key = conn << 32 | fd
-        self.turn = turn
+        self.key = key_of(conn, fd)
+        self.on_ready = on_ready
 
 
 class _Descriptor:
-    """A bare descriptor with a close, so that it can stand where a socket can."""
+    """A bare descriptor with a close method, as a socket has."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -81,18 +76,18 @@ class Loop:
     Parameters
     ----------
     listener : socket.socket
-        Listening and non-blocking. The loop takes it over and closes it.
+        Listening and non-blocking. The loop owns it from now on and closes it.
     options : ServerOptions
-        What to do; its host, port, capacity and process are not looked at.
+        Its host, port, capacity and process are not used here.
     recorder : Recorder or None
-        Where to record; None leaves the recorder out altogether.
+        Where to record; None leaves the recorder out.
     clock : callable, optional
-        Monotonic nanoseconds, for time-outs.
+        Monotonic nanoseconds, for timeouts.
 
     Attributes
     ----------
     error : BaseException or None
-        What ended :meth:`run`, if it was not :meth:`stop`.
+        What ended :meth:`run`, unless it was :meth:`stop`.
     last_fault : str or None
         Traceback of the last exception in a protocol or a handler.
     """
@@ -106,7 +101,7 @@ class Loop:
     ) -> None:
         self.options = options
         self.clock = clock
-        self._new_session = options.sessions()
+        self._new_session = options.session_factory()
         wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         try:
             self.poller: Poller = make_poller(
@@ -135,18 +130,20 @@ class Loop:
             has_hup=options.poller != "select",
         )
         self._timed = options.idle_timeout is not None
-        self._turn = self._timed_turn if self._timed else self.life.ready
+        self._on_ready = self._ready_timed if self._timed else self.life.ready
         self._accept = options.accept_mode
-        # Where a batch may leave some in the queue, only a modify makes edges report them.
+        # With edges, connections that a batch leaves in the queue are reported by a modify.
         self._rearms_listener = self.life.rearms_listener or (
             options.trigger == "edge" and isinstance(options.accept_mode, int)
         )
         self._family = listener.family
         self._sock_type = listener.type
         listening = listener.fileno()
-        self._listener = _Plain(Socket(fileno=listener.detach()), listening, self._accept_ready)
+        self._listener = _OwnEndpoint(
+            Socket(fileno=listener.detach()), listening, self._listener_ready
+        )
         self._listener.sock.setblocking(False)
-        self._wakeup = _Plain(_Descriptor(wakeup), wakeup, self._woken)
+        self._wakeup = _OwnEndpoint(_Descriptor(wakeup), wakeup, self._wakeup_ready)
         self._endpoints: dict[int, Any] = {
             self._listener.fd: self._listener,
             self._wakeup.fd: self._wakeup,
@@ -154,7 +151,7 @@ class Loop:
         self._lingering: dict[Connection, int] = {}
         self._stopping = False
         self._ended = False
-        # Re-entrant: a dropped handle may stop its server wherever the collector runs.
+        # Re-entrant: the garbage collector may stop a dropped server in any place.
         self._wakeup_lock = threading.RLock()
         self._paused: str | None = None
         self._retry_ns: int | None = None
@@ -167,7 +164,7 @@ class Loop:
     # ---- from outside -------------------------------------------------------------
 
     def run(self) -> None:
-        """Wait and handle until stopped; then close everything the loop owns."""
+        """Wait and handle until stopped; then close everything that the loop owns."""
         try:
             self.calls.register(self._wakeup, EPOLLIN)
             self.calls.register(self._listener, EPOLLIN)
@@ -183,12 +180,12 @@ class Loop:
         """Ask the loop to end; from any thread, any number of times."""
         self._stopping = True
         with self._wakeup_lock:
-            # Once the loop has ended, the number may be somebody else's file.
+            # Once the loop has ended, the number may be another file.
             if not self._ended:
                 os.eventfd_write(self._wakeup.fd, 1)
 
     def stats(self) -> dict[str, int]:
-        """Counters, without waiting for the loop; each is exact, together nearly so."""
+        """Counters, read without stopping the loop: each is exact, but not at one instant."""
         return {
             "connections": self.open_connections,
             "accepted": self.accepted,
@@ -205,51 +202,50 @@ class Loop:
         }
 
     def interest(self) -> dict[int, int]:
-        """The program's own table: descriptor to interest, flags included."""
+        """The program's own table: descriptor to interest mask, with flags."""
         flags = self.poller.flags
         listening = 0 if self._paused else EPOLLIN
         table = {self._wakeup.fd: EPOLLIN, self._listener.fd: listening | flags}
-        for end in self._connections():
-            table[end.fd] = end.interest | flags
+        for connection in self._connections():
+            table[connection.fd] = connection.interest | flags
         return table
 
     @property
     def open_connections(self) -> int:
-        """Connections open now: the endpoints but for the listener and the wake-up."""
+        """Connections open now: all endpoints except the listener and the wakeup."""
         return len(self._endpoints) - 2 if self._endpoints else 0
 
     def _connections(self) -> list[Connection]:
-        # list() copies in one step, so another thread may ask while the loop runs.
-        return [end for end in list(self._endpoints.values()) if isinstance(end, Connection)]
+        # list() copies in one step, so another thread may call this while the loop runs.
+        return [one for one in list(self._endpoints.values()) if isinstance(one, Connection)]
 
-    # ---- one turn -----------------------------------------------------------------
+    # ---- one batch ----------------------------------------------------------------
 
     def handle(self, ready: Sequence[tuple[int, int]]) -> None:
-        """Give each ready descriptor its turn, which records that; never blocks."""
+        """Handle each ready descriptor of a batch; never blocks."""
         self.wakeups += 1
         self.events += len(ready)
-        endpoint, observe = self._endpoints.get, self.calls.observe
+        find = self._endpoints.get
         for fd, mask in ready:
-            end = endpoint(fd)
-            if end is None:
+            endpoint = find(fd)
+            if endpoint is None:
                 self.stale += 1
-                if observe:
-                    observe(fd, mask)
+                self.calls.note_ready(fd, mask)
                 continue
             try:
-                end.turn(end, mask)
+                endpoint.on_ready(endpoint, mask)
             except OSError as error:
-                self._spoiled(end, error)
+                self._call_failed(endpoint, error)
         if self._lingering or self._retry_ns is not None or self._timed:
             self._sweep(self.clock())
 
-    def _timed_turn(self, end: Connection, mask: int) -> None:
-        """A connection's turn where silence is limited: note when it was."""
-        end.active_ns = self.clock()
-        self.life.ready(end, mask)
+    def _ready_timed(self, connection: Connection, mask: int) -> None:
+        """Handle a connection and note when, where ``idle_timeout`` needs to know."""
+        connection.active_ns = self.clock()
+        self.life.ready(connection, mask)
 
     def timeout(self) -> float | None:
-        """Seconds the next wait may take; None for ever."""
+        """Seconds that the next wait may take; None without a limit."""
         if not (self._lingering or self._retry_ns is not None or self._timed):
             return None
         waits = []
@@ -261,21 +257,19 @@ class Loop:
             waits.append(RETRY_S)
         return min(waits) if waits else None
 
-    def _woken(self, end: _Plain, mask: int) -> None:
-        if self.calls.observe:
-            self.calls.observe(end.key, mask)
-        self.calls.read(end, 8)
+    def _wakeup_ready(self, wakeup: _OwnEndpoint, mask: int) -> None:
+        self.calls.note_ready(wakeup.key, mask)
+        self.calls.read(wakeup, 8)
 
     # ---- accepting ----------------------------------------------------------------
 
-    def _accept_ready(self, listener: _Plain, mask: int) -> None:
-        if self.calls.observe:
-            self.calls.observe(listener.key, mask)
+    def _listener_ready(self, listener: _OwnEndpoint, mask: int) -> None:
+        self.calls.note_ready(listener.key, mask)
         self._accept_some(listener)
         if self._rearms_listener and not self._paused:
             self.calls.modify(listener, EPOLLIN)
 
-    def _accept_some(self, listener: _Plain) -> None:
+    def _accept_some(self, listener: _OwnEndpoint) -> None:
         """Accept until EAGAIN, or as many as the queue or a batch holds.
 
         ``accept="ask"`` reads the queue's length first. An accept4(2) that fails costs more
@@ -283,10 +277,13 @@ class Loop:
         sound with edges too, since a connection that arrives later makes a new edge.
         """
         accept, limit = self.calls.accept, self.options.max_connections
+        attempts: Iterable[int]
         if self._accept == "drain":
-            attempts: Iterable[int] = count()
+            attempts = count()
+        elif self._accept == "ask":
+            attempts = range(self.calls.queue_length(listener))
         else:
-            attempts = range(self.calls.queued(listener) if self._accept == "ask" else self._accept)
+            attempts = range(self._accept)
         for _ in attempts:
             if limit is not None and self.open_connections >= limit:
                 self._pause("max_connections")
@@ -296,98 +293,99 @@ class Loop:
             except BlockingIOError:
                 return
             except ConnectionAbortedError:
-                continue  # the peer gave up while it was queued (accept(2))
+                continue  # the peer closed while it was queued (accept(2))
             except OSError as error:
                 if error.errno not in OUT_OF_DESCRIPTORS:
                     raise
                 self._pause(errno.errorcode[error.errno])
                 return
-            self._opened(fd)
+            self._add_connection(fd)
 
-    def _opened(self, fd: int) -> None:
+    def _add_connection(self, fd: int) -> None:
         self.accepted += 1
         sock = Socket(self._family, self._sock_type, 0, fd)
         sock.setblocking(False)
         try:
             session = self._new_session()
         except Exception as error:
-            self._close(_Plain(sock, fd, conn=self.accepted))
+            self._close(_OwnEndpoint(sock, fd, conn=self.accepted))
             self.closed += 1
-            self._fault(error)
+            self._note_exception(error)
             return
         interest = self.life.first_interest
-        end = Connection(sock, fd, self.accepted << 32 | fd, session, self._turn, interest)
-        self._endpoints[fd] = end
+        key = self.accepted << 32 | fd  # key_of(), inlined
+        connection = Connection(sock, fd, key, session, self._on_ready, interest)
+        self._endpoints[fd] = connection
         try:
-            self._register(end, interest)
+            self._register(connection, interest)
         except OSError:
             self.lost += 1
-            self.close(end, watched=False)
+            self.close(connection, registered=False)
 
     def _pause(self, reason: str) -> None:
-        """Stop listening for connections until there is room for one."""
+        """Stop accepting until there is room for another connection."""
         if self._paused is None:
             self.pauses += 1
             self.calls.modify(self._listener, 0)
         self._paused = reason
         if reason != "max_connections":
-            # Whoever holds the descriptors may not be us, and then no close of ours comes.
+            # Other code may hold the descriptors, and then no close of ours resumes.
             self._retry_ns = self.clock() + int(RETRY_S * 1e9)
 
     def _resume(self) -> None:
-        """Listen again; with edges, the modify reports what is queued already."""
+        """Accept again; with edges, the modify reports what is queued already."""
         self._paused = self._retry_ns = None
         self.calls.modify(self._listener, EPOLLIN)
 
-    # ---- ending -------------------------------------------------------------------
+    # ---- closing ------------------------------------------------------------------
 
-    def close(self, end: Connection, watched: bool = True) -> None:
+    def close(self, connection: Connection, registered: bool = True) -> None:
         """Close a connection and forget it; a second time does nothing."""
-        if self._endpoints.pop(end.fd, None) is None:
+        if self._endpoints.pop(connection.fd, None) is None:
             return
-        if watched and self.life.unregisters:
-            self.calls.unregister(end)
-        self._close(end)
-        end.fd = -1
+        if registered and self.life.unregisters:
+            self.calls.unregister(connection)
+        self._close(connection)
+        connection.fd = -1
         try:
-            end.session.on_close()
+            connection.session.on_close()
         except Exception as error:
-            self._fault(error)
+            self._note_exception(error)
         self.closed += 1
         if self._lingering:
-            self._lingering.pop(end, None)
+            self._lingering.pop(connection, None)
         if self._paused:
             self._resume()
 
-    def _spoiled(self, end: Any, error: OSError) -> None:
+    def _call_failed(self, endpoint: Any, error: OSError) -> None:
         """Close a connection that an error ended: reset, broken pipe, refused interest."""
-        if not isinstance(end, Connection):
+        if not isinstance(endpoint, Connection):
             raise error
         self.lost += 1
-        self.close(end)
+        self.close(endpoint)
 
-    def failed(self, end: Connection, error: Exception) -> None:
-        """Close a connection whose protocol raised; the loop lives on."""
-        self._fault(error)
-        self.close(end)
+    def session_failed(self, connection: Connection, error: Exception) -> None:
+        """Close a connection whose session raised; the loop continues."""
+        self._note_exception(error)
+        self.close(connection)
 
     def note_fault(self, text: str) -> None:
-        """Count an exception that a session caught and answered itself."""
+        """Count an exception that a session caught and responded to itself."""
         self.faults += 1
         self.last_fault = text
 
-    def _fault(self, error: Exception) -> None:
+    def _note_exception(self, error: Exception) -> None:
         self.note_fault("".join(traceback.format_exception(error)))
 
-    def linger(self, end: Connection) -> None:
-        """Give a peer some time to end, now that our half is shut."""
-        self._lingering[end] = self.clock() + int(LINGER_S * 1e9)
+    def linger(self, connection: Connection) -> None:
+        """Give a peer some time to close, now that our half is shut down."""
+        self._lingering[connection] = self.clock() + int(LINGER_S * 1e9)
 
     def _sweep(self, now: int) -> None:
-        """Close what has been silent or lingering for too long; try to accept again."""
-        for end, deadline in list(self._lingering.items()):
+        """Close what has been idle or lingering for too long; try to accept again."""
+        for connection, deadline in list(self._lingering.items()):
             if now >= deadline:
-                self.close(end)
+                self.close(connection)
         if self._retry_ns is not None and now >= self._retry_ns:
             self._resume()
         if self.options.idle_timeout is not None and now >= self._sweep_ns:
@@ -396,36 +394,36 @@ class Loop:
 
     def _close_idle(self, now: int) -> None:
         oldest = now - int((self.options.idle_timeout or 0) * 1e9)
-        for end in self._connections():
-            if end.active_ns == 0:
-                end.active_ns = now  # accepted, and silent since
-            elif end.active_ns <= oldest and not end.ending:
+        for connection in self._connections():
+            if connection.active_ns == 0:
+                connection.active_ns = now  # accepted, and idle since
+            elif connection.active_ns <= oldest and not connection.ending:
                 self.timeouts += 1
-                self._say_goodbye(end)
+                self._time_out(connection)
 
-    def _say_goodbye(self, end: Connection) -> None:
-        """Send what the protocol has to say about a time-out, if it fits; then close."""
+    def _time_out(self, connection: Connection) -> None:
+        """Send the protocol's response to a timeout, if it fits; then close."""
         try:
-            answers = [] if end.out else end.session.timed_out()
-            if answers:
-                self.calls.send(end, b"".join(answers))
+            responses = [] if connection.out else connection.session.timed_out()
+            if responses:
+                self.calls.send(connection, b"".join(responses))
         except OSError:
-            pass  # the peer is gone as well as silent
+            pass  # the peer is gone
         except Exception as error:
-            self._fault(error)
-        self.close(end)
+            self._note_exception(error)
+        self.close(connection)
 
     def _close_all(self) -> None:
         with self._wakeup_lock:
             self._ended = True
         self.closed += self.open_connections
-        for end in self._endpoints.values():
-            self.calls.close(end)
-        for end in self._connections():
-            with suppress(Exception):  # its protocol's, who can no longer be told
-                end.session.on_close()
+        for endpoint in self._endpoints.values():
+            self.calls.close(endpoint)
+        for connection in self._connections():
+            with suppress(Exception):  # a session's own; nothing is left to report it to
+                connection.session.on_close()
         self._endpoints = {}
         self._lingering.clear()
         if self.poller.fileno() >= 0:
-            self.calls.close(_Plain(self.poller, self.poller.fileno()))
+            self.calls.close(_OwnEndpoint(self.poller, self.poller.fileno()))
         self.calls.publish()

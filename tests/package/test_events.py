@@ -21,11 +21,11 @@ from epolllab.events import (
 )
 
 
-def test_a_record_has_forty_bytes_in_both_layouts() -> None:
+def test_a_record_has_48_bytes_in_both_layouts() -> None:
     """The layouts of struct and numpy agree about the size and the place of every field."""
     dtype = np.dtype(list(FIELDS))
-    assert RECORD.size == dtype.itemsize == 40
-    values = (1 << 62, -(1 << 62), 1, 0xFFFF_FFFF, -1, -errno.EAGAIN, 0x8000_0001, 16, 0xFFFF)
+    assert RECORD.size == dtype.itemsize == 48
+    values = (1 << 62, -(1 << 62), 1, 0xFFFF_FFFF, -1, -errno.EAGAIN, 0x8000_0001, 16, 0xFFFF, 7, 8)
     assert np.frombuffer(RECORD.pack(*values), dtype)[0].item() == values
 
 

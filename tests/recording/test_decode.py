@@ -40,7 +40,13 @@ def test_no_rows_are_no_records() -> None:
 def test_every_field_of_a_call_comes_through() -> None:
     """Times, connection, descriptor, result, mask and operation are those written."""
     (record,) = decoded([(1, 2, key_of(7, 9), -11, 0x8000_0001 << 8 | Op.REGISTER)])
-    assert record.item() == (1, 2, 0, 7, 9, -11, 0x8000_0001, Op.REGISTER, NO_POSITION)
+    assert record.item() == (1, 2, 0, 7, 9, -11, 0x8000_0001, Op.REGISTER, NO_POSITION, 0, 0)
+
+
+def test_a_request_id_is_in_the_high_bits_of_the_code() -> None:
+    """It comes through beside a whole mask, which it leaves alone."""
+    (record,) = decoded([(1, 2, 0, 0, 0x5F_FFFF << 40 | 0xFFFF_FFFF << 8 | Op.CLOSE)])
+    assert (record["request"], record["mask"], record["op"]) == (0x5F_FFFF, 0xFFFF_FFFF, Op.CLOSE)
 
 
 def test_a_ready_row_holds_its_mask_where_others_have_their_result() -> None:
@@ -124,8 +130,8 @@ def test_a_batch_beyond_the_field_stops_at_the_last_position() -> None:
 def test_what_the_recorder_writes_is_what_is_decoded(calls: list[tuple[Op, int, int, int, int]]):
     """Any calls written between a wait and a ready row come back field by field."""
     recorder = Recorder(100)
-    recorder.waited(4, 1, 2, 1, FOREVER)
-    recorder.turned_to(1, 5, 3, 1)
+    recorder.stage_wait(4, 1, 2, 1, FOREVER)
+    recorder.stage_ready(1, 5, 3, 1)
     for op, conn, fd, result, mask in calls:
         recorder.write(op, conn, fd, 4, 5, result, mask)
     recorder.settle()

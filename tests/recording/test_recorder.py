@@ -130,7 +130,7 @@ def test_staged_rows_are_seen_once_settled() -> None:
 def test_the_easy_way_is_seen_at_once() -> None:
     """write() settles, also what was staged before it."""
     recorder = Recorder(10)
-    recorder.turned_to(1, 5, 3, 1)
+    recorder.stage_ready(1, 5, 3, 1)
     recorder.write(Op.RECV, 1, 5, 4, 6, 100, 0)
     records = list(RECORD.iter_unpack(recorder.snapshot().rows))
     assert [record[7] for record in records] == [Op.READY, Op.RECV]
@@ -141,11 +141,11 @@ def test_waits_are_numbered_from_one() -> None:
     """Each wait begins the next wake, and the serial wraps at 32 bits."""
     recorder = Recorder(10)
     for _ in range(3):
-        recorder.waited(4, 1, 2, 0, FOREVER)
+        recorder.stage_wait(4, 1, 2, 0, FOREVER)
     recorder.settle()
     assert [record[2] for record in RECORD.iter_unpack(recorder.snapshot().rows)] == [1, 2, 3]
     recorder.wake = 0xFFFF_FFFF
-    recorder.waited(4, 1, 2, 0, 0)
+    recorder.stage_wait(4, 1, 2, 0, 0)
     assert recorder.wake == 0
 
 
@@ -195,7 +195,7 @@ def test_memory_too_small_for_the_capacity_is_refused() -> None:
 
 def test_touched_memory_reads_the_same() -> None:
     """Mapping the pages beforehand changes nothing but page faults."""
-    recorder = Recorder(1000, touch=True)
+    recorder = Recorder(1000, populate=True)
     fill(recorder, 0, 10, 10)
     assert numbers(recorder.snapshot()) == list(range(10))
 

@@ -125,7 +125,8 @@ def test_a_recording_comes_back_as_it_was(kept: Recording, tmp_path: Path) -> No
                           *[st.integers(0, 2**32 - 1)] * 2,
                           *[st.integers(-(2**31), 2**31 - 1)] * 2,
                           st.integers(0, 2**32 - 1), st.sampled_from(Op),
-                          st.integers(0, 2**16 - 1)), max_size=30))  # fmt: skip
+                          st.integers(0, 2**16 - 1), *[st.integers(0, 2**32 - 1)] * 2),
+                max_size=30))  # fmt: skip
 def test_any_numbers_come_back(rows: list[tuple[int, ...]]) -> None:
     """Every field keeps its whole range, signs and all, in the file that is written."""
     kept = Recording(b"".join(RECORD.pack(*row) for row in rows))
@@ -140,11 +141,43 @@ def test_the_file_says_what_it_is(tmp_path: Path) -> None:
     assert sorted(table.column_names) == sorted(name for name, _ in FIELDS)
     assert table.column("op").to_pylist() == ["ready", "recv", "handle", "send", "recv", "close"]
     header = json.loads(table.schema.metadata[METADATA_KEY])
+    assert header.pop("digest")
     assert header == {
         "format_version": FORMAT_VERSION,
         "overwritten": 5,
         "metadata": dict(kept.metadata),
     }
+
+
+def test_a_file_of_format_1_is_read(tmp_path: Path) -> None:
+    """It has neither threads nor request ids nor a digest: both columns are 0."""
+    old = Recording.load(epolllab.reference("one-request-howto"))
+    assert pq.read_schema(epolllab.reference("one-request-howto")).names[-1] == "op"
+    assert set(old.array()["thread"]) == set(old.array()["request"]) == {0}
+    assert old.counts()["handle"] == 1
+    again = Recording.load(old.save(tmp_path / "new.parquet"))
+    assert (again.rows, again.metadata) == (old.rows, old.metadata)
+
+
+@pytest.mark.parametrize("change", ["row", "metadata", "overwritten"])
+def test_a_changed_file_is_refused(change: str, tmp_path: Path) -> None:
+    """The digest covers rows, circumstances and counters."""
+    path = sample().save(tmp_path / "run.parquet")
+    table = pq.read_table(path)
+    header = json.loads(table.schema.metadata[METADATA_KEY])
+    if change == "row":
+        results = table.column("result").to_pylist()
+        results[1] += 1
+        place = table.column_names.index("result")
+        table = table.set_column(place, "result", pa.array(results, pa.int32()))
+    elif change == "metadata":
+        header["metadata"]["kernel"] = "another"
+    else:
+        header["overwritten"] += 1
+    schema = {METADATA_KEY: json.dumps(header)}
+    pq.write_table(table.replace_schema_metadata(schema), path)
+    with pytest.raises(ValueError, match="run.parquet"):
+        Recording.load(path)
 
 
 def test_operations_are_read_by_name(tmp_path: Path) -> None:
@@ -260,12 +293,12 @@ def test_a_cut_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_recordings_of_two_boots_refuse_to_join(tmp_path: Path) -> None:
-    """A file carries its boot, so clocks of two boots are not put on one axis days later."""
-    path = served().save(tmp_path / "run.parquet")
-    server = Recording.load(path)
-    rewritten(path, metadata={"boot_id": "two"})
+    """A file carries its boot, so that clocks of two boots are not put on one axis."""
+    server = Recording.load(served().save(tmp_path / "one.parquet"))
+    other = Recording(server.rows, {**server.metadata, "boot_id": "two"})
+    client = Recording.load(other.save(tmp_path / "two.parquet"))
     with pytest.raises(ValueError, match=r"boot one .* boot two"):
-        environment.require_same_boot(server.metadata, Recording.load(path).metadata)
+        environment.require_same_boot(server.metadata, client.metadata)
 
 
 # ---- elsewhere than on Linux ------------------------------------------------------------
