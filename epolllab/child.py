@@ -1,16 +1,13 @@
-"""Child processes that run one function of this package and die with their parent.
+"""Child processes that run one function of this package and end when their parent does.
 
-One job: start a fresh interpreter, talk to it, and be sure that it ends. It does not
-know what the child does.
+Why not fork: a notebook's kernel has threads, and a fork copies the locks that they hold
+but not the threads that would release them. A fresh interpreter that imports only the
+standard-library half of this package starts in a tenth of a second.
 
-Why not fork: a notebook's kernel has threads, and a fork copies the locks that they
-hold but not the threads that would release them. A fresh interpreter that imports
-only this package's first half starts in a tenth of a second.
-
-Why a lifeline: PR_SET_PDEATHSIG fires when the *thread* that started the child ends,
-which in a notebook may be a widget's callback. A pipe whose other end only the
-parent holds is closed by the kernel however the parent dies, SIGKILL included, and
-a thread that waits on it costs nothing meanwhile.
+Why a lifeline pipe: PR_SET_PDEATHSIG fires when the *thread* that started the child ends,
+which in a notebook may be a widget's callback. The kernel closes a pipe whose other end
+only the parent holds however the parent ends, SIGKILL included, and a thread that reads
+from it costs nothing meanwhile.
 """
 
 import importlib
@@ -33,38 +30,38 @@ _BOOTSTRAP = (
 
 
 class ChildDied(RuntimeError):
-    """A child process ended before it answered; the message says how."""
+    """A child process ended before it responded; the message has its exit status."""
 
 
-def _spawned(command: list[str], fds: Sequence[int]) -> "subprocess.Popen[bytes]":
-    """Start a process from a thread that lives as long as that takes.
+def _spawn(command: list[str], fds: Sequence[int]) -> "subprocess.Popen[bytes]":
+    """Start a process from a thread of its own.
 
-    An interrupt is raised in the main thread, and there, in the midst of Popen, it would
-    lose the number of a process that runs already.
+    KeyboardInterrupt is raised in the main thread. Inside Popen it would lose the number
+    of a process that already runs.
     """
-    made: list[subprocess.Popen[bytes] | BaseException] = []
-    begun, done = threading.Event(), threading.Event()
+    results: list[subprocess.Popen[bytes] | BaseException] = []
+    started, done = threading.Event(), threading.Event()
 
     def spawn() -> None:
-        begun.set()
+        started.set()
         try:
-            made.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=fds))
+            results.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=fds))
         except BaseException as error:
-            made.append(error)
+            results.append(error)
         done.set()
 
     try:
         threading.Thread(target=spawn, name="epolllab-spawn").start()
-        done.wait()  # not join(): interrupted once, it takes the thread for ended (Python 3.11)
+        done.wait()  # not join(): once interrupted, it treats the thread as ended (Python 3.11)
     except BaseException:
-        if begun.wait(1):  # if not, there is no thread
+        if started.wait(1):  # otherwise there is no thread
             done.wait()
-        for process in made:
+        for process in results:
             if isinstance(process, subprocess.Popen):
                 process.kill()
                 process.wait()
         raise
-    (process,) = made
+    (process,) = results
     if isinstance(process, BaseException):
         raise process
     return process
@@ -86,17 +83,11 @@ class Child:
         self.connection, theirs = Pipe()
         lifeline_read, self._lifeline = os.pipe()
         control = theirs.fileno()
+        bootstrap = _BOOTSTRAP.format(
+            path=sys.path, control=control, lifeline=lifeline_read, target=target
+        )
         try:
-            self.process = _spawned(
-                [
-                    sys.executable,
-                    "-c",
-                    _BOOTSTRAP.format(
-                        path=sys.path, control=control, lifeline=lifeline_read, target=target
-                    ),
-                ],
-                [control, lifeline_read, *fds],
-            )
+            self.process = _spawn([sys.executable, "-c", bootstrap], [control, lifeline_read, *fds])
         except BaseException:
             self.connection.close()
             os.close(self._lifeline)
@@ -113,28 +104,28 @@ class Child:
 
     @property
     def alive(self) -> bool:
-        """Whether the child still runs."""
+        """Whether the child is still running."""
         return self.process.poll() is None
 
     def send(self, message: object) -> None:
-        """Send a picklable object; ChildDied if nobody is there to read it."""
+        """Send a picklable object; ChildDied if the child has ended."""
         try:
             self.connection.send(message)
         except (BrokenPipeError, ConnectionResetError) as error:
             raise self._death() from error
 
     def receive(self, timeout: float | None = None) -> Any:
-        """Wait for the child's next message.
+        """Return the child's next message.
 
         Raises
         ------
         ChildDied
             The child ended without sending one.
         TimeoutError
-            Nothing came within `timeout` seconds.
+            No message arrived within `timeout` seconds.
         """
         if timeout is not None and not self.connection.poll(timeout):
-            raise TimeoutError(f"{self.target} in process {self.pid} was silent for {timeout} s")
+            raise TimeoutError(f"{self.target} in process {self.pid} sent nothing for {timeout} s")
         try:
             return self.connection.recv()
         except (EOFError, ConnectionResetError) as error:
@@ -149,14 +140,14 @@ class Child:
         return ChildDied(f"{self.target} in process {self.pid} ended with {how}")
 
     def __del__(self) -> None:
-        # An interrupt can come between the making and whoever would have ended it.
+        # An interrupt can arrive before the caller is able to close it.
         if hasattr(self, "process") and self._lifeline >= 0:
             self.close(0)
 
     def close(self, timeout: float = 2.0) -> None:
-        """Let go of the child: it ends by itself, or is killed after `timeout` seconds.
+        """Tell the child to end by closing the lifeline; kill it after `timeout` seconds.
 
-        Any number of times, from any thread.
+        Safe to call repeatedly and from any thread.
         """
         lifeline, self._lifeline = self._lifeline, -1
         if lifeline >= 0:
@@ -179,6 +170,6 @@ def main(control: int, lifeline: int, target: str) -> None:
 
 
 def _watch(lifeline: int) -> None:
-    """Block until the parent lets go, then leave without any ado."""
+    """Block until the parent closes the lifeline or ends, then exit at once."""
     os.read(lifeline, 1)
     os._exit(0)

@@ -2,7 +2,7 @@
 
 ``cells`` stops what an earlier execution of the same cell started; ``html`` makes the
 cards that handles show; ``paths`` finds notebooks and reference data; ``voila`` serves
-notebooks as web pages. Imports the standard library only.
+notebooks as web pages. Imports the standard library and ``epolllab.checks`` only.
 """
 
 from epolllab.notebook.html import card

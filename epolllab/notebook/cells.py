@@ -1,9 +1,7 @@
-"""Which notebook cell is running, so that a cell run twice leaves one server.
+"""Track the running notebook cell, so that running a cell again replaces what it started.
 
-One job: know the running cell; remember what each cell started, and stop that when the
-cell is run again; and tell any thread whether a cell is running. Dropping a handle is not
-enough in a notebook: IPython keeps what a cell displayed in ``Out`` and ``_``. Outside a
-notebook this does nothing.
+Dropping a handle does not stop its server in a notebook: IPython keeps what a cell
+displayed in ``Out`` and ``_``. Outside a notebook these functions do nothing.
 """
 
 import sys
@@ -12,7 +10,7 @@ import weakref
 from functools import partial
 from typing import Any, Protocol
 
-__all__ = ["is_busy", "remember", "stop_earlier_execution", "watch"]
+__all__ = ["is_cell_running", "register", "stop_previous", "watch_cells"]
 
 
 class _Stoppable(Protocol):
@@ -20,72 +18,76 @@ class _Stoppable(Protocol):
 
 
 _started: "dict[str, tuple[int, weakref.WeakSet[Any]]]" = {}
+"""What each cell started: cell id to execution count and handles."""
 
 
-def _executing() -> tuple[str, int] | None:
-    """The running cell's identity and execution count; None outside a kernel's cell."""
+def _shell() -> Any:
+    """IPython's shell in a Jupyter kernel; None elsewhere."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython else None
-    if shell is None or not hasattr(shell, "get_parent"):
-        return None
-    request = shell.get_parent() or {}
+    return shell if hasattr(shell, "get_parent") else None
+
+
+def _running_cell() -> tuple[str, int] | None:
+    """The running cell's id and execution count; None outside a cell."""
+    shell = _shell()
+    request = (shell and shell.get_parent()) or {}
     if request.get("header", {}).get("msg_type") != "execute_request":
         return None
-    # JupyterLab names the cell; other front ends do not, and there the same text is
-    # taken for the same cell.
+    # JupyterLab sends a cell id. Other front ends do not; there the code identifies the cell.
     cell = request.get("metadata", {}).get("cellId") or request.get("content", {}).get("code")
     return (str(cell), shell.execution_count) if cell else None
 
 
-def stop_earlier_execution() -> None:
-    """Stop what an earlier execution of the running cell started."""
-    executing = _executing()
-    if executing is None:
+def stop_previous() -> None:
+    """Stop what the running cell started in an earlier execution."""
+    running = _running_cell()
+    if running is None:
         return
-    cell, count = executing
-    earlier_count, earlier = _started.get(cell, (count, weakref.WeakSet()))
-    if earlier_count != count:
+    cell, count = running
+    previous_count, previous = _started.get(cell, (count, weakref.WeakSet()))
+    if previous_count != count:
         del _started[cell]
-        for server in list(earlier):
+        for handle in list(previous):
             try:
-                server.stop()
-            except Exception as error:  # it had died, or is stuck: no reason not to start anew
-                warnings.warn(f"of this cell's earlier run: {error}", RuntimeWarning, stacklevel=3)
+                handle.stop()
+            except Exception as error:  # it failed earlier, or hangs: the cell can still run
+                message = f"from the previous run of this cell: {error}"
+                warnings.warn(message, RuntimeWarning, stacklevel=4)
 
 
-def remember(server: _Stoppable) -> None:
-    """Note that the running cell started `server`."""
-    executing = _executing()
-    if executing is not None:
-        cell, count = executing
-        _started.setdefault(cell, (count, weakref.WeakSet()))[1].add(server)
+def register(handle: _Stoppable) -> None:
+    """Record that the running cell started `handle`, for :func:`stop_previous`."""
+    running = _running_cell()
+    if running is not None:
+        cell, count = running
+        _started.setdefault(cell, (count, weakref.WeakSet()))[1].add(handle)
 
 
-_depth = 0  # cells that run: a cell may run others, such as by %run
-_watched = False
+_depth = 0  # running cells; %run and the like nest them
+_watching = False
 
 
-def watch() -> None:
-    """Take note from now on of when a cell begins and ends; see :func:`is_busy`."""
-    global _watched, _depth
-    ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython else None
-    if _watched or shell is None or not hasattr(shell, "get_parent"):
+def watch_cells() -> None:
+    """Start tracking when cells begin and end, for :func:`is_cell_running`."""
+    global _watching, _depth
+    shell = _shell()
+    if _watching or shell is None:
         return
-    _watched = True
-    _depth = 0 if _executing() is None else 1
-    shell.events.register("pre_execute", partial(_step, 1))
-    shell.events.register("post_execute", partial(_step, -1))
+    _watching = True
+    _depth = 0 if _running_cell() is None else 1
+    shell.events.register("pre_execute", partial(_change_depth, 1))
+    shell.events.register("post_execute", partial(_change_depth, -1))
 
 
-def _step(by: int) -> None:
+def _change_depth(by: int) -> None:
     global _depth
-    _depth = max(_depth + by, 0)  # an empty cell ends without having begun
+    _depth = max(_depth + by, 0)  # an empty cell sends post_execute only
 
 
-def is_busy() -> bool:
-    """Whether a cell is running, from whichever thread it is asked.
+def is_cell_running() -> bool:
+    """Return whether a cell is running, in any thread.
 
-    Known from :func:`watch` on. Without that, and outside a notebook, it is False.
+    False outside a notebook and before :func:`watch_cells` was called.
     """
     return _depth > 0

@@ -1,7 +1,4 @@
-"""Small HTML cards for notebook cells, in JupyterLab's own colours, light and dark.
-
-One job: rows of text to a string. No state, no waiting, nothing drawn by a library.
-"""
+"""Small HTML cards for notebook cells, in JupyterLab's own colours, light and dark."""
 
 from collections.abc import Mapping
 from html import escape
@@ -15,21 +12,16 @@ _ALARM = "color:var(--jp-error-color0,#b3261e);font-weight:600"
 
 
 def card(title: str, rows: Mapping[str, object], alarm: str | None = None) -> str:
-    """Render a title over a two-column table.
+    """Return HTML that shows a title over a two-column table, without scripts or style sheets.
 
     Parameters
     ----------
     title : str
-        Shown in bold; escaped.
+        In bold; escaped.
     rows : mapping
         Name to value, in order; both escaped. ``None`` is left out.
     alarm : str, optional
-        What went wrong, shown in red below the table.
-
-    Returns
-    -------
-    str
-        HTML that needs no script and no outside style sheet.
+        An error, in red below the table.
     """
     cells = "".join(
         f"<tr><td style='text-align:left;padding:1px 12px 1px 0;{_MUTED}'>{escape(str(name))}</td>"
@@ -37,8 +29,8 @@ def card(title: str, rows: Mapping[str, object], alarm: str | None = None) -> st
         for name, value in rows.items()
         if value is not None
     )
-    trouble = f"<div style='{_ALARM};white-space:pre-wrap'>{escape(alarm)}</div>" if alarm else ""
+    error = f"<div style='{_ALARM};white-space:pre-wrap'>{escape(alarm)}</div>" if alarm else ""
     return (
         f"<div style='display:inline-block;padding:8px 14px;{_BORDER}'><b>{escape(title)}</b>"
-        f"<table style='border-collapse:collapse;margin:4px 0 0'>{cells}</table>{trouble}</div>"
+        f"<table style='border-collapse:collapse;margin:4px 0 0'>{cells}</table>{error}</div>"
     )

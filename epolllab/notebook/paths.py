@@ -1,12 +1,9 @@
-"""Where the notebooks and the recorded data are, in a checkout or in a wheel.
-
-One job: find folders. It opens no file but for copying the notebooks.
-"""
+"""Where the notebooks and the recorded data are, in a checkout or in an installed wheel."""
 
 import shutil
 from pathlib import Path
 
-__all__ = ["copy_lab", "notebooks", "reference"]
+__all__ = ["copy_lab", "data_file", "notebooks", "reference"]
 
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -20,24 +17,20 @@ def _root() -> Path:
 
 
 def notebooks() -> Path | None:
-    """The notebooks' folder beside the package; None where it is not a checkout."""
+    """Return the notebooks folder of a checkout; None in an installed wheel."""
     folder = _CHECKOUT / "notebooks"
     return folder if folder.is_dir() and (_CHECKOUT / "pyproject.toml").exists() else None
 
 
 def copy_lab(folder: Path) -> Path:
-    """Copy the bundled notebooks and recorded data; keep what is there already.
+    """Copy the bundled notebooks and recorded data into `folder`, created if necessary.
 
-    Parameters
-    ----------
-    folder : pathlib.Path
-        Made if it does not exist. A notebook that is there is the reader's own and
-        is left as it is.
+    Files that exist are kept, since the user may have edited them.
 
     Returns
     -------
     pathlib.Path
-        The copy's notebooks folder.
+        The copied notebooks folder.
     """
     for source in sorted(path for path in _root().rglob("*") if path.is_file()):
         target = folder / source.relative_to(_root())
@@ -47,8 +40,13 @@ def copy_lab(folder: Path) -> Path:
     return folder / "notebooks"
 
 
+def data_file(name: str) -> Path:
+    """Return the path of a file in ``data``, such as ``"literature.json"``."""
+    return _root() / "data" / name
+
+
 def reference(name: str) -> Path:
-    """The path of one of our recorded runs, which notebooks show beside the reader's own.
+    """Return the path of a recorded run that notebooks show beside the reader's own.
 
     Parameters
     ----------
@@ -58,11 +56,11 @@ def reference(name: str) -> Path:
     Raises
     ------
     FileNotFoundError
-        There is none of that name; the message lists those there are.
+        There is no such file; the message lists those that exist.
     """
     folder = _root() / "data" / "reference"
     path = folder / (name if name.endswith(".parquet") else f"{name}.parquet")
     if not path.exists():
-        there = ", ".join(sorted(file.stem for file in folder.glob("*.parquet"))) or "none"
-        raise FileNotFoundError(f"no recorded run {name!r} in {folder}; there are: {there}")
+        known = ", ".join(sorted(file.stem for file in folder.glob("*.parquet"))) or "none"
+        raise FileNotFoundError(f"no recorded run {name!r} in {folder}; available: {known}")
     return path

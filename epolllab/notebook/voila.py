@@ -1,8 +1,7 @@
-"""The widget notebooks as web pages, for this machine's browser only.
+"""Serve the widget notebooks as web pages with Voila, for browsers on this machine.
 
-One job: run Voila on them, behind a token, and end it. Whoever opens a page runs its
-code, so nobody may without the token; it goes to Voila by the environment, since every
-user of a machine can read every command line.
+Opening a page runs its code, so every page requires a token. Voila gets the token through
+the environment: every user of a machine can read every command line.
 """
 
 import os
@@ -18,6 +17,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 
+from epolllab.checks import check_int
+
 __all__ = ["NOTEBOOKS", "serve"]
 
 
@@ -25,8 +26,8 @@ NOTEBOOKS = ("14-drive-the-dashboard.ipynb", "15-step-through-edge-and-level.ipy
 HOST = "127.0.0.1"
 START_S = 60.0
 END_S = 15.0
-LEFT_S = 30
-"""How long a kernel whose page has gone may idle; one with a page may for ever."""
+IDLE_S = 30
+"""How long a kernel without a page may be idle; one with a page may be idle forever."""
 
 
 def serve(
@@ -36,21 +37,21 @@ def serve(
     token: str | None = None,
     say: Callable[[str], object] = print,
 ) -> int:
-    """Serve the two widget notebooks until it is interrupted.
+    """Serve the two widget notebooks until interrupted.
 
-    Each page has a kernel of its own, which ends within a minute of the page's end, and
-    with it the server that the page started.
+    Each page has a kernel of its own, which ends within a minute after the page is closed,
+    and with it the server that the page started.
 
     Parameters
     ----------
     folder : pathlib.Path
         Where the notebooks are.
     port : int
-        Of the loopback interface; 0 for a free one.
+        On the loopback interface; 0 for a free one.
     token : str, optional
-        What a page asks for; a new one by default.
+        What a page requires, at least 16 characters; a new one by default.
     say : callable
-        Told the addresses once they answer.
+        Called with each line of the addresses once Voila responds.
 
     Returns
     -------
@@ -60,19 +61,17 @@ def serve(
     Raises
     ------
     RuntimeError
-        Voila is not installed, or ended before it answered.
+        Voila is not installed, or did not start.
     FileNotFoundError
         The notebooks are not in the folder.
-    ValueError
-        A token that is too short to keep anybody out.
     """
     _check(folder, port, token)
     secret = token or secrets.token_hex(24)
     port = port or _free_port()
-    with _interruptible(), _voila(folder, port, secret) as process:
+    with _terminable(), _voila(folder, port, secret) as process:
         try:
-            _await(process, port)
-            say("These pages run code on this machine; who has the token may use them.")
+            _wait_until_started(process, port)
+            say("These pages run code on this machine; anyone with the token can use them.")
             for name in NOTEBOOKS:
                 say(f"  http://{HOST}:{port}/voila/render/{name}?token={secret}")
             say("Interrupt (Ctrl-C) to end.")
@@ -84,20 +83,21 @@ def serve(
 def _check(folder: Path, port: int, token: str | None) -> None:
     if find_spec("voila") is None:
         raise RuntimeError(
-            "Voila, which makes pages of notebooks, is not installed here; it is an extra: "
+            "Voila, which serves notebooks as web pages, is not installed; it is an extra: "
             "pip install 'epolllab[app]', in a checkout pip install -e '.[app]'"
         )
     missing = [name for name in NOTEBOOKS if not (folder / name).is_file()]
     if missing:
         raise FileNotFoundError(f"{', '.join(missing)} not found in {folder}")
-    if not 0 <= port <= 65_535:
-        raise ValueError(f"port is from 0 to 65535, not {port}")
+    check_int("port", port, 0, 65_535)
     if token is not None and len(token) < 16:
-        raise ValueError("a token has at least 16 characters; without --token a new one is made")
+        raise ValueError(
+            "token must have at least 16 characters; without --token a new one is made"
+        )
 
 
 def _free_port() -> int:
-    # Voila takes port 0 by its word, and does not say which it got.
+    # Voila passes port 0 on as it is, and does not print the port that it got.
     with socket.socket() as sock:
         sock.bind((HOST, 0))
         return int(sock.getsockname()[1])
@@ -109,24 +109,24 @@ def _voila(folder: Path, port: int, secret: str) -> Iterator["subprocess.Popen[b
     command = [
         sys.executable, "-m", "voila", str(folder), "--no-browser", f"--port={port}",
         f"--Voila.ip={HOST}", "--Voila.auto_token=True", "--show_tracebacks=True",
-        # A page that is closed asks for its kernel's end, but not in every browser.
-        f"--MappingKernelManager.cull_idle_timeout={LEFT_S}",
-        f"--MappingKernelManager.cull_interval={LEFT_S // 6}",
+        # A closed page asks for its kernel's end, but not in every browser.
+        f"--MappingKernelManager.cull_idle_timeout={IDLE_S}",
+        f"--MappingKernelManager.cull_interval={IDLE_S // 6}",
         "--Voila.log_level=WARN", f"--ContentsManager.hide_globs={others!r}",
     ]  # fmt: skip
     process = subprocess.Popen(
         command,
         env={**os.environ, "JUPYTER_TOKEN": secret, "JUPYTER_PREFER_ENV_PATH": "1"},
-        start_new_session=True,  # an interrupt is ours to pass on, once
+        start_new_session=True,  # an interrupt reaches it from here only, once
     )
     try:
         yield process
     finally:
-        _end(process)
+        _stop(process)
 
 
-def _end(process: "subprocess.Popen[bytes]") -> None:
-    """End Voila, which ends its kernels; a kernel that is left sees that its parent is gone."""
+def _stop(process: "subprocess.Popen[bytes]") -> None:
+    """Stop Voila, which stops its kernels; one that is left exits when its parent is gone."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(process.pid, number)
@@ -139,24 +139,24 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
     process.wait()
 
 
-def _await(process: "subprocess.Popen[bytes]", port: int) -> None:
+def _wait_until_started(process: "subprocess.Popen[bytes]", port: int) -> None:
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise RuntimeError(
-                f"Voila ended with status {process.returncode} before it answered; what it said "
+                f"Voila exited with status {process.returncode} before it started; its output "
                 "is above"
             )
         with socket.socket() as sock:
             if sock.connect_ex((HOST, port)) == 0:
                 return
         time.sleep(0.05)
-    raise RuntimeError(f"Voila did not answer at port {port} within {START_S:g} s")
+    raise RuntimeError(f"Voila did not accept connections on port {port} within {START_S:g} s")
 
 
 @contextmanager
-def _interruptible() -> Iterator[None]:
-    """Let a termination end the pages as an interrupt does."""
+def _terminable() -> Iterator[None]:
+    """Treat SIGTERM as an interrupt."""
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt

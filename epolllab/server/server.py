@@ -502,7 +502,7 @@ def start_server(
     100
     """
     options = ServerOptions(**locals())  # the parameters, which are the only locals here
-    cells.stop_earlier_execution()
+    cells.stop_previous()
     kernel.require_linux("start_server()")
     # Before the loop runs, which would disturb the measurement of clock and recorder.
     facts = environment.collect(recorder_cost_ns=None if options.record else 0.0)
@@ -514,7 +514,7 @@ def start_server(
             place = start_host(listener, options)
         server = Server(address, options, place, facts)
         _running.add(server)
-        cells.remember(server)
+        cells.register(server)
     except BaseException:  # an interrupted cell leaves nothing running either
         listener.close()
         if place is not None:

@@ -1,8 +1,4 @@
-"""The dashboard: a server and its clients, by hand, with the numbers moving.
-
-One job: put controls and pictures on a page, and pass presses on. The numbers are
-:mod:`epolllab.widgets.live`'s, the clients :mod:`epolllab.widgets.load`'s.
-"""
+"""The dashboard: start and stop a server and its clients, and watch the numbers."""
 
 import math
 import threading
@@ -10,48 +6,60 @@ import time
 from contextlib import suppress
 from functools import partial
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ipywidgets as ipy
+import pandas as pd
+from matplotlib.axes import Axes
 
 from epolllab.notebook import cells
 from epolllab.recording import environment
 from epolllab.server.server import Server, ServerDied, start_server
-from epolllab.widgets import svg
-from epolllab.widgets.live import Live, Numbers
-from epolllab.widgets.load import MOST_CONNECTIONS, Load, Wishes, slowly
-from epolllab.widgets.panel import Panel, alarm, button, named, row
+from epolllab.widgets import pictures, svg
+from epolllab.widgets.live import Live, Sample
+from epolllab.widgets.load import (
+    MAX_CONNECTIONS,
+    MAX_PAYLOAD,
+    MAX_RATE,
+    Load,
+    LoadOptions,
+    run_slow_peers,
+)
+from epolllab.widgets.panel import Panel, error_html, integer, muted, row, select
 from epolllab.widgets.ticker import INTERVAL_S
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.figure import Figure
 
 __all__ = ["Dashboard", "dashboard"]
 
-INTEREST_S = 1.0
-"""How often the kernel's interest list is read; with many connections, less often."""
+INTEREST_INTERVAL_S = 1.0
+"""How often the kernel's interest list is read; less often with many connections."""
 
 UNSEEN_S = 300.0
 
 ROWS_SHOWN = 8
 _WINDOWS = {"1 ms": 10**6, "10 ms": 10**7, "100 ms": 10**8, "1 s": 10**9, "10 s": 10**10}
-_DRAINS = {"as the trigger needs": None, "until it would block": True, "once": False}
+_DRAINS = {"trigger's default": None, "until EAGAIN": True, "once": False}
 _RECV_SIZES = (1, 16, 256, 4_096, 16_384, 65_536)
+_CURVES = (
+    ((("requests_per_s", "requests/s", "main"), ("wakeups_per_s", "wakeups/s", "other")), ""),
+    ((("batch", "descriptors per wakeup", "main"),), ""),
+    ((("p50_us", "latency p50", "main"), ("p99_us", "p99", "send")), " µs"),
+)
+"""Column, label and colour of each curve of a sparkline, and the unit."""
+_SERVER_OPTIONS = ("poller", "trigger", "lifecycle", "protocol", "recv_size", "process")
 
 
 def dashboard(server: Server | None = None) -> "Dashboard":
-    """A server and its clients by hand, with live numbers.
+    """Start, load and stop a server by hand, with live numbers.
 
-    Use it to change one thing at a time and see what it does to wake-ups, batches and
-    latency. It is redrawn ten times a second while a page shows it, and says itself
-    what that costs.
+    Use it to change one setting at a time and see what that does to wakeups, batches and
+    latency. It is redrawn ten times a second while a page shows it, and shows what the
+    redrawing costs.
 
     Parameters
     ----------
     server : Server, optional
-        Watch this one. Without it, the start button makes one, and closing the
-        dashboard stops that one.
+        The server to watch. Without it, the button "Start server" starts one, and closing
+        the dashboard stops that one.
 
     Returns
     -------
@@ -60,18 +68,16 @@ def dashboard(server: Server | None = None) -> "Dashboard":
 
     Notes
     -----
-    Everything that is read is cheap: the loop's counters, and the newest 2,000 events
-    out of the ring. Clients run in processes of their own, in rounds of two seconds, and
-    end by themselves after a minute.
+    Each tick reads only the loop's counters and the newest 2,000 events. Clients run in
+    processes of their own, in rounds of two seconds, and stop by themselves after a minute.
 
-    A tab that is closed leaves nothing running: the display ends within some seconds,
-    clients within a minute, and a server that the start button made is stopped after five
-    minutes in which no page showed the dashboard (``unseen_s``). A server that was given
-    is left alone.
+    A tab that is closed leaves nothing running: the display stops within seconds, the
+    clients within a minute, and a server that the button started after five minutes in
+    which no page showed the dashboard (``unseen_s``). A server passed in keeps running.
     """
     if server is not None and not isinstance(server, Server):
         raise TypeError(
-            f"a Server is watched, not a {type(server).__name__}; start_server() returns one"
+            f"server must be a Server, not a {type(server).__name__}; start_server() returns one"
         )
     return Dashboard(server)
 
@@ -82,135 +88,116 @@ class Dashboard(Panel):
     Attributes
     ----------
     live : Live
-        The model: the numbers, and the server they are of.
+        The model: samples, and the server they are of.
     load, slow : Load or None
         The clients, and the slow peers beside them.
     unseen_s : float
-        Seconds without a page after which a server that the start button made is stopped;
-        infinity for never. A tab that was hidden for some minutes is heard of once a
-        minute only, so less than that stops a server whose tab is open.
+        Seconds without a page after which a server that the button started is stopped;
+        infinity for never. A tab that was hidden for some minutes sends a heartbeat only
+        once a minute, so a smaller value stops servers whose tab is open.
+    unseen_timer : threading.Timer or None
+        The timer that will stop the server, while no page shows the dashboard.
     """
 
     def __init__(self, server: Server | None = None) -> None:
-        cells.stop_earlier_execution()
-        self._planning = threading.Lock()
-        self._ticking = threading.Lock()  # a button's thread ticks as well as the ticker's
+        super().__init__("dashboard")
+        self._tick_lock = threading.Lock()  # a button's thread ticks as well as the ticker's
+        self._timer_lock = threading.Lock()
         self.live = Live(server)
         self.load: Load | None = None
         self.slow: Load | None = None
         self._own: Server | None = None
         self.unseen_s = UNSEEN_S
-        self._departure: threading.Timer | None = None
+        self.unseen_timer: threading.Timer | None = None
         self._why_stopped = ""
-        self._interest_at = 0.0
-        self._make_controls()
-        self._make_displays()
-        super().__init__("dashboard", [self._controls], [self._displays])
-        self._tick_while_shown(self.tick)
-        for name, action in (
-            ("start", self.start),
-            ("stop", self.stop_server),
-            ("fire", self.fire),
-            ("cease", self.cease),
-        ):
-            self.buttons[name].on_click(self.guarded(action))
+        self._interest_due_s = 0.0
+        self._add_controls()
+        self._arrange()
+        if server is not None:
+            self._show_options(server.options)
+        self.tick_while_shown(self.tick)
         self.tick()
-        cells.remember(self)
 
     # ---- controls -----------------------------------------------------------------
 
-    def _make_controls(self) -> None:
-        told = self.live.server.options if self.live.server is not None else None
-        c: dict[str, Any] = {
-            "poller": _choice("poller", ("epoll", "poll", "select")),
-            "trigger": _choice("trigger", ("level", "edge")),
-            "lifecycle": _choice("life cycle", ("eager", "howto", "once", "oneshot")),
-            "protocol": _choice("protocol", ("http", "hello", "echo")),
-            "drain": _choice("reads", list(_DRAINS), 230),
-            "recv_size": _choice("recv size", list(_RECV_SIZES)),
-            "process": ipy.Checkbox(value=True, description="in a process of its own", indent=False,
-                                    layout=ipy.Layout(width="190px")),
-            "connections": ipy.IntSlider(20, 1, 200, description="connections",
-                                         layout=ipy.Layout(width="340px"),
-                                         style={"description_width": "95px"}),
-            "loop": _choice("loop", ("closed", "open")),
-            "rate": _whole("requests/s", 500, 1, 1_000_000),
-            "payload": _whole("payload bytes", 0, 0, 1 << 20),
-            "slow_peers": _whole("slow peers", 0, 0, MOST_CONNECTIONS),
-            "window": _choice("window", list(_WINDOWS)),
-        }  # fmt: skip
-        c["recv_size"].value = 16_384
-        c["window"].value = "10 ms"
-        self.controls = {name: named(made, name.replace("_", "-")) for name, made in c.items()}
-        if told is not None:
-            self._show_options(told)
-        c["rate"].disabled = True
-        c["loop"].observe(self._loop_changed, "value")
-        self.buttons = {
-            "start": button("Start", "start", "start a server with these options", style="primary"),
-            "stop": button("Stop", "stop", "stop the server"),
-            "fire": button("Fire", "fire", "let clients ask, for a minute at most",
-                           style="primary"),
-            "cease": button("Cease", "cease", "let the clients end their round and stop"),
-        }  # fmt: skip
-        b = self.buttons
-        self._state = named(ipy.HTML(), "state")
-        self._controls = ipy.VBox(
-            [
-                row(ipy.HTML("<b>Server</b>"), b["start"], b["stop"], self._state),
-                row(c["poller"], c["trigger"], c["lifecycle"], c["protocol"]),
-                row(c["drain"], c["recv_size"], c["process"]),
-                row(ipy.HTML("<b>Clients</b>"), b["fire"], b["cease"]),
-                row(c["connections"], c["loop"], c["rate"], c["payload"], c["slow_peers"]),
-            ]
-        )
+    def _add_controls(self) -> None:
+        process = ipy.Checkbox(
+            value=True, description="in its own process", indent=False,
+            layout=ipy.Layout(width="190px"),
+        )  # fmt: skip
+        connections = ipy.IntSlider(
+            20, 1, 200, description="connections", layout=ipy.Layout(width="340px"),
+            style={"description_width": "95px"},
+        )  # fmt: skip
+        lifecycles = ("eager", "howto", "once", "oneshot")
+        for name, control in {
+            "poller": select("poller", ("epoll", "poll", "select"), "epoll", 180),
+            "trigger": select("trigger", ("level", "edge"), "level", 180),
+            "lifecycle": select("life cycle", lifecycles, "eager", 180),
+            "protocol": select("protocol", ("http", "hello", "echo"), "http", 180),
+            "drain": select("reads", list(_DRAINS), "trigger's default", 230),
+            "recv_size": select("recv size", list(_RECV_SIZES), 16_384, 180),
+            "process": process,
+            "connections": connections,
+            "loop": select("loop", ("closed", "open"), "closed", 180),
+            "rate": integer("requests/s", 500, 1, MAX_RATE, 190),
+            "payload": integer("payload bytes", 0, 0, MAX_PAYLOAD, 190),
+            "slow_peers": integer("slow peers", 0, 0, MAX_CONNECTIONS, 190),
+            "window": select("window", list(_WINDOWS), "10 ms", 180),
+        }.items():
+            self.add_control(name, control)
+        self.controls["rate"].disabled = True
+        self.controls["loop"].observe(self._loop_changed, "value")
 
     def _loop_changed(self, change: Any) -> None:
         self.controls["rate"].disabled = change["new"] == "closed"
 
-    def _show_options(self, options: Any) -> None:
-        c = self.controls
-        for name in ("poller", "trigger", "lifecycle", "process"):
-            c[name].value = getattr(options, name)
-        for name in ("protocol", "recv_size"):
-            if getattr(options, name) in c[name].options:
-                c[name].value = getattr(options, name)
-        c["drain"].value = next(k for k, v in _DRAINS.items() if v is options.drain)
-
-    def _make_displays(self) -> None:
-        self._numbers = named(ipy.HTML(), "numbers")
-        self._curves = named(ipy.HTML(), "curves")
-        self._clients = named(ipy.HTML(), "clients")
-        self._timeline = named(ipy.HTML(), "timeline")
-        self._interest = named(ipy.HTML(), "interest")
-        self._cost = named(ipy.HTML(), "cost")
-        heading = ipy.HTML("<div class='epl-title'>The last connections</div>")
-        self._displays = ipy.VBox(
-            [
-                self._numbers,
-                self._curves,
-                self._clients,
-                row(heading, self.controls["window"]),
-                self._timeline,
-                self._interest,
-                self._cost,
-            ]
+    def _arrange(self) -> None:
+        c, add = self.controls, self.add_button
+        hint = "run clients with these options for at most a minute"
+        server_row = row(
+            ipy.HTML("<b>Server</b>"),
+            add("start_server", "Start server", "start a server with these options",
+                self.start_server, style="primary"),
+            add("stop_server", "Stop server", "stop the server", self.stop_server),
+            self.add_display("state"),
+        )  # fmt: skip
+        clients_row = row(
+            ipy.HTML("<b>Clients</b>"),
+            add("start_clients", "Start clients", hint, self.start_clients, style="primary"),
+            add("stop_clients", "Stop clients", "stop the clients after their current round",
+                self.stop_clients),
+        )  # fmt: skip
+        controls = (
+            server_row,
+            row(c["poller"], c["trigger"], c["lifecycle"], c["protocol"]),
+            row(c["drain"], c["recv_size"], c["process"]),
+            clients_row,
+            row(c["connections"], c["loop"], c["rate"], c["payload"], c["slow_peers"]),
         )
+        heading = ipy.HTML("<div class='epl-title'>The most recent connections</div>")
+        displays = (
+            *(self.add_display(name) for name in ("numbers", "curves", "clients")),
+            row(heading, c["window"]),
+            *(self.add_display(name) for name in ("timeline", "interest", "cost")),
+        )
+        self.arrange([ipy.VBox(controls)], [ipy.VBox(displays)])
 
-    def parameters(self) -> dict[str, Any]:
-        """What the controls are set to."""
-        return {name: control.value for name, control in self.controls.items()}
+    def _show_options(self, options: Any) -> None:
+        """Set the controls to a server's options, where they offer these values."""
+        for name in _SERVER_OPTIONS:
+            control, value = self.controls[name], getattr(options, name)
+            if name == "process" or value in control.options:
+                control.value = value
+        drain = next(label for label, value in _DRAINS.items() if value is options.drain)
+        self.controls["drain"].value = drain
 
     # ---- what the buttons do ------------------------------------------------------
 
-    def start(self) -> None:
-        """Start a server as the controls say, in place of the dashboard's own."""
-        c = self.controls
-        options: dict[str, Any] = {
-            name: c[name].value
-            for name in ("poller", "trigger", "lifecycle", "protocol", "recv_size", "process")
-        }
-        server = start_server(drain=_DRAINS[c["drain"].value], **options)
+    def start_server(self) -> None:
+        """Start a server as the controls say, and stop the one started before."""
+        options: dict[str, Any] = {name: self.controls[name].value for name in _SERVER_OPTIONS}
+        server = start_server(drain=_DRAINS[self.controls["drain"].value], **options)
         self._stop_own()
         self._own = server
         self._why_stopped = ""
@@ -218,82 +205,83 @@ class Dashboard(Panel):
         self.tick()
 
     def stop_server(self) -> None:
-        """Stop the server that is shown; also one that was given."""
-        self.cease()
+        """Stop the server that is shown, also one passed in."""
+        self.stop_clients()
         server = self.live.server
         if server is not None and server.is_running:
             server.stop()
         self.tick()
 
-    def fire(self) -> None:
-        """Let clients ask, as the controls say."""
+    def start_clients(self) -> None:
+        """Run clients as the controls say."""
         server = self.live.server
         if server is None or not server.is_running:
-            raise ValueError("no server is running here to ask; press Start first")
+            raise ValueError("no server is running; press Start server first")
         c = self.controls
-        wishes = Wishes(
+        options = LoadOptions(
             connections=c["connections"].value,
             rate=c["rate"].value if c["loop"].value == "open" else None,
             payload=c["payload"].value,
             slow_peers=c["slow_peers"].value,
         )
-        self.cease()
-        self.load = Load(server, wishes.fire)
-        if wishes.slow_peers:
-            self.slow = Load(server, partial(slowly, peers=wishes.slow_peers))
+        self.stop_clients()
+        self.load = Load(server, options.run_round)
+        if options.slow_peers:
+            self.slow = Load(server, partial(run_slow_peers, peers=options.slow_peers))
         self.tick()
 
-    def cease(self) -> None:
-        """Let the clients end their round and stop."""
-        for load in (self.load, self.slow):
-            if load is not None:
-                load.stop()
+    def stop_clients(self) -> None:
+        """Stop the clients after their current round."""
+        for load in self._loads():
+            load.stop()
+
+    def _loads(self) -> list[Load]:
+        return [load for load in (self.load, self.slow) if load is not None]
 
     def _stop_own(self) -> None:
         own, self._own = self._own, None
         if own is not None:
-            with suppress(ServerDied):  # shown in red for as long as it was the server shown
+            with suppress(ServerDied):  # its error is in the display
                 own.stop()
 
-    # ---- whether anybody looks ------------------------------------------------------
+    # ---- stopping the server when no page shows the dashboard ------------------------
 
-    def _came(self) -> None:
-        self._await_nobody(None)
-        super()._came()
+    def _on_shown(self) -> None:
+        self._replace_timer(None)
+        super()._on_shown()
 
-    def _went(self) -> None:
-        super()._went()
-        if self._runs_own and not self._closed:
-            self._await_nobody(self._planned())
+    def _on_hidden(self) -> None:
+        super()._on_hidden()
+        if self._runs_own and not self.closed:
+            self._replace_timer(self._new_timer())
 
     @property
     def _runs_own(self) -> bool:
         return self._own is not None and self._own.is_running
 
-    def _planned(self) -> threading.Timer | None:
-        """A timer that leaves, unless that is never to be."""
+    def _new_timer(self) -> threading.Timer | None:
         if not math.isfinite(self.unseen_s):
             return None
-        planned = threading.Timer(self.unseen_s, self.guarded(self._leave))
-        planned.name, planned.daemon = "epolllab-departure", True
-        return planned
+        timer = threading.Timer(self.unseen_s, self.guarded(self._stop_unseen))
+        timer.name, timer.daemon = "epolllab-unseen", True
+        return timer
 
-    def _await_nobody(self, departure: threading.Timer | None) -> None:
-        """Leave when this timer has run out, and not as was planned before."""
-        with self._planning:
-            earlier, self._departure = self._departure, departure
-            if departure is not None:
-                departure.start()
+    def _replace_timer(self, timer: threading.Timer | None) -> None:
+        """Start a timer in place of the current one, which is cancelled."""
+        with self._timer_lock:
+            earlier, self.unseen_timer = self.unseen_timer, timer
+            if timer is not None:
+                timer.start()
         if earlier is not None:
             earlier.cancel()
 
-    def _leave(self) -> None:
-        """Stop the server of the dashboard's own, in the timer's thread."""
-        # Somebody may have come while this thread waited for a button's action to end.
-        if self._departure is not threading.current_thread() or not self._runs_own:
+    def _stop_unseen(self) -> None:
+        """Stop the dashboard's own server, in the timer's thread."""
+        # A page may have come while this thread waited for a button's action to end.
+        if self.unseen_timer is not threading.current_thread() or not self._runs_own:
             return
-        if cells.is_busy():  # which may use the server, and keep a page's messages waiting
-            self._await_nobody(self._planned())
+        if cells.is_cell_running():  # the cell may use the server, and delays a page's heartbeats
+            self._replace_timer(self._new_timer())
             return
         self._stop_own()
         self._why_stopped = f", since no page showed this for {self.unseen_s:g} s"
@@ -301,16 +289,21 @@ class Dashboard(Panel):
 
     # ---- what is shown ------------------------------------------------------------
 
-    def watch(self, seconds: float) -> "pd.DataFrame":
-        """Look for a while, also where no page does; the numbers since then.
+    def watch(self, seconds: float) -> pd.DataFrame:
+        """Collect samples for a while, also without a page.
 
         Parameters
         ----------
         seconds : float
             How long.
+
+        Returns
+        -------
+        pandas.DataFrame
+            The samples of that time; see :meth:`Live.frame`.
         """
         end = time.monotonic() + seconds
-        begin_s = time.monotonic() - self.live._begin_s
+        begin_s = self.live.now_s
         while time.monotonic() < end:
             if not self.ticking:
                 self.tick()
@@ -319,206 +312,164 @@ class Dashboard(Panel):
         return frame[frame["t_s"] >= begin_s].reset_index(drop=True)
 
     def tick(self) -> None:
-        """Read the numbers and show them, once; from any thread."""
-        with self._ticking:
+        """Read and show the numbers once; from any thread."""
+        with self._tick_lock:
             self._tick()
 
     def _tick(self) -> None:
-        numbers = self.live.tick()
-        state = self.live.state
-        self._show_state(state)
-        self._numbers.value = _numbers(numbers)
-        self._curves.value = self._drawn_curves()
-        self._clients.value = self._said_of_clients()
-        self._timeline.value = svg.timeline(
-            self.live.tail.array(), window_ns=_WINDOWS[self.controls["window"].value]
-        )
+        sample, shown = self.live.tick(), self.displays
+        window_ns = _WINDOWS[self.controls["window"].value]
+        shown["state"].value = self._state()
+        shown["numbers"].value = _numbers(sample)
+        shown["curves"].value = _curves(list(self.live.samples))
+        shown["clients"].value = self._clients()
+        shown["timeline"].value = svg.timeline(self.live.tail.array(), window_ns=window_ns)
         now = time.monotonic()
-        if now >= self._interest_at:
-            many = max(numbers.connections / 200, 1.0)
-            self._interest_at = now + INTEREST_S * many
-            self._interest.value = self._interest_list(state)
-        self._cost.value = self._said_of_cost()
+        if now >= self._interest_due_s:
+            factor = max(sample.connections / 200, 1.0)
+            self._interest_due_s = now + INTEREST_INTERVAL_S * factor
+            shown["interest"].value = self._interest()
+        cost = self.cost
+        shown["cost"].value = muted(
+            "not ticking: no page shows this"
+            if math.isnan(cost)
+            else f"this display costs {cost:.1%} of a core"
+        )
+        running = self.live.state == "running"
+        for name in ("stop_server", "start_clients"):
+            self.buttons[name].disabled = not running
+        self.buttons["stop_clients"].disabled = not any(load.running for load in self._loads())
 
-    def _show_state(self, state: str) -> None:
+    def _state(self) -> str:
         server = self.live.server
-        words = {
-            "none": "no server yet",
-            "running": f"running at {server.url}" if server else "",
-            "stopped": f"stopped{self._why_stopped}",
-            "died": "died",
-        }[state]
-        look = "epl-alarm" if state == "died" else "epl-muted"
-        error = alarm(self.live.error or "") if state == "died" else ""
-        self._state.value = f"<span class='{look}'>{escape(words)}</span>{error}"
-        self.buttons["stop"].disabled = state != "running"
-        self.buttons["fire"].disabled = state != "running"
-        going = any(load is not None and load.running for load in (self.load, self.slow))
-        self.buttons["cease"].disabled = not going
+        if server is None:
+            return muted("no server yet")
+        state = self.live.state
+        if state == "died":
+            return f"<span class='epl-alarm'>died</span>{error_html(server.error or '')}"
+        running = state == "running"
+        return muted(f"running at {server.url}" if running else f"stopped{self._why_stopped}")
 
-    def _drawn_curves(self) -> str:
-        last = list(self.live.numbers)
-        requests = [one.requests_per_s for one in last]
-        wakeups = [one.wakeups_per_s for one in last]
-        batches = [one.batch for one in last]
-        latency = {"send": [one.p99_us for one in last], "main": [one.p50_us for one in last]}
-        drawn = (
-            svg.sparkline(
-                {"other": wakeups, "main": requests}, title="requests/s, wake-ups/s",
-                names={"main": "requests/s", "other": "wake-ups/s"},
-            ),
-            svg.sparkline({"main": batches}, title="descriptors a wake-up"),
-            svg.sparkline(
-                latency, title="latency", names={"main": "latency p50", "send": "p99"},
-                unit=" µs",
-            ),
-        )  # fmt: skip
-        cells_ = "".join(f"<div style='width:240px'>{one}</div>" for one in drawn)
-        return f"<div class='epl-numbers'>{cells_}</div>"
-
-    def _said_of_clients(self) -> str:
+    def _clients(self) -> str:
         parts = []
-        for load, who in ((self.load, "clients"), (self.slow, "slow peers")):
+        for load, name in ((self.load, "clients"), (self.slow, "slow peers")):
             if load is None:
                 continue
             if load.error:
-                parts.append(alarm(load.error))
+                parts.append(error_html(load.error))
                 continue
-            state = "ending" if load.ending and load.running else (
-                "asking" if load.running else "done"
-            )  # fmt: skip
-            parts.append(f"<div><b>{who}</b> {state}{_round(load)}</div>")
+            line, notes = f"<b>{name}</b> {load.state}", ""
+            if load.summary:
+                line += f"; round {load.rounds}: {escape(load.summary[0])}"
+                notes = "".join(
+                    f"<div class='epl-warn'>{escape(note)}</div>" for note in load.summary[1:]
+                )
+            parts.append(f"<div>{line}{notes}</div>")
         return "".join(parts)
 
-    def _interest_list(self, state: str) -> str:
+    def _interest(self) -> str:
         server = self.live.server
-        if server is None or state != "running":
+        if server is None or not server.is_running:
             return ""
-        try:
-            found = server.interest()
-        except ServerDied:
-            server._raised = False  # the error is the cell's; this tick shows it as well
-            return ""
+        found = server.interest(raise_error=False)
+        source = "the kernel's interest list, from /proc"
         if server.options.poller != "epoll":
-            words = "poll and select keep no list in the kernel; this is the program's own"
-        else:
-            words = "the kernel's own interest list, from /proc"
+            source = "poll and select keep no list in the kernel; this is the program's own"
         shown = found.tail(ROWS_SHOWN)
+        if len(found) > len(shown):
+            source = f"{source}, the last {len(shown)} of {len(found):,}"
+        columns = ("fd", "kernel_names", "own_names", "where")
         rows = "".join(
             f"<tr><td>{fd}</td><td><code>{escape(kernel or '')}</code></td>"
             f"<td><code>{escape(own or '')}</code></td><td>{where}</td></tr>"
-            for fd, kernel, own, where in zip(
-                shown["fd"], shown["kernel_names"], shown["own_names"], shown["where"], strict=True
-            )
+            for fd, kernel, own, where in zip(*(shown[name] for name in columns), strict=True)
         )
-        left = len(found) - len(shown)
-        more = f", the last {len(shown)} of {len(found):,}" if left else ""
         return (
-            f"<div class='epl-title'>Interest list</div><div class='epl-muted'>{words}{more}</div>"
+            f"<div class='epl-title'>Interest list</div>{muted(source)}"
             "<table class='epl-table'><tr><th>fd</th><th>kernel</th><th>program</th>"
             f"<th>where</th></tr>{rows}</table>"
         )
 
     @property
     def cost(self) -> float:
-        """Share of one core that the display costs; NaN where no page shows it."""
-        return self._ticker.cost if self._ticker is not None and self.ticking else float("nan")
+        """The display's CPU time, as a share of one core; NaN while no page shows it."""
+        return self.ticker.cost if self.ticker is not None and self.ticking else float("nan")
 
-    def _said_of_cost(self) -> str:
-        cost = self.cost
-        if math.isnan(cost):
-            return "<span class='epl-muted'>not ticking: no page shows this</span>"
-        return f"<span class='epl-muted'>this display costs {cost:.1%} of a core</span>"
-
-    # ---- elsewhere ----------------------------------------------------------------
+    # ---- without widgets ----------------------------------------------------------
 
     def text(self) -> str:
         """The numbers in a few lines, for a place without widgets."""
-        server, last = self.live.server, self.live.numbers[-1]
-        lines = ["dashboard", f"  server       {server or 'none; .start() makes one'}"]
-        lines += [f"  {name:<12} {value}" for name, value, _ in _named_numbers(last)]
+        server, sample = self.live.server, self.live.samples[-1]
+        lines = ["dashboard", f"  server       {server or 'none; start_server() starts one'}"]
+        lines += [f"  {name:<12} {value}" for name, value, _ in _formatted(sample)]
         if self.load is not None:
-            lines += [f"  clients      {words}" for words in self.load.words]
+            lines += [f"  clients      {line}" for line in self.load.summary]
         return "\n".join(lines)
 
-    def picture(self) -> "Figure":
-        """The last half minute as a chart."""
-        from matplotlib.figure import Figure
+    def draw(self, ax: Axes) -> None:
+        """Draw the last half minute."""
+        pictures.live(self.data(), ax=ax, note=environment.summary(self.circumstances()))
 
-        from epolllab.widgets import pictures
-
-        figure = Figure(figsize=(8.0, 3.6), layout="constrained")
-        note = environment.summary(self.circumstances())
-        pictures.live(self.data(), ax=figure.add_subplot(), note=note)
-        return figure
-
-    def data(self) -> "pd.DataFrame":
-        """The last half minute as a frame; see :meth:`Live.frame`."""
+    def data(self) -> pd.DataFrame:
+        """The last half minute; see :meth:`Live.frame`."""
         return self.live.frame()
 
     def circumstances(self) -> dict[str, Any]:
-        """Of the server that is shown."""
-        return dict(self.live.server._circumstances) if self.live.server is not None else {}
-
-    def export(self, name: str | None = None, **how: Any) -> dict[str, Any]:
-        """Write picture, data and circumstances; see :func:`epolllab.plots.export.export`."""
-        return super().export(name, **{"circumstances": self.circumstances(), **how})
+        """Circumstances of the server that is shown."""
+        return dict(self.live.server._environment) if self.live.server is not None else {}
 
     def close(self) -> None:
-        """End clients, threads and the dashboard's own server; leave one that was given."""
-        if self._closed:
+        """Stop clients, threads and the dashboard's own server, but not one passed in."""
+        if self.closed:
             return
-        self.cease()
+        self.stop_clients()
         super().close()
-        self._await_nobody(None)
+        self._replace_timer(None)
         self._stop_own()
-        for load in (self.load, self.slow):
-            if load is not None:
-                load.join(10.0)
-        self.live.server = None  # its handle, and the ring's memory, may go
+        for load in self._loads():
+            load.join(10.0)
+        self.live.server = None  # frees the handle and the ring
 
 
-def _choice(label: str, options: Any, width: int = 180) -> Any:
-    return ipy.Dropdown(
-        options=options, description=label, layout=ipy.Layout(width=f"{width}px"),
-        style={"description_width": "70px"},
-    )  # fmt: skip
+def _curves(samples: list[Sample]) -> str:
+    charts = "".join(
+        f"<div style='width:240px'>{svg.sparkline(_series(samples, names), unit=unit)}</div>"
+        for names, unit in _CURVES
+    )
+    return f"<div class='epl-numbers'>{charts}</div>"
 
 
-def _whole(label: str, value: int, least: int, most: int) -> Any:
-    return ipy.BoundedIntText(
-        value=value, min=least, max=most, description=label, layout=ipy.Layout(width="190px"),
-        style={"description_width": "95px"},
-    )  # fmt: skip
+def _series(
+    samples: list[Sample], names: tuple[tuple[str, str, str], ...]
+) -> dict[str, tuple[str, list[float]]]:
+    return {
+        label: (color, [getattr(sample, column) for sample in samples])
+        for column, label, color in names
+    }
 
 
-def _named_numbers(one: Numbers) -> list[tuple[str, str, str]]:
-    def said(value: float, digits: int = 0, unit: str = "") -> str:
+def _formatted(sample: Sample) -> list[tuple[str, str, str]]:
+    """Name, value and hint of each number."""
+
+    def text(value: float, digits: int = 0, unit: str = "") -> str:
         return "\N{EN DASH}" if math.isnan(value) else f"{value:,.{digits}f}{unit}"
 
+    latency = "in the server, from the wakeup to the last byte sent"
     return [
-        ("requests/s", said(one.requests_per_s), "requests answered a second"),
-        ("wake-ups/s", said(one.wakeups_per_s), "waits that returned, a second"),
-        ("batch", said(one.batch, 2), "descriptors that one wait returned, on average"),
-        ("p50", said(one.p50_us, 0, " µs"), "in the server: from the wake-up to the last byte"),
-        ("p99", said(one.p99_us, 0, " µs"), "in the server: from the wake-up to the last byte"),
-        ("connections", f"{one.connections:,}", "open now"),
-        ("requests", f"{one.requests:,}", "since the server began"),
+        ("requests/s", text(sample.requests_per_s), "responses sent per second"),
+        ("wakeups/s", text(sample.wakeups_per_s), "waits that returned, per second"),
+        ("batch", text(sample.batch, 2), "descriptors that one wait returned, on average"),
+        ("p50", text(sample.p50_us, 0, " µs"), latency),
+        ("p99", text(sample.p99_us, 0, " µs"), latency),
+        ("connections", f"{sample.connections:,}", "open now"),
+        ("requests", f"{sample.requests:,}", "since the server started"),
     ]
 
 
-def _numbers(one: Numbers) -> str:
+def _numbers(sample: Sample) -> str:
     parts = "".join(
         f"<div class='epl-number epl-n-{name.partition('/')[0]}' title='{escape(hint)}'>"
         f"<span class='epl-muted'>{name}</span><b>{value}</b></div>"
-        for name, value, hint in _named_numbers(one)
+        for name, value, hint in _formatted(sample)
     )
     return f"<div class='epl-numbers'>{parts}</div>"
-
-
-def _round(load: Load) -> str:
-    words = load.words
-    if not words:
-        return ""
-    notes = "".join(f"<div class='epl-warn'>{escape(note)}</div>" for note in words[1:])
-    return f"; round {load.rounds}: {escape(words[0])}{notes}"

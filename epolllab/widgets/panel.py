@@ -1,53 +1,64 @@
-"""What every panel of this package has: its look, its errors, its export, its end.
+"""The frame of every panel: style sheet, error display, export button, ticking and closing.
 
-One job: be the frame around a widget. It knows no server and no socket.
-
-Callbacks of widgets run in other threads than cells, and what they raise is seen by
-nobody; so each is :meth:`Panel.guarded` and shows its traceback in the panel, in red.
+Widget callbacks run outside cells, where an exception would be lost. So each one is wrapped
+by :meth:`Panel.guarded`, which shows the exception in the panel, in red.
 """
 
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from html import escape
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import ipywidgets as ipy
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
+from epolllab.notebook import cells
+from epolllab.plots import export
 from epolllab.widgets import svg
 from epolllab.widgets.presence import Presence
 from epolllab.widgets.ticker import Ticker
 
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.figure import Figure
+__all__ = ["Panel", "descendants", "error_html", "integer", "muted", "row", "select"]
 
-__all__ = ["Panel", "alarm", "button", "named", "row"]
-
-
-def named(widget: Any, name: str) -> Any:
-    """Give a control a class by which a style sheet or a browser's test finds it."""
-    widget.add_class(f"epl-{name}")
-    return widget
-
-
-def button(label: str, name: str, hint: str, *, style: str = "") -> Any:
-    """Make a button: a real one, in the order of the tabulator key."""
-    layout = ipy.Layout(width="auto", min_width="5em")
-    return named(
-        ipy.Button(description=label, tooltip=hint, button_style=style, layout=layout), name
-    )
+PACKAGE = Path(__file__).resolve().parent.parent
 
 
 def row(*children: Any) -> Any:
-    """Put controls beside each other; they go to the next line where the page is narrow."""
+    """Lay controls out side by side, wrapping where the page is narrow."""
     layout = ipy.Layout(flex_flow="row wrap", align_items="center", grid_gap="2px 8px")
     return ipy.Box(children, layout=layout)
 
 
-def alarm(text: str) -> str:
-    """What went wrong, in red; a traceback below its last line."""
+def select(label: str, options: Any, value: Any, width: int, label_width: int = 70) -> Any:
+    """Make a drop-down list; widths are in pixels."""
+    return ipy.Dropdown(
+        options=options, value=value, description=label, layout=ipy.Layout(width=f"{width}px"),
+        style={"description_width": f"{label_width}px"},
+    )  # fmt: skip
+
+
+def integer(
+    label: str, value: int, least: int, most: int, width: int, label_width: int = 95
+) -> Any:
+    """Make an input for an integer from `least` to `most`; widths are in pixels."""
+    return ipy.BoundedIntText(
+        value=value, min=least, max=most, description=label,
+        layout=ipy.Layout(width=f"{width}px"), style={"description_width": f"{label_width}px"},
+    )  # fmt: skip
+
+
+def muted(text: str) -> str:
+    """Escape a text and show it in grey."""
+    return f"<span class='epl-muted'>{escape(text)}</span>"
+
+
+def error_html(text: str) -> str:
+    """Show an error in red; a traceback goes below its last line."""
     lines = text.strip().splitlines()
     if len(lines) < 2:
         return f"<div class='epl-alarm'>{escape(text.strip())}</div>"
@@ -59,64 +70,122 @@ def alarm(text: str) -> str:
 
 
 class Panel(ipy.VBox):  # type: ignore[misc]
-    """A box with a style sheet, a place for errors, an export button and an end.
+    """A box with a style sheet, an error display, an export button and an end.
+
+    A subclass adds its controls, buttons and displays by name and then calls
+    :meth:`arrange`. The CSS class of each is ``epl-`` and its name, with hyphens.
 
     Parameters
     ----------
     name : str
-        Of the panel: the class ``epl-NAME``, and the exported files' name.
-    controls, displays : sequence of widgets
-        What is pressed, and what is shown; an error stands between them.
+        CSS class ``epl-NAME``, and default name of exported files.
 
     Attributes
     ----------
+    controls : dict of str to widget
+        The inputs; their values are the panel's parameters.
+    buttons : dict of str to ipywidgets.Button
+        The buttons; ``buttons["export"].click()`` presses one.
+    displays : dict of str to ipywidgets.HTML
+        What is shown; ``displays["error"].value`` is HTML.
+    export_name : ipywidgets.Text
+        Name of the next export.
     exported : dict of str to pathlib.Path
-        What the last press of the export button wrote.
+        Files written by the last press of the export button.
+    ticker, presence : Ticker and Presence, or None
+        The thread that redraws the panel, and what detects whether a page shows it.
+    lock : threading.RLock
+        Held while a callback runs.
 
     Notes
     -----
-    A panel that ticks does so only while a page shows it, and ends within some seconds of
-    the page's being closed. Without a front end nothing ticks, and the panel is text.
+    A panel that ticks does so only while a page shows it, and stops within seconds of the
+    page being closed. Without a front end it never ticks, and its text is shown instead.
     """
 
-    def __init__(self, name: str, controls: Sequence[Any], displays: Sequence[Any] = ()) -> None:
-        self._name = name
-        self._closed = False
-        self._acting = threading.RLock()
-        self.exported: dict[str, Any] = {}
-        self._error = named(ipy.HTML(), "error")
-        self._export_name = named(
-            ipy.Text(value=name, description="name", layout=ipy.Layout(width="230px")),
-            "export-name",
-        )
-        self._export_button = button("Export", "export", "write picture, data and circumstances")
-        self._export_button.on_click(self.guarded(self._press_export))
-        self._export_result = named(ipy.HTML(), "export-result")
-        sheet = ipy.HTML(f"<style>{svg.css()}</style>", layout=ipy.Layout(display="none"))
-        export = row(self._export_name, self._export_button, self._export_result)
-        super().__init__([sheet, *controls, self._error, *displays, export])
+    figsize = (8.0, 3.6)
+    """Of :meth:`picture`, in inches."""
+
+    def __init__(self, name: str) -> None:
+        cells.stop_previous()
+        super().__init__()
+        self.name = name
+        self.closed = False
+        self.lock = threading.RLock()
+        self.controls: dict[str, Any] = {}
+        self.buttons: dict[str, Any] = {}
+        self.displays: dict[str, Any] = {}
+        self.exported: dict[str, Path] = {}
+        self.ticker: Ticker | None = None
+        self.presence: Presence | None = None
         for part in ("epl", f"epl-{name}"):
             self.add_class(part)
-        self._ticker: Ticker | None = None
-        self._presence: Presence | None = None
 
-    # ---- what a panel says of itself -----------------------------------------------
+    # ---- building -----------------------------------------------------------------
 
-    def picture(self) -> "Figure":
-        """Draw what is shown, as a finished chart."""
+    def add_control(self, name: str, control: Any) -> Any:
+        """Register an input whose value is a parameter of the panel."""
+        self.controls[name] = _with_class(control, name)
+        return control
+
+    def add_button(
+        self, name: str, label: str, hint: str, action: Callable[[], object], *, style: str = ""
+    ) -> Any:
+        """Register a button; `action` is guarded."""
+        layout = ipy.Layout(width="auto", min_width="5em")
+        button = ipy.Button(description=label, tooltip=hint, button_style=style, layout=layout)
+        button.on_click(self.guarded(action))
+        self.buttons[name] = _with_class(button, name)
+        return button
+
+    def add_display(self, name: str) -> Any:
+        """Register a place for HTML."""
+        self.displays[name] = _with_class(ipy.HTML(), name)
+        return self.displays[name]
+
+    def arrange(self, controls: Sequence[Any], displays: Sequence[Any] = ()) -> None:
+        """Put controls, errors, displays and the export row below each other."""
+        sheet = ipy.HTML(f"<style>{svg.css()}</style>", layout=ipy.Layout(display="none"))
+        self.export_name = _with_class(
+            ipy.Text(value=self.name, description="name", layout=ipy.Layout(width="230px")),
+            "export_name",
+        )
+        hint = "write the chart, its data and the circumstances to files"
+        export_row = row(
+            self.export_name,
+            self.add_button("export", "Export", hint, self._press_export),
+            self.add_display("export_result"),
+        )
+        self.children = (sheet, *controls, self.add_display("error"), *displays, export_row)
+        cells.register(self)
+
+    # ---- content ------------------------------------------------------------------
+
+    def draw(self, ax: Axes) -> None:
+        """Draw what is shown as a chart."""
         raise NotImplementedError
 
-    def data(self) -> "pd.DataFrame":
-        """The numbers behind the picture."""
+    def data(self) -> pd.DataFrame:
+        """The data of the chart."""
         raise NotImplementedError
-
-    def parameters(self) -> Mapping[str, Any]:
-        """What the panel is set to."""
-        return {}
 
     def text(self) -> str:
         """What is shown, for a place without widgets."""
-        return f"<{self._name}>"
+        return f"<{self.name}>"
+
+    def parameters(self) -> dict[str, Any]:
+        """The values of the controls."""
+        return {name: control.value for name, control in self.controls.items()}
+
+    def circumstances(self) -> dict[str, Any]:
+        """Circumstances of the measurement that is shown."""
+        return {}
+
+    def picture(self) -> Figure:
+        """What is shown, as a figure of its own."""
+        figure = Figure(figsize=self.figsize, layout="constrained")
+        self.draw(figure.add_subplot())
+        return figure
 
     def __repr__(self) -> str:
         return self.text()
@@ -129,124 +198,128 @@ class Panel(ipy.VBox):  # type: ignore[misc]
         data["text/plain"] = self.text()
         return bundle
 
-    # ---- errors --------------------------------------------------------------------
+    # ---- errors -------------------------------------------------------------------
 
     def guarded(self, action: Callable[[], object]) -> Callable[[object], None]:
-        """Make a callback of `action`: one at a time, and what it raises is shown."""
+        """Turn `action` into a callback: one runs at a time, and errors are shown."""
 
         def callback(_: object = None) -> None:
-            with self._acting:
+            with self.lock:
                 try:
-                    self._error.value = ""
+                    self.displays["error"].value = ""
                     action()
                 except Exception as error:
-                    self.show_error(_told(error))
+                    self.show_error(_message(error))
 
         return callback
 
     def show_error(self, text: str) -> None:
-        """Show in red what went wrong; the last line first."""
-        self._error.value = alarm(text)
+        """Show an error in red, its last line first."""
+        self.displays["error"].value = error_html(text)
 
     @property
     def error(self) -> str:
-        """The HTML of the error that is shown; "" if there is none."""
-        return str(self._error.value)
+        """The HTML of the error that is shown; "" without one."""
+        return str(self.displays["error"].value)
 
-    # ---- export --------------------------------------------------------------------
+    # ---- export -------------------------------------------------------------------
 
     def _press_export(self) -> None:
-        self._export_result.value = ""
-        self.exported = self.export(self._export_name.value.strip())
+        self.displays["export_result"].value = ""
+        self.exported = self.export(self.export_name.value.strip())
         names = ", ".join(path.name for path in self.exported.values())
         folder = next(iter(self.exported.values())).parent
-        self._export_result.value = (
-            f"<span class='epl-muted'>{escape(names)} in {escape(f'{folder.parent.name}/')}"
-            f"{escape(folder.name)}</span>"
+        self.displays["export_result"].value = muted(
+            f"{names} in {folder.parent.name}/{folder.name}"
         )
 
-    def export(self, name: str | None = None, **how: Any) -> dict[str, Any]:
-        """Write picture, data and circumstances; see :func:`epolllab.plots.export.export`.
+    def export(self, name: str | None = None, **options: Any) -> dict[str, Path]:
+        """Write chart, data and circumstances; see :func:`epolllab.plots.export.export`.
 
         Parameters
         ----------
         name : str, optional
-            The files' name; the panel's and the time of day by default.
-        **how
+            Name of the files; by default the panel's and the time of day.
+        **options
             Passed on.
         """
-        from epolllab.plots import export
-
+        what = {
+            "data": self.data(),
+            "parameters": self.parameters(),
+            "circumstances": self.circumstances(),
+        }
         stamp = time.strftime("%H%M%S")
-        how = {"data": self.data(), "parameters": self.parameters(), **how}
-        return dict(export(self.picture(), name or f"{self._name}-{stamp}", **how))
+        return dict(export(self.picture(), name or f"{self.name}-{stamp}", **{**what, **options}))
 
-    # ---- its time, and its end -----------------------------------------------------
+    # ---- ticking and closing ------------------------------------------------------
 
-    def _tick_while_shown(self, tick: Callable[[], object]) -> None:
+    def tick_while_shown(self, tick: Callable[[], object]) -> None:
         """Call `tick` ten times a second while a page shows the panel."""
 
-        def look_and_tick() -> None:
+        def check_and_tick() -> None:
             presence.check()
             tick()
 
-        self._ticker = Ticker(look_and_tick, self.show_error)
-        self._presence = presence = Presence(self, self._came, self._went)
+        self.ticker = Ticker(check_and_tick, self.show_error)
+        self.presence = presence = Presence(self, self._on_shown, self._on_hidden)
 
-    def _came(self) -> None:
-        """A page shows the panel."""
-        assert self._ticker is not None
-        if not self._closed:
-            self._ticker.start()
-        if self._closed:  # by another thread, meanwhile
-            self._ticker.stop()
+    def _on_shown(self) -> None:
+        assert self.ticker is not None
+        if not self.closed:
+            self.ticker.start()
+        if self.closed:  # by another thread in the meantime
+            self.ticker.stop()
 
-    def _went(self) -> None:
-        """No page shows the panel any longer."""
-        assert self._ticker is not None
-        self._ticker.stop()
+    def _on_hidden(self) -> None:
+        assert self.ticker is not None
+        self.ticker.stop()
 
     @property
     def ticking(self) -> bool:
-        """Whether a thread of this panel is alive."""
-        return self._ticker is not None and self._ticker.running
+        """Whether the panel's ticker thread is alive."""
+        return self.ticker is not None and self.ticker.running
 
     def stop(self) -> None:
-        """The same as :meth:`close`: what a cell run twice does to its earlier panel."""
+        """Close the panel; a cell that runs again calls this on its earlier panel."""
         self.close()
 
     def close(self) -> None:
-        """End the panel's threads, and take it from the page; any number of times."""
-        if self._closed:
+        """Stop the panel's threads and remove it from the page; may be called repeatedly."""
+        if self.closed:
             return
-        self._closed = True
-        if self._ticker is not None:
-            self._ticker.stop()
-        if self._presence is not None:
-            self._presence.close()
-        for part in _inside(self):
+        self.closed = True
+        if self.ticker is not None:
+            self.ticker.stop()
+        if self.presence is not None:
+            self.presence.close()
+        for part in descendants(self):
             part.close()
         super().close()
 
 
-def _told(error: Exception) -> str:
-    """A wish that cannot be in one line; anything else with its traceback."""
-    if isinstance(error, ValueError | TypeError | OSError) and not _is_ours(error):
-        return str(error)
-    return "".join(traceback.format_exception(error))
-
-
-def _is_ours(error: Exception) -> bool:
-    """Whether the error was raised elsewhere than in this package: then it is a fault."""
-    last = traceback.extract_tb(error.__traceback__)[-1].filename
-    return "epolllab" not in last
-
-
-def _inside(box: Any) -> list[Any]:
+def descendants(box: Any) -> list[Any]:
     """All widgets in a box, at any depth."""
     found = []
     for child in box.children:
         found.append(child)
         if hasattr(child, "children"):
-            found += _inside(child)
+            found += descendants(child)
     return found
+
+
+def _with_class(widget: Any, name: str) -> Any:
+    widget.add_class(f"epl-{name.replace('_', '-')}")
+    return widget
+
+
+def _message(error: Exception) -> str:
+    """The message alone for an argument that this package refused, else the traceback."""
+    if isinstance(error, ValueError | TypeError | OSError) and _raised_here(error):
+        return str(error)
+    return "".join(traceback.format_exception(error))
+
+
+def _raised_here(error: Exception) -> bool:
+    """Whether a file of this package raised the error."""
+    last = traceback.extract_tb(error.__traceback__)[-1].filename
+    return Path(last).resolve().is_relative_to(PACKAGE)

@@ -1,11 +1,10 @@
-"""Whether a page shows a panel: what a front end says, and what it cannot say.
+"""Detect whether a page shows a panel.
 
-One job: tell a panel when a page has come and when none is left. A front end counts the
-views of a widget as they come and go; but a tab that is closed says nothing, and a page
-that is loaded again counts on from the number that was left. So each view of the panel
-holds a view of a hidden Play widget, which sends a beat a second for as long as its page
-lives, and which is a new one whenever the panel's count changes: its own count is then
-that of the views there are.
+A front end counts the views of a widget, but a closed tab does not report its views as gone,
+and a reloaded page continues from the number it finds. So each view of the panel contains a
+view of a hidden Play widget, which sends a heartbeat each second while its page lives. The
+Play widget is replaced whenever the panel's view count changes, so that its own view count
+is the number of views that exist.
 """
 
 import threading
@@ -18,130 +17,130 @@ import ipywidgets as ipy
 
 from epolllab.notebook import cells
 
-__all__ = ["BEAT_S", "SILENCE_S", "Presence"]
+__all__ = ["HEARTBEAT_S", "TIMEOUT_S", "Presence"]
 
-BEAT_S = 1.0
+HEARTBEAT_S = 1.0
 
-SILENCE_S = 5.0
-"""Without a beat for so long, no page is left. A browser sends one a second from a tab
-that is hidden, too; after five minutes of that, one a minute."""
+TIMEOUT_S = 5.0
+"""Without a heartbeat for this long, no page shows the panel. A browser also sends one a
+second from a hidden tab; after five minutes, one a minute."""
 
-FIRST_SILENCE_S = 60.0
-"""The same before a page's first beat, which a slow page or kernel may keep waiting."""
+FIRST_TIMEOUT_S = 60.0
+"""The same before a page's first heartbeat, which a slow page or kernel may delay."""
 
-_KEPT = 8
+N_KEPT = 8
+"""Replaced Play widgets that stay open."""
 
 
 class Presence:
-    """Call `came` when a page shows the panel, and `went` when none does any longer.
+    """Call `on_shown` when a page shows the panel, and `on_hidden` when none does.
 
     Parameters
     ----------
     panel : ipywidgets.Box
         Gets one more child, which is hidden.
-    came, went : callable
+    on_shown, on_hidden : callable
         Called from any thread, also several times in a row.
-    silence : float
-        Seconds without a beat after which no page is left.
 
     Attributes
     ----------
-    beat : ipywidgets.Play or None
-        What the pages send beats of; None before there was one.
+    timeout : float
+        Seconds without a heartbeat after which no page shows the panel.
+    heartbeat : ipywidgets.Play or None
+        The widget through which pages send heartbeats; None before the first view.
+    confirmed : bool
+        Whether a heartbeat has ever arrived.
     """
 
     def __init__(
-        self,
-        panel: Any,
-        came: Callable[[], object],
-        went: Callable[[], object],
-        silence: float = SILENCE_S,
+        self, panel: Any, on_shown: Callable[[], object], on_hidden: Callable[[], object]
     ) -> None:
-        self.beat: Any = None
-        self.silence = silence
-        self._panel, self._came, self._went = panel, came, went
-        self._hidden = ipy.Layout(display="none")
-        self._style: Any = None  # of the first beat, for all
+        self.heartbeat: Any = None
+        self.timeout = TIMEOUT_S
+        self.confirmed = False
+        self._panel, self._on_shown, self._on_hidden = panel, on_shown, on_hidden
+        self._layout = ipy.Layout(display="none")
+        self._style: Any = None  # shared by all heartbeats
         self._closed = False
-        self._renewing = threading.Lock()
-        self._earlier: deque[Any] = deque()
-        self._heard_s = time.monotonic()
-        self._beaten = False
-        cells.watch()
-        # 0 asks the front end to count its views; see ipywidgets.Widget.
+        self._lock = threading.Lock()
+        self._replaced: deque[Any] = deque()
+        self._last_s = time.monotonic()
+        cells.watch_cells()
+        # 0 asks the front end to count views; see ipywidgets.Widget.
         panel._view_count = 0
-        panel.observe(self._counted, "_view_count")
+        panel.observe(self._panel_views_changed, "_view_count")
 
     def check(self) -> None:
-        """Call `went` if there has been silence; to be called now and then.
+        """Call `on_hidden` after a timeout; to be called regularly.
 
-        A kernel that runs a cell may leave its page's messages unread until the cell has
-        ended, so that time is none of silence.
+        A kernel that runs a cell may not read messages until the cell ends, so that time
+        does not count.
         """
         now = time.monotonic()
-        allowed = self.silence if self._beaten else max(self.silence, FIRST_SILENCE_S)
-        if cells.is_busy():
-            self._heard_s = now
-        elif now - self._heard_s > allowed:
-            self._went()
+        timeout = self.timeout if self.confirmed else max(self.timeout, FIRST_TIMEOUT_S)
+        if cells.is_cell_running():
+            self._last_s = now
+        elif now - self._last_s > timeout:
+            self._on_hidden()
 
-    def _counted(self, change: Mapping[str, Any]) -> None:
-        self._heard_s = time.monotonic()
-        if not self._renew():
+    def _panel_views_changed(self, change: Mapping[str, Any]) -> None:
+        self._last_s = time.monotonic()
+        if not self._replace():
             return
         fewer = change["new"] < change["old"]
-        # With fewer there may be none, whatever the number: those left view the new beat.
-        gone = fewer if self._beaten else not change["new"]
-        (self._went if gone else self._came)()
+        # The count may include views of closed tabs, so fewer may mean none: views that
+        # remain will view the new heartbeat.
+        hidden = fewer if self.confirmed else not change["new"]
+        (self._on_hidden if hidden else self._on_shown)()
 
-    def _renew(self) -> bool:
-        """Give every view of the panel a view of a beat that has none yet, unless closed."""
-        with self._renewing:
+    def _replace(self) -> bool:
+        """Give the panel a heartbeat that has no views yet; False once closed."""
+        with self._lock:
             if self._closed:
                 return False
             shared = {"style": self._style} if self._style is not None else {}
-            beat = ipy.Play(
-                max=1000, interval=int(BEAT_S * 1000), repeat=True, layout=self._hidden,
+            heartbeat = ipy.Play(
+                max=1000, interval=int(HEARTBEAT_S * 1000), repeat=True, layout=self._layout,
                 _view_count=0, **shared,
             )  # fmt: skip
-            self._style = beat.style
-            beat.observe(self._viewed, "_view_count")
-            beat.observe(self._heard, "value")
-            earlier, self.beat = self.beat, beat
+            self._style = heartbeat.style
+            heartbeat.observe(self._views_changed, "_view_count")
+            heartbeat.observe(self._beat, "value")
+            earlier, self.heartbeat = self.heartbeat, heartbeat
             rest = (child for child in self._panel.children if child is not earlier)
-            self._panel.children = (*rest, beat)
+            self._panel.children = (*rest, heartbeat)
             if earlier is not None:
                 earlier.playing = False
-                self._earlier.append(earlier)
-            # Not at once: a page may just now be sending of it, and would be told off.
-            if len(self._earlier) > _KEPT:
-                self._earlier.popleft().close()
+                self._replaced.append(earlier)
+            # Closed later: a message of a closed widget that arrives now would be an error.
+            if len(self._replaced) > N_KEPT:
+                self._replaced.popleft().close()
         return True
 
-    def _viewed(self, change: Mapping[str, Any]) -> None:
-        beat = change["owner"]
-        if beat is not self.beat:
+    def _views_changed(self, change: Mapping[str, Any]) -> None:
+        heartbeat = change["owner"]
+        if heartbeat is not self.heartbeat:
             return
-        self._heard_s = time.monotonic()
+        self._last_s = time.monotonic()
         if not change["new"]:
-            self._went()
+            self._on_hidden()
             return
-        # A page begins to play when it sees this change, not when it finds it changed.
-        beat.playing = False
-        beat.playing = True
-        self._came()
+        # A page starts to play when it sees this change, not when it finds it made.
+        heartbeat.playing = False
+        heartbeat.playing = True
+        self._on_shown()
 
-    def _heard(self, change: Mapping[str, Any]) -> None:
-        if change["owner"] is self.beat and self.beat._view_count:
-            self._beaten = True
-            self._heard_s = time.monotonic()
-            self._came()
+    def _beat(self, change: Mapping[str, Any]) -> None:
+        if change["owner"] is self.heartbeat and self.heartbeat._view_count:
+            self.confirmed = True
+            self._last_s = time.monotonic()
+            self._on_shown()
 
     def close(self) -> None:
-        """Close what was kept, and make no more; the beat itself is the panel's child."""
-        with self._renewing:
+        """Close the replaced widgets and create no more; the panel closes the current one."""
+        with self._lock:
             self._closed = True
-            for kept in (*self._earlier, self._style, self._hidden):
-                if kept is not None:
-                    kept.close()
-            self._earlier.clear()
+            for widget in (*self._replaced, self._style, self._layout):
+                if widget is not None:
+                    widget.close()
+            self._replaced.clear()

@@ -140,6 +140,6 @@ def test_page_that_is_closed_leaves_nothing_running(
         state = panel.locator(".epl-state").first
         expect(state).to_contain_text("running at")
         port = int(re.search(r":(\d+)", state.inner_text())[1])
-        page.wait_for_timeout(1000 * (voila.LEFT_S + 10))  # that an open page is left alone
+        page.wait_for_timeout(1000 * (voila.IDLE_S + 10))  # that an open page is left alone
         assert not is_refused(("127.0.0.1", port))
-    until(lambda: is_refused(("127.0.0.1", port)), 3 * voila.LEFT_S)
+    until(lambda: is_refused(("127.0.0.1", port)), 3 * voila.IDLE_S)

@@ -1,4 +1,4 @@
-"""Pages: the widget notebooks behind a token, and nothing left when they end."""
+"""The widget notebooks as pages behind a token; nothing is left when they end."""
 
 import re
 import signal
@@ -20,18 +20,18 @@ has_voila = pytest.mark.skipif(find_spec("voila") is None, reason="Voila is not 
 
 
 class NoRedirect(urllib.request.HTTPRedirectHandler):
-    """Let a redirect be seen rather than followed."""
+    """Return redirects instead of following them."""
 
     def redirect_request(self, *_: Any) -> None:
         """Follow none."""
 
 
 def status_of(url: str) -> tuple[int, str]:
-    """Ask for a page: its status, and where it sends one on to."""
+    """Request a page; return its status and the target of a redirect."""
     try:
-        with urllib.request.build_opener(NoRedirect).open(url, timeout=90) as answer:
-            answer.read()
-            return answer.status, ""
+        with urllib.request.build_opener(NoRedirect).open(url, timeout=90) as response:
+            response.read()
+            return response.status, ""
     except urllib.error.HTTPError as error:
         with error:
             return error.code, error.headers.get("Location") or ""
@@ -39,7 +39,7 @@ def status_of(url: str) -> tuple[int, str]:
 
 @pytest.fixture
 def served() -> Iterator[tuple["subprocess.Popen[str]", list[str]]]:
-    """The command as a user runs it, up; and the addresses that it printed."""
+    """The running command, as a user starts it, and the addresses that it printed."""
     command = [sys.executable, "-m", "epolllab", "serve"]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
@@ -47,13 +47,10 @@ def served() -> Iterator[tuple["subprocess.Popen[str]", list[str]]]:
     assert process.stdout is not None
     with process:
         try:
-            lines = iter(process.stdout.readline, "")
-            printed = []
-            for line in lines:
-                printed.append(line)
-                if "Interrupt" in line:
-                    break
-            yield process, re.findall(r"http://\S+", "".join(printed))
+            printed = ""
+            while "Interrupt" not in printed and (line := process.stdout.readline()):
+                printed += line
+            yield process, re.findall(r"http://\S+", printed)
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(60)
@@ -61,10 +58,10 @@ def served() -> Iterator[tuple["subprocess.Popen[str]", list[str]]]:
 
 @has_voila
 @pytest.mark.notebook
-def test_pages_ask_for_the_token_and_end_with_the_command(
+def test_pages_require_the_token_and_end_with_the_command(
     served: tuple["subprocess.Popen[str]", list[str]],
 ) -> None:
-    """Without the token one is sent to the login; the address that was printed has it."""
+    """Without the token a page redirects to the login; the printed addresses have it."""
     process, addresses = served
     assert [re.sub(r".*/|\?.*", "", url) for url in addresses] == list(voila.NOTEBOOKS)
     bare, _, query = addresses[1].partition("?")
@@ -85,35 +82,35 @@ def test_pages_ask_for_the_token_and_end_with_the_command(
         status_of(bare)
 
 
-def test_without_voila_the_command_says_how_to_get_it(
+def test_without_voila_the_command_says_how_to_install_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One line and a status, before anything is started."""
+    """The message has the pip command, and the status is 1."""
     monkeypatch.setattr(voila, "find_spec", lambda _: None)
     assert main(["serve"]) == 1
     assert "pip install 'epolllab[app]'" in capsys.readouterr().err
 
 
-def test_wrong_wishes_are_refused_before_anything_starts(
+def test_invalid_arguments_are_refused_before_anything_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A folder without the notebooks, a port that is none, a token that keeps nobody out."""
+    """A folder without the notebooks, an impossible port, a short token."""
     monkeypatch.setattr(voila, "find_spec", lambda name: name)
     folder = paths.notebooks()
     assert folder is not None
     with pytest.raises(FileNotFoundError, match="14-drive-the-dashboard"):
         voila.serve(tmp_path)
-    with pytest.raises(ValueError, match="65535"):
+    with pytest.raises(ValueError, match=r"^port\b"):
         voila.serve(folder, port=70_000)
-    with pytest.raises(ValueError, match="16 characters"):
+    with pytest.raises(ValueError, match=r"^token\b"):
         voila.serve(folder, token="short")
 
 
 @has_voila
-def test_a_voila_that_ends_at_once_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Its status is in the error, and its own words came before it."""
+def test_a_voila_that_exits_at_once_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its exit status is in the error."""
     folder = paths.notebooks()
     assert folder is not None
     monkeypatch.setattr(voila.sys, "executable", "/bin/false")
-    with pytest.raises(RuntimeError, match="status 1 before it answered"):
+    with pytest.raises(RuntimeError, match="status 1"):
         voila.serve(folder, say=lambda _: None)

@@ -819,12 +819,12 @@ def test_a_thread_knows_whether_a_cell_is_running(tmp_path: Path) -> None:
     watching = f"""
         import pathlib, threading, time
         from epolllab.notebook import cells
-        cells.watch()
+        cells.watch_cells()
         told = pathlib.Path({str(told)!r})
         told.write_text("")
         def tell():
             while True:
-                told.write_text(str(cells.is_busy()))
+                told.write_text(str(cells.is_cell_running()))
                 time.sleep(0.005)
         threading.Thread(target=tell, daemon=True).start()
     """
