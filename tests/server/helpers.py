@@ -1,0 +1,66 @@
+"""What the tests of this folder share: requests, ways to cut them, and kinds of server."""
+
+import re
+from collections.abc import Iterable
+from itertools import pairwise, product
+from typing import Any
+
+import pytest
+from hypothesis import strategies as st
+
+from epolllab import Session
+from epolllab.kernel.pollers import POLLERS
+from epolllab.server.options import LIFECYCLES, TRIGGERS, ServerOptions
+
+PLACES = pytest.mark.parametrize("process", [False, True], ids=["thread", "process"])
+"""Run a test with the loop in a thread and in a child process."""
+
+
+def is_valid(poller: Any, trigger: Any, lifecycle: Any) -> bool:
+    """Whether a server can have these options together."""
+    try:
+        ServerOptions(poller=poller, trigger=trigger, lifecycle=lifecycle)
+    except ValueError:
+        return False
+    return True
+
+
+WAYS = [way for way in product(POLLERS, TRIGGERS, LIFECYCLES) if is_valid(*way)]
+EVERY_WAY = pytest.mark.parametrize(
+    ("poller", "trigger", "lifecycle"), WAYS, ids=["-".join(way) for way in WAYS]
+)
+"""Run a test with each of the eleven valid combinations."""
+
+OLD = b"GET / HTTP/1.0\r\n\r\n"
+GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+EXPECTING = b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n"
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+BODIES = {
+    "length": b"POST /p?q=1 HTTP/1.1\r\nHost: a\r\nContent-Length: 11\r\n\r\nhello world",
+    "chunked": b"POST /p?q=1 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b"5\r\nhello\r\n6;ext=1\r\n world\r\n0\r\nTrailer: t\r\n\r\n",
+}
+DATE = rb"Date: (Mon|Tue|Wed|Thu|Fri|Sat|Sun), \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT"
+
+CUT_PLACES = st.lists(st.integers(0, 1 << 16), max_size=8)
+"""Where to cut, for :func:`cut_at`."""
+
+
+def bytewise(data: bytes) -> list[bytes]:
+    """Cut into single bytes."""
+    return [data[i : i + 1] for i in range(len(data))]
+
+
+CUTS = pytest.mark.parametrize("cut", [lambda data: [data], bytewise], ids=["whole", "bytewise"])
+
+
+def cut_at(data: bytes, places: list[int]) -> list[bytes]:
+    """Cut at the places, each taken modulo the length; no piece is empty."""
+    edges = sorted({0, len(data), *(place % (len(data) + 1) for place in places)})
+    return [data[a:b] for a, b in pairwise(edges)]
+
+
+def responses_of(session: Session, pieces: Iterable[bytes]) -> list[bytes]:
+    """Feed the pieces; return the responses with their dates replaced."""
+    responses = [response for piece in pieces for response in session.receive(piece)]
+    return [re.sub(DATE, b"Date: -", response) for response in responses]

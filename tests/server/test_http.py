@@ -1,0 +1,441 @@
+"""The HTTP session without a socket: requests, responses, limits and failures."""
+
+import gc
+import re
+import sys
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
+
+from epolllab import Response
+from epolllab.server import Http, Request
+from epolllab.server.protocols import make_session_factory
+from tests.server.helpers import BODIES, CONTINUE, CUTS, DATE, EXPECTING, GET, responses_of
+
+LIMIT = 2_000
+"""max_request_bytes in the tests of limits."""
+
+
+def http(handler: Callable[[Request], Any] | None = None, limit: int = 1 << 20) -> Http:
+    """A session as a server makes it."""
+    session = make_session_factory("http", handler=handler, max_request_bytes=limit)()
+    assert isinstance(session, Http)
+    return session
+
+
+def parsed(response: bytes) -> tuple[bytes, dict[bytes, bytes], bytes]:
+    """Split a response into status line, headers and body."""
+    head, _, body = response.partition(b"\r\n\r\n")
+    status, *lines = head.split(b"\r\n")
+    headers = dict(line.split(b": ", 1) for line in lines)
+    assert len(headers) == len(lines), "a header appears twice"
+    return status, headers, body
+
+
+def statuses(responses: Iterable[bytes]) -> list[int]:
+    """The status codes."""
+    return [int(response.split(b" ", 2)[1]) for response in responses]
+
+
+# ---- requests and responses -------------------------------------------------------------
+
+
+def test_the_default_response() -> None:
+    """Status, type, length, date and body, and the session stays open."""
+    session = http()
+    (response,) = session.receive(GET)
+    assert re.search(DATE, response)
+    status, headers, body = parsed(response)
+    assert status == b"HTTP/1.1 200 OK"
+    assert body == b"Hello, world!"
+    assert headers.keys() == {b"Content-Type", b"Content-Length", b"Date"}
+    assert headers[b"Content-Length"] == b"13"
+    assert len(responses_of(session, [GET] * 50)) == 50
+    assert not session.closing
+
+
+@CUTS
+def test_a_pipeline_is_served_in_order(cut: Callable[[bytes], list[bytes]]) -> None:
+    """Several requests at once get as many responses, in the order of the requests."""
+    session = http(lambda request: request.path)
+    pipeline = b"".join(b"GET /%d HTTP/1.1\r\nHost: a\r\n\r\n" % n for n in range(5))
+    bodies = [parsed(response)[2] for response in responses_of(session, cut(pipeline))]
+    assert bodies == [b"/0", b"/1", b"/2", b"/3", b"/4"]
+
+
+def test_head_has_the_headers_and_no_body() -> None:
+    """HEAD announces the length of GET, and the next response follows directly."""
+    session = http(lambda request: "four")
+    head, get = responses_of(session, [b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n" + GET])
+    assert head + b"four" == get
+    assert parsed(head)[1][b"Content-Length"] == b"4"
+
+
+def handler_that_appends(seen: list[Request]) -> Callable[[Request], str]:
+    def handler(request: Request) -> str:
+        seen.append(request)
+        return "seen"
+
+    return handler
+
+
+@CUTS
+@pytest.mark.parametrize("framing", BODIES)
+def test_the_handler_gets_the_whole_request(
+    framing: str, cut: Callable[[bytes], list[bytes]]
+) -> None:
+    """Method, path, version, headers and body are complete, of known length or chunked."""
+    seen: list[Request] = []
+    session = http(handler_that_appends(seen))
+    assert len(responses_of(session, cut(BODIES[framing] + GET))) == 2
+    post, get = seen
+    assert (post.method, post.path, post.version) == ("POST", "/p?q=1", "1.1")
+    assert post.body == b"hello world"
+    assert post.keep_alive
+    assert post.headers["host"] == "a"
+    assert "trailer" not in post.headers
+    assert post.raw_trailers == ([(b"Trailer", b"t")] if framing == "chunked" else [])
+    assert (get.method, get.path, get.body) == ("GET", "/", b"")
+    assert (get.raw_headers, get.raw_trailers) == ([(b"Host", b"a")], [])
+
+
+def test_trailers_after_an_empty_body_are_not_headers() -> None:
+    """A field after the last chunk is a trailer, and has no effect."""
+    head = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nX: head\r\n\r\n"
+    empty = head + b"0\r\nX: tail\r\n\r\n"
+    seen: list[Request] = []
+    session = http(handler_that_appends(seen))
+    session.receive(empty + GET + empty)
+    first, plain, second = seen
+    for request in (first, second):
+        assert request.headers["x"] == "head"
+        assert request.raw_trailers == [(b"X", b"tail")]
+    assert (plain.raw_headers, plain.raw_trailers) == ([(b"Host", b"a")], [])
+    (response,) = session.receive(head + b"0\r\nExpect: 100-continue\r\n\r\n")
+    assert response.startswith(b"HTTP/1.1 200")
+    assert b"100 Continue" not in response + session.interim
+
+
+def test_repeated_headers_are_joined() -> None:
+    """Names are lower case in headers, which joins repeats; raw_headers has what was sent."""
+    request = Request("GET", "/", "1.1", [(b"X-A", b"1"), (b"x-a", b"\xe4")], b"", True)
+    assert request.headers == {"x-a": "1, ä"}
+    assert request.raw_headers == [(b"X-A", b"1"), (b"x-a", b"\xe4")]
+    assert repr(request) == "<Request GET / HTTP/1.1, 0 bytes>"
+
+
+@pytest.mark.parametrize(
+    ("returned", "status", "body"),
+    [
+        ("text ä", 200, "text ä".encode()),
+        (b"\0bytes", 200, b"\0bytes"),
+        (bytearray(b"array"), 200, b"array"),
+        (Response("gone", 410), 410, b"gone"),
+        (Response(b"", 599), 599, b""),
+    ],
+)
+def test_what_a_handler_may_return(returned: Any, status: int, body: bytes) -> None:
+    """A str is sent as UTF-8, bytes unchanged, and a Response has a status."""
+    (response,) = http(lambda _: returned).receive(GET)
+    assert statuses([response]) == [status]
+    assert parsed(response)[2] == body
+    assert int(parsed(response)[1][b"Content-Length"]) == len(body)
+
+
+@pytest.mark.parametrize("status", [204, 304])
+def test_statuses_without_a_body(status: int) -> None:
+    """204 and 304 have neither body nor length, and the next response follows directly."""
+    responses = responses_of(http(lambda _: Response("ignored", status)), [GET + GET])
+    assert statuses(responses) == [status] * 2
+    for response in responses:
+        assert b"Content-Length" not in parsed(response)[1]
+        assert parsed(response)[2] == b""
+
+
+def test_a_handlers_headers_are_sent() -> None:
+    """Next to the server's own."""
+    (response,) = http(lambda _: Response("x", headers={"X-A": "b", "Location": "/c"})).receive(GET)
+    headers = parsed(response)[1]
+    assert headers[b"X-A"] == b"b"
+    assert headers[b"Location"] == b"/c"
+    assert headers[b"Content-Type"] == b"text/plain; charset=utf-8"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "match"),
+    [
+        ({"headers": {"X": "a\r\nSet-Cookie: b"}}, ValueError, "headers"),
+        ({"headers": {"X\n": "a"}}, ValueError, "headers"),
+        ({"content_type": "text/html\nX: y"}, ValueError, "content_type"),
+        ({"headers": {"content-LENGTH": "3"}}, ValueError, "^headers.*content-LENGTH"),
+        ({"headers": {"Connection": "close"}}, ValueError, "^headers.*Connection"),
+        ({"body": None}, TypeError, "^body"),
+        ({"body": ["a"]}, TypeError, "^body"),
+    ],
+)
+def test_an_invalid_response(arguments: dict[str, Any], error: type[Exception], match: str) -> None:
+    """Line breaks in headers, headers that the server sends, and a body that is not bytes."""
+    with pytest.raises(error, match=match):
+        Response(**arguments)
+
+
+def test_the_date_advances(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One Response serves many requests, and has the date of each second."""
+    response = Response("x")
+    dates = []
+    for now in (1_700_000_000.0, 1_700_000_000.9, 1_700_000_001.0, 1_700_000_063.5):
+        monkeypatch.setattr("epolllab.server.http.time.time", lambda now=now: now)
+        dates.append(parsed(response.wire())[1][b"Date"].decode())
+    assert [date[-12:] for date in dates] == [
+        "22:13:20 GMT", "22:13:20 GMT", "22:13:21 GMT", "22:14:23 GMT",
+    ]  # fmt: skip
+    assert dates[0].startswith("Tue, 14 Nov 2023")
+
+
+# ---- closing ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("version", "connection", "closes", "header"),
+    [
+        (b"1.1", None, False, None),
+        (b"1.1", b"keep-alive", False, None),
+        (b"1.1", b"close", True, b"close"),
+        (b"1.0", None, True, b"close"),
+        (b"1.0", b"close", True, b"close"),
+        (b"1.0", b"keep-alive", False, b"keep-alive"),
+        (b"1.0", b"Keep-Alive", False, b"keep-alive"),
+    ],
+)
+def test_when_the_session_closes(
+    version: bytes, connection: bytes | None, closes: bool, header: bytes | None
+) -> None:
+    """1.1 stays open unless told to close; 1.0 closes unless keep-alive is asked for."""
+    line = b"Connection: %b\r\n" % connection if connection else b""
+    session = http()
+    (response,) = session.receive(b"GET / HTTP/%b\r\nHost: a\r\n%b\r\n" % (version, line))
+    assert session.closing == closes
+    assert not session.linger
+    assert parsed(response)[1].get(b"Connection") == header
+    assert parsed(response)[2] == b"Hello, world!"
+
+
+def test_keep_alive_is_confirmed_to_one_request_only() -> None:
+    """The confirmation for an HTTP/1.0 request is not in the next response."""
+    old = b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"
+    first, second = responses_of(http(), [old, GET])
+    assert b"Connection: keep-alive" in first
+    assert b"Connection" not in second
+
+
+def test_bytes_after_a_close_are_ignored() -> None:
+    """In the same piece as the request with "Connection: close", or later."""
+    last = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+    for pieces in ([last + GET + b"junk"], [last, GET, b"junk"]):
+        assert len(responses_of(http(), pieces)) == 1
+
+
+def test_an_upgrade_is_declined() -> None:
+    """A request for another protocol gets an HTTP response, and the session closes."""
+    session = http()
+    offer = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"
+    assert statuses(session.receive(offer + b"\x81\x05hello")) == [200]
+    assert session.closing
+
+
+def test_a_closed_session_is_freed() -> None:
+    """Parser and session refer to each other; after on_close() reference counting frees them."""
+    gc.disable()
+    try:
+        session = http()
+        session.receive(GET)
+        session.on_close()
+        gone = weakref.ref(session)
+        del session
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+# ---- 100 Continue -----------------------------------------------------------------------
+
+
+def test_continue_is_sent_before_the_body() -> None:
+    """The interim response is there when the head is complete, the final one at the end."""
+    session = http(lambda request: request.body)
+    assert session.receive(EXPECTING) == []
+    assert session.interim == CONTINUE
+    session.interim = b""  # as the loop does once it has sent it
+    (response,) = session.receive(b"hello")
+    assert parsed(response)[2] == b"hello"
+    assert session.interim == b""
+
+
+def test_no_continue_where_the_body_has_arrived() -> None:
+    """Only the final response is left to send."""
+    session = http()
+    assert len(session.receive(EXPECTING + b"hello")) == 1
+    assert session.interim == b""
+
+
+def test_a_continue_in_a_pipeline() -> None:
+    """It follows the response before it."""
+    session = http()
+    (response,) = session.receive(GET + EXPECTING)
+    assert response.endswith(b"Hello, world!" + CONTINUE)
+    assert session.interim == b""
+    (response,) = session.receive(b"hello")
+    assert response.endswith(b"Hello, world!")
+
+
+def test_no_continue_for_a_body_that_is_too_large() -> None:
+    """An announced length beyond the limit gets a 413."""
+    data = EXPECTING.replace(b"Length: 5", b"Length: 101")
+    assert statuses(http(limit=100).receive(data)) == [413]
+
+
+# ---- refusals ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\0",
+        b"hello\n\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET / HTTP/1.1\r\nno colon\r\n\r\n",
+        b"POST / HTTP/1.1\r\nContent-Length: x\r\n\r\n",
+        b"POST / HTTP/1.1\r\nContent-Length: 99999999999999999999999\r\n\r\n",
+        b"POST / HTTP/1.1\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n",
+        b"POST / HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n",
+    ],
+)
+@CUTS
+def test_invalid_http_gets_400(data: bytes, cut: Callable[[bytes], list[bytes]]) -> None:
+    """One response, after which the session lingers, so that no reset destroys it."""
+    session = http()
+    responses = responses_of(session, cut(data))
+    assert statuses(responses) == [400]
+    assert parsed(responses[0])[1][b"Connection"] == b"close"
+    assert session.closing
+    assert session.linger
+    assert session.receive(GET) == []
+
+
+def test_requests_before_an_invalid_one_are_served() -> None:
+    """A pipeline is served up to the invalid bytes."""
+    assert statuses(http().receive(GET + GET + b"\0\0")) == [200, 200, 400]
+
+
+CHUNKED = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+ENDLESS = {
+    "target": (b"GET /", b"a" * 100, 431),
+    "header": (b"GET / HTTP/1.1\r\nA: ", b"a" * 100, 431),
+    "headers": (b"GET / HTTP/1.1\r\n", b"A: b\r\n", 431),
+    "length": (b"POST / HTTP/1.1\r\nContent-Length: 2001\r\n\r\n", b"a", 413),
+    "chunks": (CHUNKED, b"64\r\n" + b"a" * 100 + b"\r\n", 413),
+    "one chunk": (CHUNKED + b"fffff\r\n", b"a" * 100, 413),
+    "trailer": (CHUNKED + b"1\r\na\r\n0\r\n", b"A: b\r\n", 431),
+    "chunk extension": (CHUNKED + b"1\r\na\r\n1;", b"a" * 100, 431),
+}
+"""The beginning of a request, what is repeated after it, and the status expected."""
+
+
+@pytest.mark.parametrize("part", ENDLESS)
+def test_a_request_that_never_ends(part: str) -> None:
+    """Soon after the limit it gets a 431 for the head, a 413 for the body."""
+    head, more, expected = ENDLESS[part]
+    session = http(limit=LIMIT)
+    fed = 0
+    responses: list[bytes] = []
+    for piece in [head, *[more] * (10 * LIMIT // len(more))]:
+        responses += session.receive(piece)
+        if session.closing:
+            break
+        fed += len(piece)
+    assert statuses(responses) == [expected]
+    assert session.linger
+    assert fed <= 2 * LIMIT + len(head)
+
+
+@pytest.mark.parametrize("size", [LIMIT, LIMIT + 1])
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+def test_the_limit_of_a_body_is_exact(framing: str, size: int) -> None:
+    """A body of max_request_bytes is served, one byte more is not."""
+    body = b"a" * size
+    if framing == "length":
+        data = b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n%b" % (size, body)
+    else:
+        data = CHUNKED + b"%x\r\n%b\r\n0\r\n\r\n" % (size, body)
+    expected = 200 if size == LIMIT else 413
+    assert statuses(http(lambda request: request.body, LIMIT).receive(data)) == [expected]
+
+
+def test_the_limit_is_per_request() -> None:
+    """However many requests a connection carries, and however they are cut."""
+    stream = (GET + BODIES["chunked"] + BODIES["length"]) * 100
+    pieces = [stream[i : i + 777] for i in range(0, len(stream), 777)]
+    assert statuses(responses_of(http(limit=LIMIT), pieces)) == [200] * 300
+
+
+@pytest.mark.parametrize(
+    ("pieces", "expected"),
+    [
+        ([], []),
+        ([GET], []),
+        ([b"GET / HTTP/1.1\r\nHost"], [408]),
+        ([GET, b"GET /"], [408]),
+        ([BODIES["length"][:-3]], [408]),
+        ([b"\0"], []),
+    ],
+    ids=["nothing", "between", "head", "second", "body", "refused"],
+)
+def test_a_timeout_in_a_request_is_408(pieces: list[bytes], expected: list[int]) -> None:
+    """Between requests nothing is sent."""
+    session = http()
+    responses_of(session, pieces)
+    assert statuses(session.timed_out()) == expected
+
+
+# ---- handlers that fail -----------------------------------------------------------------
+
+
+def leave(_: Request) -> str:
+    sys.exit("from a handler")
+
+
+@pytest.mark.parametrize(
+    ("handler", "cause"),
+    [
+        (lambda _: 1 / 0, "ZeroDivisionError"),
+        (lambda _: None, "TypeError: body of a response must be bytes or a str, not None"),
+        (lambda _: Response("x", headers={"A": "\n"}), "line break"),
+        (leave, "SystemExit: from a handler"),
+    ],
+    ids=["raises", "returns-none", "bad-response", "exits"],
+)
+def test_a_handler_that_fails_is_a_500(handler: Callable[[Request], Any], cause: str) -> None:
+    """The peer gets no traceback; the session keeps it for the server."""
+    session = http(handler)
+    (response,) = session.receive(GET)
+    assert statuses([response]) == [500]
+    assert cause.encode() not in response
+    assert session.closing
+    assert session.fault is not None
+    assert cause in session.fault
+
+
+def test_a_pipeline_ends_at_the_handler_that_failed() -> None:
+    """Earlier responses are sent, and later requests are not served."""
+    served = []
+
+    def handler(request: Request) -> str:
+        served.append(request.path)
+        return {"/0": "fine"}[request.path]
+
+    pipeline = b"".join(b"GET /%d HTTP/1.1\r\nHost: a\r\n\r\n" % n for n in range(3))
+    assert statuses(http(handler).receive(pipeline)) == [200, 500]
+    assert served == ["/0", "/1"]
