@@ -1,43 +1,34 @@
-"""From DataFrames to matplotlib Axes, and from Axes to files.
+"""Charts: from DataFrames to matplotlib Axes, and from Axes to files.
 
 Every function takes the data first and the rest by keyword, draws on ``ax`` or on a new
-figure, and returns the Axes. An empty frame draws an empty, labelled chart. ``recording``
-draws events, wakeups and latencies; ``experiments`` the comparisons; ``scaling`` the
-sweeps; ``export`` writes a chart with its data and circumstances; ``style`` is the one
-style of all. Imports analysis and everything below.
+figure, and returns the Axes; an empty frame gives an empty, labelled chart. ``recording`` and
+``requests`` draw what a server did, ``experiments``, ``workers``, ``phenomena`` and ``scaling``
+the experiments, ``widgets`` what the widgets show; ``export`` writes a chart to files. The style
+holds while a function draws; draw within ``style.use(dark=True)`` for the dark theme. This
+folder imports analysis and everything below it.
 """
 
 from epolllab.plots import style
 from epolllab.plots.experiments import (
     METRICS,
-    balance,
-    checks,
-    herd,
+    idle_connections,
     level_against_edge,
     lifecycles,
-    masks,
-    numbers,
+    observer_cost,
     stranded,
-    tails,
 )
 from epolllab.plots.export import default_folder, export
-from epolllab.plots.recording import batch_sizes, interest, journey, latency, timeline, wakeups
-from epolllab.plots.scaling import (
-    cost_split,
-    crossover,
-    idle_connections,
-    kinds,
-    observer_cost,
-    ratio,
-    scaling,
-    staircase,
-)
+from epolllab.plots.phenomena import conformance, masks, numbers
+from epolllab.plots.recording import batch_sizes, interest, timeline, wakeups
+from epolllab.plots.requests import journey, latency
+from epolllab.plots.scaling import cost_split, crossover, ratio, scaling, staircase, wait_kinds
+from epolllab.plots.workers import accept_balance, herd, latency_tails
 
 __all__ = [
     "METRICS",
-    "balance",
+    "accept_balance",
     "batch_sizes",
-    "checks",
+    "conformance",
     "cost_split",
     "crossover",
     "default_folder",
@@ -46,8 +37,8 @@ __all__ = [
     "idle_connections",
     "interest",
     "journey",
-    "kinds",
     "latency",
+    "latency_tails",
     "level_against_edge",
     "lifecycles",
     "masks",
@@ -58,8 +49,8 @@ __all__ = [
     "staircase",
     "stranded",
     "style",
-    "tails",
     "timeline",
+    "wait_kinds",
     "wakeups",
 ]
 

@@ -1,48 +1,59 @@
-"""The ground of every picture: an Axes in the one style, and what stands under it.
+"""The frame of every chart: a styled Axes, and the legend and notes stacked below it.
 
-One job: lend an Axes, stack legend and notes under its labels, and say where there is
-nothing to draw. It draws no data.
+Also holds the description of the parameters that all charts share.
 """
 
+import inspect
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullFormatter
 from matplotlib.transforms import ScaledTranslation
 
 from epolllab.plots import style
 from epolllab.plots.style import Theme
 
-__all__ = ["SMALL", "Below", "canvas", "nothing"]
+__all__ = ["SMALL", "Canvas", "canvas", "documented", "legend_mark", "log_axis"]
 
 
 SMALL = 7.0
-"""Points; smaller letters are not legible at half width."""
+"""Font size in points; smaller text is not legible at half width."""
 
-_ROW = 1.46  # distance of two rows of a legend, in sizes of its letters
+_ROW = 1.46  # line spacing of a legend, in font sizes
+
+_SHARED = """
+ax : matplotlib.axes.Axes, optional
+    Where to draw; by default a new figure.
+note : str, optional
+    Grey text below the chart, for the circumstances of the measurement. By default
+    those that a Result carries.
+
+Returns
+-------
+matplotlib.axes.Axes
+"""
+
+Draw = TypeVar("Draw", bound=Callable[..., Axes])
+
+
+def documented(draw: Draw) -> Draw:
+    """Complete a docstring that ends with its own parameters by the shared ones."""
+    draw.__doc__ = inspect.cleandoc(draw.__doc__ or "") + _SHARED
+    return draw
 
 
 @contextmanager
 def canvas(
-    ax: Axes | None, size: tuple[float, float], note: str | None
-) -> Iterator[tuple[Axes, Theme, "Below"]]:
-    """Lend an Axes in the package's style, and finish it with the note.
+    ax: Axes | None, size: tuple[float, float], note: str | None, title: str = ""
+) -> Iterator[tuple[Axes, "Canvas"]]:
+    """Yield an Axes in the package's style and its canvas; add the note at the end.
 
-    Parameters
-    ----------
-    ax : matplotlib.axes.Axes or None
-        Where to draw; None for a new figure.
-    size : tuple of float
-        Of the new figure, in inches.
-    note : str or None
-        Circumstances, in grey under all else.
-
-    Yields
-    ------
-    tuple of (Axes, Theme, Below)
-        Where to draw, in which colours, and what stacks legends and words underneath.
+    ``size`` is that of the new figure in inches, where `ax` is None.
     """
     with style.use() as theme:
         if ax is None:
@@ -50,36 +61,73 @@ def canvas(
 
             _, ax = plt.subplots(figsize=size, layout="constrained")
         ax.spines[["top", "right"]].set_visible(False)
-        below = Below(ax, theme)
-        yield ax, theme, below
+        chart = Canvas(ax, theme)
+        ax.set_title(textwrap.fill(title, max(24, int(chart.width // 6.4))))
+        yield ax, chart
         if note:
-            below.text(note)
+            chart.text(note)
 
 
-class Below:
-    """What is stacked under an Axes' labels, each at its distance in points."""
+class Canvas:
+    """One chart's Axes and theme, and what is stacked below the axis labels.
+
+    Everything below the axes is placed at distances in points, so that it keeps clear of
+    the labels at any size, and of a title set later.
+    """
 
     def __init__(self, ax: Axes, theme: Theme) -> None:
         self.ax = ax
         self.theme = theme
         self.depth = 33.0
         figure: Any = ax.get_figure()
-        # A layout engine makes more of the room than the position says before it ran.
+        # The layout engine later makes the axes wider than their present position.
         self.width = figure.get_figwidth() * ax.get_position().width * 72 * 1.08
         self._scale = figure.dpi_scale_trans
+
+    def draw_empty(self, words: str) -> Axes:
+        """Write in the middle of the axes what is missing; return the Axes."""
+        self.ax.text(
+            0.5, 0.5, words, transform=self.ax.transAxes, ha="center", va="center",
+            color=self.theme.muted,
+        )  # fmt: skip
+        hidden: Any = {"left": False, "bottom": False, "labelleft": False, "labelbottom": False}
+        self.ax.tick_params(which="both", **hidden)
+        return self.ax
+
+    def label_rows(self, labels: Sequence[str], *, least: int = 0) -> None:
+        """Name the rows 0, 1, ... from the top down, with room for at least so many."""
+        self.ax.set_yticks(range(len(labels)), labels)
+        self.ax.set_ylim(max(len(labels), least) - 0.4, -0.6)
+        self.ax.tick_params(axis="y", length=0)
+
+    def label_columns(self, labels: Sequence[str], heading: str = "") -> None:
+        """Name the columns 0, 1, ... of a table at its top; draw no axis lines."""
+        self.ax.set_xticks(range(len(labels)), labels)
+        self.ax.set_xlim(-0.5, max(len(labels), 1) - 0.5)
+        self.ax.set_xlabel(heading)
+        self.ax.xaxis.set_label_position("top")
+        self.ax.xaxis.tick_top()
+        self.ax.tick_params(length=0)
+        self.ax.spines[:].set_visible(False)
+        self.depth = 5
+
+    def annotate(self, words: str, at: Any, offset: tuple[float, float], **look: Any) -> None:
+        """Write beside a point, at an offset in points."""
+        usual: Any = {"va": "center", "fontsize": SMALL + 0.5, "color": self.theme.ink}
+        self.ax.annotate(words, at, offset, textcoords="offset points", **{**usual, **look})
 
     def _anchor(self) -> Any:
         return self.ax.transAxes + ScaledTranslation(0, -self.depth / 72, self._scale)
 
     def legend(self, handles: Sequence[Any], *, columns: int = 0, **font: Any) -> None:
-        """Put a legend there, in as many columns as the width allows."""
-        wide = [len(str(h.get_label())) * 4.4 + 27 for h in handles]
+        """Add a legend below, in as many columns as the width allows."""
+        widths = [len(str(h.get_label())) * 4.4 + 27 for h in handles]
         columns = max(1, min(columns or len(handles), len(handles)))
-        while columns > 1 and sum(max(wide[c::columns]) for c in range(columns)) > self.width:
+        while columns > 1 and sum(max(widths[c::columns]) for c in range(columns)) > self.width:
             columns -= 1
         rows = -(-len(handles) // columns)
         drawn = self.ax.legend(
-            # Legends fill by column; in reading order they are filled by row.
+            # matplotlib fills a legend by column; this order makes it read by row.
             handles=[h for c in range(columns) for h in handles[c::columns]],
             ncols=columns,
             loc="upper left",
@@ -96,24 +144,24 @@ class Below:
         self.depth += rows * _ROW * font.get("size", 8.0) + 3
 
     def text(self, words: str) -> None:
-        """Put a small grey line there, broken to the width."""
+        """Add small grey text below, wrapped to the width."""
         lines = textwrap.fill(words, max(24, int(self.width // 3.9)))
         self.ax.text(
-            0,
-            0,
-            lines,
-            transform=self._anchor(),
-            va="top",
-            fontsize=SMALL,
-            color=self.theme.muted,
-            linespacing=1.3,
-            gid="note",
-        )
+            0, 0, lines, transform=self._anchor(), va="top", fontsize=SMALL, linespacing=1.3,
+            color=self.theme.muted, gid="note",
+        )  # fmt: skip
         self.depth += (lines.count("\n") + 1) * SMALL * 1.3 + 3
 
 
-def nothing(ax: Axes, theme: Theme, words: str) -> None:
-    """Say in the middle of an empty picture what is not there."""
-    ax.text(0.5, 0.5, words, transform=ax.transAxes, ha="center", va="center", color=theme.muted)
-    ax.set_xticks([])
-    ax.set_yticks([])
+def legend_mark(color: str, label: str, marker: str = "o", **look: Any) -> Line2D:
+    """A legend's entry for marks without a line."""
+    return Line2D([], [], ls="", marker=marker, color=color, label=label, **look)
+
+
+def log_axis(axis: Axis, text: Callable[[float, object], str]) -> None:
+    """Label a logarithmic axis, when its data are drawn: by powers of ten, or by 1, 2, 5."""
+    low, high = axis.get_view_interval()
+    subs = (1, 2, 5) if high < 100 * max(low, 1e-9) else (1,)
+    axis.set_major_locator(LogLocator(subs=subs, numticks=20))
+    axis.set_major_formatter(text)
+    axis.set_minor_formatter(NullFormatter())

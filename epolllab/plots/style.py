@@ -1,12 +1,8 @@
-"""One look for every chart: colours with fixed meanings, light and dark.
+"""Colours with fixed meanings in a light and a dark theme, and matplotlib settings to match.
 
-One job: say which colour means what, and lend matplotlib the settings that go with
-it for as long as a drawing takes. Nothing is set at import, and nothing here draws.
-
-The arms of a comparison (level, edge, poll, select, ...) have the colours of Okabe
-and Ito's palette, the operations those of Paul Tol's "bright" scheme; both are made
-to be told apart with any kind of colour vision. In the dark theme each colour is a
-lighter one of the same hue, so that a meaning keeps its name.
+Variants of a comparison (level, edge, poll, select, ...) have the colours of Okabe and Ito's
+palette, operations those of Paul Tol's "bright" scheme; both can be told apart with any kind of
+colour vision. The dark theme has a lighter colour of the same hue. Importing sets nothing.
 """
 
 import re
@@ -20,102 +16,61 @@ from typing import Any
 import matplotlib as mpl
 from cycler import cycler
 
-__all__ = ["ARMS", "COLORS", "DARK", "LIGHT", "OPS", "SPANS", "Theme", "current", "use"]
+__all__ = [
+    "DARK", "LIGHT", "OPS", "OP_GROUPS", "SPANS", "VARIANTS", "Theme", "current", "settings",
+    "use",
+]  # fmt: skip
 
-
-_ARMS_LIGHT = {
-    "level": "#0072B2",
-    "edge": "#D55E00",
-    "oneshot": "#B55488",
-    "exclusive": "#56B4E9",
-    "poll": "#009E73",
-    "select": "#C98A00",
+# Each meaning with its colour in the light and in the dark theme.
+_VARIANTS = {
+    "level": ("#0072B2", "#56B4E9"),
+    "edge": ("#D55E00", "#FF8A3D"),
+    "oneshot": ("#B55488", "#E7A3C6"),
+    "exclusive": ("#56B4E9", "#9AD4F5"),
+    "poll": ("#009E73", "#3DCFA4"),
+    "select": ("#C98A00", "#F2C14E"),
 }
-_ARMS_DARK = {
-    "level": "#56B4E9",
-    "edge": "#FF8A3D",
-    "oneshot": "#E7A3C6",
-    "exclusive": "#9AD4F5",
-    "poll": "#3DCFA4",
-    "select": "#F2C14E",
+_OPS = {
+    "wait": ("#C4C4C4", "#5C6066"),
+    "recv": ("#4477AA", "#77AADD"),
+    "handle": ("#CCBB44", "#DDCC77"),
+    "send": ("#EE6677", "#FF8D9B"),
+    "accept": ("#228833", "#5DBB70"),
+    "control": ("#AA3377", "#DD7BB0"),
+    "close": ("#4D4D4D", "#D0D0D0"),
+    "other": ("#66CCEE", "#8FDDF5"),
 }
-_OPS_LIGHT = {
-    "wait": "#C4C4C4",
-    "recv": "#4477AA",
-    "handle": "#CCBB44",
-    "send": "#EE6677",
-    "accept": "#228833",
-    "control": "#AA3377",
-    "close": "#4D4D4D",
-    "other": "#66CCEE",
+_SPANS = {
+    "waiting": ("#DDDDDD", "#4A4D52"),
+    "wake": ("#9A9A9A", "#85898F"),
+    "queue": ("#B48CC8", "#C6A6D8"),
+    "read": _OPS["recv"],
+    "handle": _OPS["handle"],
+    "send": _OPS["send"],
+    "deliver": ("#66CCEE", "#8FDDF5"),
+    "receive": ("#44AA99", "#66C9B8"),
 }
-_OPS_DARK = {
-    "wait": "#5C6066",
-    "recv": "#77AADD",
-    "handle": "#DDCC77",
-    "send": "#FF8D9B",
-    "accept": "#5DBB70",
-    "control": "#DD7BB0",
-    "close": "#D0D0D0",
-    "other": "#8FDDF5",
+_GROUPS = {
+    "wait": ("wait",),
+    "accept": ("accept", "connect", "socket"),
+    "control": ("register", "modify", "unregister"),
+    "recv": ("recv",),
+    "handle": ("handle",),
+    "send": ("send",),
+    "close": ("shutdown", "close"),
+    "other": ("read", "write", "setsockopt", "getsockopt"),
 }
-OP_GROUPS = {
-    "wait": "wait",
-    "accept": "accept",
-    "connect": "accept",
-    "socket": "accept",
-    "register": "control",
-    "modify": "control",
-    "unregister": "control",
-    "recv": "recv",
-    "handle": "handle",
-    "send": "send",
-    "shutdown": "close",
-    "close": "close",
-    "read": "other",
-    "write": "other",
-    "setsockopt": "other",
-    "getsockopt": "other",
-}
-"""The colour group of each operation: ``control`` is what epoll_ctl does."""
-
-_SPAN_GROUPS = {"read": "recv", "handle": "handle", "send": "send"}
-
-
-def _spans(ops: Mapping[str, str], others: Mapping[str, str]) -> dict[str, str]:
-    spans = ("waiting", "wake", "queue", "read", "handle", "send", "deliver", "receive")
-    return {s: ops[_SPAN_GROUPS[s]] if s in _SPAN_GROUPS else others[s] for s in spans}
-
-
-_SPANS_LIGHT = _spans(
-    _OPS_LIGHT,
-    {
-        "waiting": "#DDDDDD",
-        "wake": "#9A9A9A",
-        "queue": "#B48CC8",
-        "deliver": "#66CCEE",
-        "receive": "#44AA99",
-    },
-)
-_SPANS_DARK = _spans(
-    _OPS_DARK,
-    {
-        "waiting": "#4A4D52",
-        "wake": "#85898F",
-        "queue": "#C6A6D8",
-        "deliver": "#8FDDF5",
-        "receive": "#66C9B8",
-    },
-)
+OP_GROUPS = {op: group for group, ops in _GROUPS.items() for op in ops}
+"""The colour group of each operation: ``control`` is epoll_ctl."""
 
 
 @dataclass(frozen=True)
 class Theme:
-    """Colours by meaning, and matplotlib's settings to go with them.
+    """Colours by meaning, and the matplotlib settings to match.
 
     ``ink`` is for text and axes, ``muted`` for what is secondary, ``faint`` for
-    grids, ``paper`` for the ground, ``alarm`` for what went wrong, and ``main`` for
-    what a picture shows where nothing is compared.
+    grids, ``paper`` for the background, ``alarm`` for failures, and ``main`` for
+    what a chart shows where nothing is compared.
     """
 
     name: str
@@ -125,38 +80,38 @@ class Theme:
     paper: str
     alarm: str
     main: str
-    arms: Mapping[str, str]
+    variants: Mapping[str, str]
     ops: Mapping[str, str]
     spans: Mapping[str, str]
     rc: Any = field(init=False)
 
     def __post_init__(self) -> None:
-        """Work out the settings from the colours."""
+        """Derive the settings from the colours."""
         object.__setattr__(self, "rc", _settings(self))
 
     def op(self, name: str) -> str:
-        """Give the colour of an operation, by its name in a frame."""
+        """The colour of an operation, by its name in a frame."""
         return self.ops[OP_GROUPS.get(name, "other")]
 
-    def arm(self, name: str, place: int = 0) -> str:
-        """Give the colour of an arm of a comparison.
+    def variant(self, name: str, place: int = 0) -> str:
+        """The colour of a variant.
 
         Parameters
         ----------
         name : str
-            A name that has one of the known words in it ("edge", "epoll-edge, 1 kB")
-            gets that word's colour everywhere.
+            A name that contains one of the known words ("edge", "epoll-edge, 1 kB")
+            has that word's colour in every chart.
         place : int
-            Which of the palette's colours any other name gets.
+            Index into the palette for any other name.
         """
-        for word, color in self.arms.items():
-            # As a word's beginning: "epoll" is not poll.
+        for word, color in self.variants.items():
+            # Only at the start of a word: "epoll" is not poll.
             if re.search(rf"(?<![a-z]){word}", name.lower()):
                 return color
         # epoll without a trigger is level-triggered.
         if "epoll" in name.lower():
-            return self.arms["level"]
-        return list(self.arms.values())[place % len(self.arms)]
+            return self.variants["level"]
+        return list(self.variants.values())[place % len(self.variants)]
 
 
 def _settings(theme: Theme) -> dict[str, Any]:
@@ -181,7 +136,7 @@ def _settings(theme: Theme) -> dict[str, Any]:
         "axes.spines.right": False,
         "axes.axisbelow": True,
         "axes.grid": False,
-        "axes.prop_cycle": cycler(color=list(theme.arms.values())),
+        "axes.prop_cycle": cycler(color=list(theme.variants.values())),
         "grid.color": theme.faint,
         "grid.linewidth": 0.7,
         "xtick.color": theme.muted,
@@ -202,55 +157,65 @@ def _settings(theme: Theme) -> dict[str, Any]:
     }
 
 
-LIGHT = Theme(
-    name="light",
-    ink="#222222",
-    muted="#6B6B6B",
-    faint="#E4E4E4",
-    paper="#FFFFFF",
-    alarm="#C1121F",
-    main="#14796B",
-    arms=_ARMS_LIGHT,
-    ops=_OPS_LIGHT,
-    spans=_SPANS_LIGHT,
-)
-DARK = Theme(
-    name="dark",
-    ink="#E6E6E6",
-    muted="#A0A4AA",
-    faint="#33373D",
-    paper="#111111",  # the ground of JupyterLab's dark theme
-    alarm="#FF6B6B",
-    main="#4CC9B0",
-    arms=_ARMS_DARK,
-    ops=_OPS_DARK,
-    spans=_SPANS_DARK,
-)
+def _theme(which: int, name: str, **colors: Any) -> Theme:
+    """Build a theme from the first or second colour of each meaning."""
+    tables = {"variants": _VARIANTS, "ops": _OPS, "spans": _SPANS}
+    by_meaning: Any = {
+        kind: {meaning: pair[which] for meaning, pair in table.items()}
+        for kind, table in tables.items()
+    }
+    return Theme(name, **colors, **by_meaning)
 
-ARMS: Mapping[str, str] = LIGHT.arms
-"""Colour of each arm of a comparison, in the light theme."""
+
+LIGHT = _theme(
+    0, "light", ink="#222222", muted="#6B6B6B", faint="#E4E4E4", paper="#FFFFFF",
+    alarm="#C1121F", main="#14796B",
+)  # fmt: skip
+DARK = _theme(
+    1, "dark", ink="#E6E6E6", muted="#A0A4AA", faint="#33373D",
+    paper="#111111",  # the background of JupyterLab's dark theme
+    alarm="#FF6B6B", main="#4CC9B0",
+)  # fmt: skip
+
+VARIANTS: Mapping[str, str] = LIGHT.variants
+"""Colour of each variant of a comparison, in the light theme."""
 OPS: Mapping[str, str] = LIGHT.ops
 """Colour of each group of operations, in the light theme."""
 SPANS: Mapping[str, str] = LIGHT.spans
 """Colour of each span of a journey, in the light theme."""
-COLORS: Mapping[str, Mapping[str, str]] = {"arms": ARMS, "ops": OPS, "spans": SPANS}
-"""All of them."""
 
-_theme: ContextVar[Theme] = ContextVar("theme", default=LIGHT)
-# matplotlib's settings are one dictionary for the whole process, and a notebook's
-# callbacks run in threads of their own: two that borrowed it at once would give it
-# back in the wrong order.
+_theme_in_use: ContextVar[Theme] = ContextVar("theme", default=LIGHT)
+# matplotlib's settings are one dictionary for the whole process, and notebook callbacks run in
+# threads of their own: two changing it at once would restore it in the wrong order.
 _settings_lock = threading.RLock()
 
 
 def current() -> Theme:
-    """Give the theme in use; light unless :func:`use` said otherwise."""
-    return _theme.get()
+    """The theme in use; light unless :func:`use` chose another."""
+    return _theme_in_use.get()
+
+
+@contextmanager
+def settings(changed: Mapping[str, Any]) -> Iterator[None]:
+    """Change matplotlib settings for a ``with`` block, one thread at a time.
+
+    ``matplotlib.rc_context`` would restore every setting, including "interactive", which
+    the first import of pyplot may switch on inside the block, and without which a
+    notebook shows no figure.
+    """
+    current_settings: Any = mpl.rcParams
+    with _settings_lock:
+        before = {name: current_settings[name] for name in changed}
+        try:
+            current_settings.update(changed)
+            yield
+        finally:
+            current_settings.update(before)
 
 
 @contextmanager
 def use(dark: bool | None = None) -> Iterator[Theme]:
-    """Draw in this package's style for the length of a ``with`` block.
+    """Draw in this package's style for a ``with`` block.
 
     Every function of ``plots`` uses it by itself; use it around them to choose the
     dark theme, or around drawing of your own to match.
@@ -258,7 +223,7 @@ def use(dark: bool | None = None) -> Iterator[Theme]:
     Parameters
     ----------
     dark : bool, optional
-        Which theme; by default the one of the surrounding block, else light.
+        Which theme; by default that of the surrounding block, else light.
 
     Yields
     ------
@@ -266,15 +231,9 @@ def use(dark: bool | None = None) -> Iterator[Theme]:
         Its colours, by meaning.
     """
     theme = current() if dark is None else DARK if dark else LIGHT
-    with _settings_lock:
-        token = _theme.set(theme)
-        # Not rc_context(), which gives back every setting: also "interactive", which
-        # pyplot's first import may switch on inside, and without which a notebook
-        # shows no figure.
-        borrowed = {name: mpl.rcParams[name] for name in theme.rc}
+    with settings(theme.rc):
+        token = _theme_in_use.set(theme)
         try:
-            mpl.rcParams.update(theme.rc)
             yield theme
         finally:
-            mpl.rcParams.update(borrowed)
-            _theme.reset(token)
+            _theme_in_use.reset(token)

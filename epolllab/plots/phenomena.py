@@ -1,0 +1,143 @@
+"""Charts of what phenomena and conformance checks observed."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
+
+from epolllab.plots.canvas import Canvas, canvas, documented, legend_mark
+from epolllab.plots.units import number
+
+__all__ = ["conformance", "masks", "numbers"]
+
+
+MASK_BITS = ("IN", "OUT", "PRI", "RDHUP", "HUP", "ERR")
+"""Columns of :func:`masks`: bits that must be requested, then those always reported."""
+
+
+@documented
+def masks(frame: pd.DataFrame, *, ax: Axes | None = None, note: str | None = None) -> Axes:
+    """Draw which bits of the mask are reported in each situation, requested or not.
+
+    There is a row for each situation and a column for each bit: a dot where it was
+    reported with every bit in the interest mask, and a ring where it was reported with
+    interest 0.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        A row for each situation, named by the index; columns ``asked`` and ``unasked``
+        (or one of them) with masks as text, such as ``"IN|RDHUP"`` or ``"nothing"``:
+        what was reported with every bit in the interest mask, and with none.
+    """
+    height = 1.1 + 0.33 * max(3, len(frame))
+    with canvas(ax, (6.4, height), note, "Mask bits reported in each situation") as (ax, chart):
+        chart.label_columns(MASK_BITS, "bit of the mask")
+        if frame.empty:
+            return chart.draw_empty("no situations")
+        _stripe_rows(chart, frame)
+        drawn = []
+        dot: Any = {"s": 55, "color": chart.theme.main}
+        ring: Any = {
+            "s": 150,
+            "facecolor": "none",
+            "edgecolor": chart.theme.alarm,
+            "linewidth": 1.6,
+        }
+        for column, label, look in (
+            ("asked", "reported when requested", dot),
+            ("unasked", "reported with interest 0", ring),
+        ):
+            if column in frame.columns:
+                found: Any = [
+                    (MASK_BITS.index(bit), row)
+                    for row, spelled in enumerate(frame[column])
+                    for bit in str(spelled).split("|")
+                    if bit in MASK_BITS
+                ]
+                x, y = np.array(found, dtype=int).reshape(-1, 2).T
+                drawn.append(ax.scatter(x, y, label=label, **look))
+        chart.legend(drawn)
+    return ax
+
+
+def _stripe_rows(chart: Canvas, frame: pd.DataFrame) -> None:
+    """Name the rows of a table by the frame's index, and shade every second one."""
+    chart.label_rows([str(name) for name in frame.index])
+    for row in range(0, len(frame), 2):
+        chart.ax.axhspan(
+            row - 0.5, row + 0.5, color=chart.theme.faint, alpha=0.45, lw=0, zorder=0
+        )  # fmt: skip
+
+
+@documented
+def conformance(frame: pd.DataFrame, *, ax: Axes | None = None, note: str | None = None) -> Axes:
+    """Draw which checks each server passes: a dot for a pass, a cross for a failure.
+
+    There is a column for each server, with the number of checks that it passes at its
+    end, and a row for each check.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        A row for each check, named by the index, and a bool column for each server:
+        the ``passed`` of :func:`epolllab.experiments.comparisons.conformance.check_conformance`.
+    """
+    height = 1.5 + 0.33 * max(3, len(frame))
+    with canvas(ax, (7.2, height), note, "Checks that each server passes") as (ax, chart):
+        chart.label_columns([str(name) for name in frame.columns], "server")
+        if frame.empty:
+            return chart.draw_empty("no checks")
+        _stripe_rows(chart, frame)
+        ax.set_ylim(bottom=len(frame) + 0.5)
+        passed = frame.to_numpy(dtype=bool)
+        handles = []
+        for label, chosen, color, marker in (
+            ("passes", passed, chart.theme.main, "o"),
+            ("fails", ~passed, chart.theme.alarm, "X"),
+        ):
+            rows, columns = np.nonzero(chosen)
+            handles.append(ax.scatter(columns, rows, s=55, c=color, marker=marker, label=label))
+        for column, n in enumerate(passed.sum(axis=0)):
+            ax.text(column, len(frame), f"{n} of {len(frame)}", ha="center", va="center")
+        chart.legend(handles)
+    return ax
+
+
+@documented
+def numbers(
+    frame: pd.DataFrame, *, what: str = "", ax: Axes | None = None, note: str | None = None
+) -> Axes:
+    """Draw numbers that were counted or timed: a bar for each, a ring at its expected value.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        ``observed`` and ``expected`` (float64, NaN for no exact expectation), a row for
+        each number, named by the index.
+    what : str
+        The label of the axis.
+    """
+    with canvas(ax, (6.4, 1.4 + 0.4 * len(frame)), note, "Observed and expected") as (ax, chart):
+        ax.set_xlabel(what)
+        if frame.empty:
+            return chart.draw_empty("nothing was counted")
+        main, ink = chart.theme.main, chart.theme.ink
+        lanes = range(len(frame))
+        ax.barh(lanes, frame["observed"], height=0.6, color=main, gid="observed")
+        ax.scatter(frame["expected"], lanes, s=60, facecolor="none", edgecolor=ink, zorder=3)
+        for lane, value in zip(lanes, frame["observed"], strict=True):
+            chart.annotate(number(value), (value, lane), (9, 0), fontsize=8)
+        chart.label_rows(list(frame.index), least=3)
+        ax.margins(x=0.12)
+        ax.set_xlim(left=0)
+        all_whole = bool((frame["observed"] % 1 == 0).all())
+        ax.xaxis.set_major_locator(MaxNLocator(5, integer=all_whole))
+        ax.xaxis.set_major_formatter(number)
+        if frame["expected"].notna().any():
+            ring = legend_mark(ink, "expected", marker="o", mfc="none")
+            chart.legend([Patch(color=main, label="observed"), ring])
+    return ax

@@ -1,0 +1,254 @@
+"""Charts of requests: the distribution of latencies, and the spans of single requests."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import FixedLocator, NullLocator
+
+from epolllab.plots.canvas import SMALL, Canvas, canvas, documented, log_axis
+from epolllab.plots.units import Unit, duration, plural, round_duration, unit_for
+
+__all__ = ["journey", "latency"]
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+Mark = tuple[float, float]
+"""A percentile and its value in nanoseconds."""
+
+_SPANS = (
+    ("waiting", "intended_ns", "sent_ns"),
+    ("wake", "sent_ns", "woken_ns"),
+    ("queue", "woken_ns", "ready_ns"),
+    ("read", "ready_ns", "read_ns"),
+    ("handle", "read_ns", "handled_ns"),
+    ("send", "handled_ns", "answered_ns"),
+    ("deliver", "answered_ns", "first_byte_ns"),
+    ("receive", "first_byte_ns", "done_ns"),
+)
+_PERCENTILES = ((50.0, 1), (90.0, 10), (99.0, 100), (99.9, 1000))
+"""Each percentile, and how many values it needs to be meaningful."""
+
+
+@documented
+def latency(
+    data: "pd.Series[Any] | pd.DataFrame | Mapping[str, Any]",
+    *,
+    ax: Axes | None = None,
+    column: str = "total",
+    label: str = "latency",
+    what: str = "requests",
+    note: str | None = None,
+) -> Axes:
+    """Draw the share of values at or below each duration.
+
+    The vertical axis gives each further nine the same height (90 %, 99 %, 99.9 %), since
+    an even axis hides the slow values in its top edge. The percentiles that the number of
+    values supports are marked and written out: the 99th needs 100 values, the 99.9th 1,000.
+    Missing values are left out; values of 0 or less count, but have no place on a
+    logarithmic axis.
+
+    Parameters
+    ----------
+    data : Series, DataFrame, or mapping of str to either
+        Nanoseconds. A mapping draws a curve for each name; a name that contains "level",
+        "edge", "poll", "select" or "oneshot" has that word's colour.
+    column : str
+        The column of a DataFrame.
+    label : str
+        What the duration is.
+    what : str
+        What was counted.
+    """
+    compared = isinstance(data, Mapping)
+    series = data if isinstance(data, Mapping) else {label: data}
+    everything = {str(name): _sorted_ns(values, column) for name, values in series.items()}
+    known = {name: ns for name, ns in everything.items() if len(ns) and ns[-1] > 0}
+    with canvas(ax, (7.0, 4.0), note, f"Distribution of {label}") as (ax, chart):
+        ax.set_xlabel(f"{label} (logarithmic)")
+        ax.set_ylabel(f"share of {what}")
+        if not known:
+            return chart.draw_empty(f"no {what}")
+        _scale_by_nines(ax, max(map(len, known.values())))
+        theme = chart.theme
+        colors = {n: theme.variant(n, i) if compared else theme.main for i, n in enumerate(known)}
+        marks = {name: _draw_curve(chart, ns, colors[name]) for name, ns in known.items()}
+        if compared:
+            _percentile_legend(chart, marks, colors)
+        else:
+            _write_percentiles(chart, marks[label])
+        ax.set_xscale("log")
+        log_axis(ax.xaxis, round_duration)
+        ax.grid(which="major")
+        counts = [len(ns) for ns in known.values()]
+        missing = ", ".join(everything.keys() - known.keys())
+        chart.text(
+            f"{min(counts):,}"
+            + (f" to {max(counts):,}" if min(counts) < max(counts) else "")
+            + f" {what}"
+            + (" per curve" if len(known) > 1 else "")
+            + (f"; no {what} of {missing}" if missing else "")
+        )
+    return ax
+
+
+def _sorted_ns(values: Any, column: str) -> Array:
+    if isinstance(values, pd.DataFrame):
+        if column not in values:
+            raise ValueError(
+                f"column {column!r} is not in the frame; it has {', '.join(values.columns)}"
+            )
+        values = values[column]
+    return np.sort(pd.Series(values).dropna().to_numpy(dtype=float))
+
+
+def _draw_curve(chart: Canvas, ns: Array, color: str) -> list[Mark]:
+    """Draw one curve, and dots at its percentiles, which are returned."""
+    n = len(ns)
+    ranks = np.arange(n)
+    if n > 4000:  # more points than can be seen; evenly spaced in nines at the slow end
+        tail = n - np.unique(np.geomspace(1, n, 2500).astype(int))
+        ranks = np.unique(np.concatenate([np.linspace(0, n - 1, 1500).astype(int), tail]))
+    chart.ax.step(ns[ranks], (ranks + 0.5) / n, where="post", color=color, lw=1.8, gid="curve")
+    # The smallest value with at least that share at or below it; in tenths of a per
+    # cent, as 0.999 * 1000 in floats is a little over 999.
+    ranks_of = [(p, -(-n * round(p * 10) // 1000) - 1) for p, least in _PERCENTILES if n >= least]
+    marks = [(p, float(ns[rank])) for p, rank in ranks_of]
+    chart.ax.plot(
+        [v for _, v in marks], [p / 100 for p, _ in marks], "o", ms=4.5, color=color,
+        mec=chart.theme.paper, mew=0.8, zorder=4, gid="percentiles",
+    )  # fmt: skip
+    return marks
+
+
+def _write_percentiles(chart: Canvas, marks: list[Mark]) -> None:
+    for p, value in marks:
+        chart.annotate(
+            f"p{p:g}  {duration(value)}", (value, p / 100), (-7, 1), ha="right", va="bottom",
+            fontsize=8, gid="percentile",
+        )  # fmt: skip
+
+
+def _percentile_legend(
+    chart: Canvas, marks: Mapping[str, list[Mark]], colors: Mapping[str, str]
+) -> None:
+    """Write the percentiles of each curve as a table, as many as the width holds."""
+    longest = max(map(len, marks))
+    size = SMALL + 0.5
+    room = int(chart.width / (size * 0.6)) - longest - 5
+    wanted = [50.0, 99.0, 90.0, 99.9][: max(1, room // 15)]
+    handles = []
+    for name, of_curve in marks.items():
+        cells = [f"p{p:g} {duration(value):<8}" for p, value in of_curve if p in wanted]
+        words = f"{name:<{longest}}  {' '.join(cells)}".rstrip()
+        handles.append(Line2D([], [], color=colors[name], lw=2.2, label=words))
+    chart.legend(handles, columns=1, family="DejaVu Sans Mono", size=size)
+
+
+def _scale_by_nines(ax: Axes, n: int) -> None:
+    """Scale an axis of shares so that each further nine has the same height."""
+    # Among n values, shares can be told apart down to half a value.
+    top = max(1 - 0.4 / n, 0.6)
+    ax.set_yscale(
+        "function",
+        functions=(
+            lambda share: -np.log10(np.clip(1 - np.asarray(share, dtype=float), 1e-12, None)),
+            lambda height: 1 - 10.0 ** -np.asarray(height, dtype=float),
+        ),
+    )
+    ticks = [0.5, 0.9, 0.99, 0.999, 0.9999, 0.99999, 0.999999]
+    ax.set_ylim(0, top)
+    ax.yaxis.set_major_locator(FixedLocator([tick for tick in ticks if tick <= top]))
+    ax.yaxis.set_minor_locator(NullLocator())
+    ax.yaxis.set_major_formatter(lambda share, _: f"{share * 100:.6g} %")
+
+
+@documented
+def journey(
+    journeys: pd.DataFrame,
+    *,
+    ax: Axes | None = None,
+    limit: int = 20,
+    note: str | None = None,
+) -> Axes:
+    """Draw requests from their intended start to the client's last byte, span by span.
+
+    Each row is a request, named by its connection and its number there. A span that ended
+    before it began (the client had its first byte before the server's send returned) is a
+    thin bar. The legend has each span's median over the requests drawn.
+
+    Parameters
+    ----------
+    journeys : pandas.DataFrame
+        From ``frames.journeys(...)``; a row of it, as ``frame.iloc[[7]]``, draws one
+        request.
+    limit : int
+        Most requests to draw, the first ones; the text below has the number of the others.
+    """
+    shown = journeys.head(limit)
+    size = (7.5, 1.7 + 0.26 * max(len(shown), 3))
+    with canvas(ax, size, note, "Where each request spent its time") as (ax, chart):
+        if shown.empty:
+            ax.set_xlabel("time since the intended start")
+            return chart.draw_empty("no requests")
+        unit = unit_for(_float(shown["total"]).max(initial=2000.0))
+        chart.label_rows(
+            [f"conn {c} #{r}" for c, r in zip(shown["conn"], shown["request"], strict=True)]
+        )
+        handles, backwards = _draw_spans(chart, shown, unit)
+        _write_totals(chart, shown, unit)
+        ax.spines["left"].set_visible(False)
+        ax.grid(axis="x")
+        ax.set_xlabel(f"time since the intended start ({unit.name})")
+        chart.legend(handles, columns=4)
+        more = len(journeys) - len(shown)
+        remarks = [
+            "medians in the legend" if len(shown) > 1 else "",
+            "a thin bar is a span that ended before it began" if backwards else "",
+            f"{plural(more, 'more request')} not drawn" if more else "",
+        ]
+        if any(remarks):
+            chart.text("; ".join(filter(None, remarks)))
+    return ax
+
+
+def _draw_spans(chart: Canvas, shown: pd.DataFrame, unit: Unit) -> tuple[list[Any], bool]:
+    """Draw the bars; return the legend's handles, and whether a span has a negative length."""
+    y = np.arange(len(shown))
+    handles = []
+    backwards = False
+    for name, begin, end in _SPANS:
+        left = _float(shown[begin] - shown["intended_ns"]) / unit.ns
+        width = _float(shown[end] - shown[begin]) / unit.ns
+        color = chart.theme.spans[name]
+        backwards |= bool((width < 0).any())
+        for chosen, height, zorder in ((width >= 0, 0.62, 2), (width < 0, 0.2, 3)):
+            chart.ax.barh(
+                y[chosen], width[chosen], height, left[chosen], color=color, lw=0, gid=name,
+                zorder=zorder,
+            )  # fmt: skip
+        if np.isfinite(width).any():
+            median = duration(float(np.nanmedian(width)) * unit.ns)
+            handles.append(Patch(facecolor=color, edgecolor="none", label=f"{name} {median}"))
+    return handles, backwards
+
+
+def _float(values: "pd.Series[Any]") -> Array:
+    return values.to_numpy(dtype=float, na_value=np.nan)
+
+
+def _write_totals(chart: Canvas, shown: pd.DataFrame, unit: Unit) -> None:
+    """Write each request's total after its bar."""
+    total = _float(shown["total"])
+    for place, ns in enumerate(total):
+        if np.isfinite(ns):
+            chart.annotate(
+                duration(ns), (ns / unit.ns, place), (4, 0), fontsize=SMALL,
+                color=chart.theme.muted, gid="total",
+            )  # fmt: skip
+    right = np.nanmax(np.append(total, 0)) / unit.ns
+    left = min(0.0, chart.ax.get_xlim()[0])
+    chart.ax.set_xlim(left, max(right, chart.ax.dataLim.x1) * 1.13)

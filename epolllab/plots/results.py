@@ -1,0 +1,59 @@
+"""What charts of a :class:`~epolllab.analysis.result.Result` share."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from epolllab.analysis.result import Result
+from epolllab.plots.canvas import Canvas
+
+__all__ = ["Data", "draw_intervals", "in_order", "mark_end", "measured", "note_of"]
+
+Data = Result | pd.DataFrame
+
+
+def frame_of(data: Data) -> pd.DataFrame:
+    """The frame of a result, or the frame itself."""
+    return data.frame if isinstance(data, Result) else data
+
+
+def measured(data: Data) -> pd.DataFrame:
+    """The rows that count: without warm-up."""
+    frame = frame_of(data)
+    return frame[~frame["warmup"]] if "warmup" in frame else frame
+
+
+def note_of(data: Data, note: str | None, *, circumstances: bool = True) -> str | None:
+    """The note or the result's circumstances, and the result's own notes."""
+    attrs = frame_of(data).attrs
+    own = attrs.get("circumstances", "") if circumstances else ""
+    return ". ".join(filter(None, [note or own, *attrs.get("notes", ())])) or None
+
+
+def in_order(names: "pd.Series[Any]") -> list[str]:
+    """The names that occur, in the order of their categories."""
+    return [str(name) for name in names.cat.remove_unused_categories().cat.categories]
+
+
+def mark_end(chart: Canvas, x: float, y: float, color: str) -> None:
+    """Mark a line that ends before the others."""
+    chart.ax.plot([x], [y], "x", color=color, ms=9, mew=2, gid="end of line")
+    chart.annotate("ends here", (x, y), (-7, 5), ha="right", va="baseline")
+
+
+def draw_intervals(
+    chart: Canvas,
+    y: Sequence[float],
+    middle: "pd.Series[Any]",
+    low: "pd.Series[Any]",
+    high: "pd.Series[Any]",
+    words: Sequence[str],
+    **look: Any,
+) -> list[Any]:
+    """Draw points with horizontal intervals, each with its words; return the legend's handle."""
+    chart.ax.hlines(y, low, high, color=look["color"], lw=2, alpha=0.6)
+    for end, place, text in zip(np.fmax(middle, high), y, words, strict=True):
+        chart.annotate(text, (end, place), (8, 0))
+    return list(chart.ax.plot(middle, y, ls="", ms=5.5, **look))

@@ -1,0 +1,141 @@
+"""Charts of what the widgets show: a stepper's history, a dashboard's last seconds, curves."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from epolllab.plots.canvas import canvas, documented, legend_mark
+
+__all__ = ["curves", "history", "live"]
+
+THOUSANDS = "{x:,.10g}"
+
+
+@documented
+def history(frame: pd.DataFrame, *, ax: Axes | None = None, note: str | None = None) -> Axes:
+    """Draw a stepper's history: bytes in the buffer, and what each wait returned.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        From ``Steps.history()``.
+    """
+    title = "Bytes in the buffer, and what each wait returned"
+    with canvas(ax, (8.0, 3.6), note, title) as (ax, chart):
+        ax.set_xlabel("step")
+        ax.set_ylabel("bytes in the buffer", loc="bottom")
+        if frame.empty:
+            return chart.draw_empty("no steps")
+        n_bytes = frame["readable"].to_numpy(dtype=float)
+        ax.bar(frame["step"], n_bytes, width=0.86, color=chart.theme.op("recv"), gid="readable")
+        top = max(float(n_bytes.max()), 1.0)
+        for lane, trigger in enumerate(("level", "edge")):
+            waited = frame[frame[trigger].notna()]
+            returned = (waited[trigger] != "").to_numpy(dtype=bool)
+            height = top * (1.42 - 0.2 * lane)
+            y = np.full(len(waited), height)
+            color = chart.theme.variants[trigger]
+            x = waited["step"].to_numpy()
+            for chosen, fill, name in (
+                (returned, color, "returned"),
+                (~returned, chart.theme.paper, "silent"),
+            ):
+                ax.scatter(
+                    x[chosen], y[chosen], s=46, color=fill, edgecolor=color, linewidth=1.6,
+                    gid=f"{trigger} {name}",
+                )  # fmt: skip
+            ax.text(-0.9, height, trigger, color=color, ha="right", va="center")
+        ax.set_ylim(0, top * 1.56)
+        ax.set_yticks([tick for tick in MaxNLocator(4).tick_values(0, top) if 0 <= tick <= top])
+        ax.yaxis.set_major_formatter(THOUSANDS)
+        ax.set_xlim(-0.7, max(len(frame), 8) - 0.3)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        names = frame["action"].astype("str").str.replace("peer ", "").tolist()
+        if len(names) <= 18:
+            ax.set_xticks(range(len(names)), names, rotation=40, ha="right")
+            ax.set_xlabel("")
+            chart.depth += 26
+        marks: dict[str, Any] = {"color": chart.theme.muted, "ms": 6.5, "mew": 1.6}
+        chart.legend(
+            [
+                legend_mark(label="returned", **marks),
+                legend_mark(label="not returned", mfc="none", **marks),
+            ]
+        )
+    return ax
+
+
+@documented
+def live(frame: pd.DataFrame, *, ax: Axes | None = None, note: str | None = None) -> Axes:
+    """Draw a dashboard's last seconds: requests and wakeups per second, and latency.
+
+    Latency has its axis at the right.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        From ``Live.frame()``.
+    """
+    with canvas(ax, (8.0, 3.6), note, "Load and latency of the server") as (ax, chart):
+        ax.set_xlabel("time since the display began (s)")
+        ax.set_ylabel("per second")
+        if frame.empty:
+            return chart.draw_empty("nothing measured yet")
+        x = frame["t_s"]
+        handles = []
+        # Of different width, so that both are seen where they coincide.
+        for column, color, width, label in (
+            ("requests_per_s", chart.theme.main, 3.2, "requests per second"),
+            ("wakeups_per_s", chart.theme.op("other"), 1.3, "wakeups per second"),
+        ):
+            handles += ax.plot(x, frame[column], color=color, lw=width, label=label, gid=column)
+        right = ax.twinx()
+        right.spines["top"].set_visible(False)
+        right.set_ylabel("latency in the server (µs)")
+        for column, dash, label in (("p50_us", "-", "p50"), ("p99_us", ":", "p99")):
+            handles += right.plot(
+                x, frame[column], color=chart.theme.op("send"), ls=dash,
+                label=f"latency {label}", gid=column,
+            )  # fmt: skip
+        for axes in (ax, right):
+            axes.set_ylim(0, max(axes.get_ylim()[1], 1.0))  # also where all values are 0
+            axes.yaxis.set_major_formatter(THOUSANDS)
+        chart.legend(handles)
+    return ax
+
+
+@documented
+def curves(
+    frame: pd.DataFrame, *, ax: Axes | None = None, log: bool = True, note: str | None = None
+) -> Axes:
+    """Draw the time of one wait over the number of descriptors, a line for each poller.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        ``poller``, ``n_fds``, ``wait_ns``: one point each.
+    log : bool
+        Whether both axes are logarithmic.
+    """
+    with canvas(ax, (7.2, 4.6), note, "Time of one wait, by descriptors watched") as (ax, chart):
+        ax.set_xlabel("descriptors watched")
+        ax.set_ylabel("time of one wait (µs)")
+        if frame.empty:
+            return chart.draw_empty("nothing measured")
+        handles = []
+        for place, (poller, part) in enumerate(frame.groupby("poller", sort=True)):
+            handles += ax.plot(
+                part["n_fds"], part["wait_ns"] / 1e3, marker="o", ms=4, label=str(poller),
+                color=chart.theme.variant(str(poller), place), gid=str(poller),
+            )  # fmt: skip
+        if log:
+            ax.set(xscale="log", yscale="log")
+        else:
+            ax.set(xlim=(0, None), ylim=(0, None))
+            for axis in (ax.xaxis, ax.yaxis):
+                axis.set_major_formatter(THOUSANDS)
+        chart.legend(handles)
+    return ax
