@@ -1,18 +1,16 @@
-"""Recordings as traces for Perfetto's page and chrome://tracing.
+"""Recordings as gzipped traces for Perfetto and chrome://tracing.
 
-One job: write the JSON of Chrome's trace format, gzipped. A track for the loop and one
-for each connection; waits and calls are slices, what the kernel returned are instants,
-and arrows lead from a client's send to the server's handling of it.
-
-The format is described in "Trace Event Format" (the Chromium project's Catapult
-documentation). Times there are microseconds with a fraction; ours keep every
-nanosecond, counted from the first record, whose own time is in ``otherData``.
+The loop and each connection have a track. Waits and calls are slices, ready descriptors
+are instants, and arrows lead from a client's send to the server's handling of it. The
+format is described in "Trace Event Format" (the Chromium project's Catapult
+documentation). Its times are microseconds with a fraction; these keep every nanosecond,
+counted from the first record, whose own time is in ``otherData``.
 """
 
 import gzip
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -20,22 +18,22 @@ import numpy as np
 import pandas as pd
 
 from epolllab.events import FOREVER, Op, error_name, mask_names
-from epolllab.frames.columns import check_operations
+from epolllab.frames.columns import BYTES_OPS, check_operations
 from epolllab.recording import environment, storage
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-__all__ = ["events", "write"]
+__all__ = ["write"]
 
 
 class Records(Protocol):
-    """What is written: records with their circumstances, as a Recording has them."""
+    """What a trace is made of: records and their metadata, as a Recording has them."""
 
     @property
     def metadata(self) -> Mapping[str, Any]:
-        """Circumstances and parameters."""
+        """Environment and parameters."""
 
     @property
     def overwritten(self) -> int:
@@ -44,15 +42,11 @@ class Records(Protocol):
     def array(self) -> "NDArray[Any]":
         """The records."""
 
-    def __len__(self) -> int:
-        """Number of records."""
-
 
 SERVER = 1
-"""Number of the server's process in the trace; the clients' follow."""
+"""Process id of the server in the trace; the clients follow."""
 
 GZIP_LEVEL = 3
-_BYTES = (Op.RECV, Op.SEND, Op.READ, Op.WRITE, Op.HANDLE)
 _CATEGORY = {Op.WAIT: "wait", Op.READY: "ready", Op.HANDLE: "handle"}
 _SLICE = (
     '{"ph":"X","name":"%s","cat":"%s","pid":%d,"tid":%%d,"ts":%%d.%%03d,"dur":%%d.%%03d,'
@@ -66,247 +60,203 @@ _FLOW = '{"ph":"%s","name":"request","cat":"request","id":%d,"pid":%d,"tid":%d,"
 _ENCLOSING = ',"bp":"e"'  # the arrow ends at the slice around it, not at the next one
 
 
-_ENDS = ("conn", "client", "sent_ns", "start_ns")
-
-
 def write(
     recording: Records, path: str | os.PathLike[str], clients: Sequence[Records] = ()
 ) -> Path:
-    """Write a recording as one gzipped trace file.
+    """Write a recording as one trace file.
 
     Parameters
     ----------
     recording : Recording
         A server's, or any.
     path : path-like
-        Usually ending in ``.json.gz``. A file that is there is replaced, once the new
-        one is complete.
-    clients : sequence of Records
-        The client loops: a process of its own each, and an arrow from each request's send to
-        its handling.
+        Usually ending in ``.json.gz``. An existing file is replaced once the new one is
+        complete.
+    clients : sequence of Recording
+        One for each client loop, which becomes a process of its own, with an arrow from
+        each request's send to its handling.
 
     Returns
     -------
     pathlib.Path
-        Where it was written; open it at ui.perfetto.dev, which keeps it in the browser,
-        or in chrome://tracing.
+        The file; open it at ui.perfetto.dev, which keeps it in the browser, or in
+        chrome://tracing.
 
     Raises
     ------
     ValueError
-        The two are of different boots, whose clocks have nothing in common; or a record
-        has an operation that this version does not know.
+        The recordings are of different boots, whose clocks are unrelated; or a record has
+        an operation that this version does not know.
     OSError
         The folder does not exist or cannot be written to.
     """
     target = Path(path)
     environment.require_same_boot(recording.metadata, *(one.metadata for one in clients))
-    begin = _begin((recording, *clients))
-    head = json.dumps(_other(recording, begin), ensure_ascii=False)
-    body = ",\n".join(events(recording, clients))
-    text = f'{{"displayTimeUnit":"ns","otherData":{head},"traceEvents":[\n{body}\n]}}\n'
-    with storage.write_atomically([target]) as (lent,):
-        # Without the time in its header, the same recording gives the same bytes.
-        lent.write_bytes(gzip.compress(text.encode(), GZIP_LEVEL, mtime=0))
-    return target
-
-
-def events(recording: Records, clients: Sequence[Records] = ()) -> Iterator[str]:
-    """Give the trace's events, each a JSON object as text.
-
-    Parameters
-    ----------
-    recording : Recording
-        The server's.
-    clients : sequence of Recording
-        One for each client loop.
-    """
-    everyone = (recording, *clients)
-    arrays = [check_operations(one.array()) for one in everyone]
-    begin = _begin(everyone)
-    first_track = 1
-    first_tracks = []
-    for number, (one, array) in enumerate(zip(everyone, arrays, strict=True)):
-        first_tracks.append(first_track)
-        tracks = _tracks(array)
-        yield from _names(SERVER + number, _title(number, one), array, tracks, first_track)
-        yield from _of_process(SERVER + number, array, tracks, first_track, begin)
-        first_track += len(tracks)
-    if clients:
-        yield from _flows(everyone, arrays, first_tracks, begin)
-
-
-def _begin(recordings: Iterable[Records]) -> int:
-    starts = [int(one.array()["start_ns"].min()) for one in recordings if len(one)]
-    return min(starts, default=0)
-
-
-def _other(recording: Records, begin: int) -> dict[str, Any]:
-    """What a reader of the trace needs to judge it."""
-    return {
+    processes: list[_Process] = []
+    for one in (recording, *clients):
+        first_track = processes[-1].next_track if processes else 1
+        processes.append(_Process(SERVER + len(processes), one, first_track))
+    begin = min((int(p.array["start_ns"].min()) for p in processes if len(p.array)), default=0)
+    other = {
         "begin_ns": begin,
         "overwritten": recording.overwritten,
         "circumstances": environment.summary(recording.metadata),
         "metadata": dict(recording.metadata),
     }
+    lines = [line for p in processes for line in (*_names(p), *_events(p, begin))]
+    lines.extend(_flows(processes, begin))
+    head, body = json.dumps(other, ensure_ascii=False), ",\n".join(lines)
+    text = f'{{"displayTimeUnit":"ns","otherData":{head},"traceEvents":[\n{body}\n]}}\n'
+    with storage.write_atomically([target]) as (temporary,):
+        # Without the time in its header, the same recording gives the same bytes.
+        temporary.write_bytes(gzip.compress(text.encode(), GZIP_LEVEL, mtime=0))
+    return target
 
 
-# ---- tracks ----------------------------------------------------------------------------
+class _Process:
+    """One recording as a process of the trace, with its tracks."""
+
+    def __init__(self, pid: int, recording: Records, first_track: int) -> None:
+        self.pid = pid
+        self.metadata = recording.metadata
+        self.array = check_operations(recording.array())
+        serials = np.unique(self.array["conn"])
+        if not len(serials) or serials[0]:  # the loop, 0, always has the first track
+            serials = np.append(np.uint32(0), serials)
+        self.serials = serials
+        self.first_track = first_track
+        self.next_track = first_track + len(serials)
+
+    def track(self, conn: Any) -> Any:
+        """Track of a connection, or of each connection of an array."""
+        return self.first_track + np.searchsorted(self.serials, conn)
+
+    def title(self) -> str:
+        found = self.metadata
+        if self.pid != SERVER:
+            return f"clients {found.get('process', self.pid - SERVER - 1)}"
+        kind = [str(found[key]) for key in ("poller", "trigger", "lifecycle") if key in found]
+        pid = f", pid {found['pid']}" if "pid" in found else ""
+        return " ".join(["server", *kind]) + pid
 
 
-def _tracks(array: "NDArray[Any]") -> "NDArray[Any]":
-    """Serials in the order of the tracks; the loop, which is 0, is always the first."""
-    serials = np.unique(array["conn"])
-    return serials if len(serials) and serials[0] == 0 else np.append(np.uint32(0), serials)
-
-
-def _title(number: int, recording: Records) -> str:
-    if number:
-        return f"clients {recording.metadata.get('process', number - 1)}"
-    told: Mapping[str, Any] = recording.metadata
-    kind = " ".join(str(told[k]) for k in ("poller", "trigger", "lifecycle") if k in told)
-    pid = f", pid {told['pid']}" if "pid" in told else ""
-    return f"server {kind}{pid}".replace("  ", " ").strip()
-
-
-def _names(
-    pid: int, title: str, array: "NDArray[Any]", tracks: "NDArray[Any]", first: int
-) -> Iterator[str]:
-    ports = _ports(array)
+def _names(process: _Process) -> Iterator[str]:
+    """Events that name the process and its tracks."""
+    rows = process.array
+    rows = rows[np.isin(rows["op"], (Op.ACCEPT, Op.CONNECT)) & (rows["mask"] > 0)]
+    # The client's port, which both sides know.
+    ports = dict(zip(rows["conn"].tolist(), rows["mask"].tolist(), strict=True))
 
     def named(what: str, tid: int, key: str, value: object) -> str:
-        named = {"ph": "M", "name": what, "pid": pid, "tid": tid, "ts": 0, "args": {key: value}}
-        return json.dumps(named, separators=(",", ":"))
+        event = {"ph": "M", "name": what, "pid": process.pid, "tid": tid, "ts": 0}
+        return json.dumps({**event, "args": {key: value}}, separators=(",", ":"))
 
-    yield named("process_name", first, "name", title)
-    yield named("process_sort_index", first, "sort_index", pid)
-    for place, serial in enumerate(tracks.tolist()):
+    yield named("process_name", process.first_track, "name", process.title())
+    yield named("process_sort_index", process.first_track, "sort_index", process.pid)
+    for place, serial in enumerate(process.serials.tolist()):
         port = f", port {ports[serial]}" if serial in ports else ""
         name = f"conn {serial}{port}" if serial else "loop"
-        yield named("thread_name", first + place, "name", name)
-        yield named("thread_sort_index", first + place, "sort_index", place)
-
-
-def _ports(array: "NDArray[Any]") -> dict[int, int]:
-    """The client's port of each connection, which both sides know."""
-    rows = array[np.isin(array["op"], (Op.ACCEPT, Op.CONNECT)) & (array["mask"] > 0)]
-    return dict(zip(rows["conn"].tolist(), rows["mask"].tolist(), strict=True))
+        yield named("thread_name", process.first_track + place, "name", name)
+        yield named("thread_sort_index", process.first_track + place, "sort_index", place)
 
 
 # ---- slices and instants ---------------------------------------------------------------
 
 
-def _of_process(
-    pid: int, array: "NDArray[Any]", tracks: "NDArray[Any]", first: int, begin: int
-) -> Iterator[str]:
-    """Every record as text, one operation after the other: viewers sort by time."""
-    tid = first + np.searchsorted(tracks, array["conn"])
+def _events(process: _Process, begin: int) -> Iterator[str]:
+    """Every record, one operation after the other: viewers sort by time."""
+    array = process.array
     for number in np.unique(array["op"]).tolist():
         op = Op(number)
-        chosen = array["op"] == number
-        rows = array[chosen]
-        at = _micros(rows["start_ns"] - begin)
-        own = [tid[chosen].tolist(), *at]
+        rows = array[array["op"] == number]
+        own = [process.track(rows["conn"]).tolist(), *_micros(rows["start_ns"] - begin)]
         where = [rows["wake"].tolist(), rows["fd"].tolist()]
         if op is Op.READY:
             names = _masks(rows["mask"])
-            # The name is the first of the template's holes.
-            yield from map((_INSTANT % pid).__mod__, zip(names, *own, *where, names, strict=True))
-            continue
-        template = _SLICE % (op.label, _CATEGORY.get(op, "call"), pid)
-        took = _micros(rows["end_ns"] - rows["start_ns"])
-        yield from map(template.__mod__, zip(*own, *took, *where, _results(op, rows), strict=True))
+            template = _INSTANT % process.pid
+            columns = [names, *own, *where, names]
+        else:
+            template = _SLICE % (op.label, _CATEGORY.get(op, "call"), process.pid)
+            took = _micros(rows["end_ns"] - rows["start_ns"])
+            columns = [*own, *took, *where, _results(op, rows)]
+        yield from map(template.__mod__, zip(*columns, strict=True))
 
 
 def _micros(ns: "NDArray[Any]") -> list[list[int]]:
-    """Whole microseconds, and the nanoseconds that are left."""
+    """Whole microseconds, and the remaining nanoseconds."""
     whole, rest = np.divmod(ns, 1000)
     return [whole.tolist(), rest.tolist()]
 
 
 def _masks(masks: "NDArray[Any]") -> list[str]:
-    spelled = {mask: mask_names(mask) for mask in np.unique(masks).tolist()}
-    return [spelled[mask] for mask in masks.tolist()]
+    names = {mask: mask_names(mask) for mask in np.unique(masks).tolist()}
+    return [names[mask] for mask in masks.tolist()]
 
 
 def _results(op: Op, rows: "NDArray[Any]") -> list[str]:
-    """What each call was asked and gave, as the inside of a JSON object."""
+    """Arguments and result of each call, as the inside of a JSON object."""
     results = rows["result"].tolist()
     errors = {r: f'"error":"{error_name(-r)}"' for r in set(results) if r < 0}
-    if op in _BYTES:
-        return [errors[r] if r < 0 else f'"n_bytes":{r}' for r in results]
+    key = "n_bytes" if op in BYTES_OPS else "n_returned" if op is Op.WAIT else "result"
+    returned = [errors[r] if r < 0 else f'"{key}":{r}' for r in results]
+    masks = rows["mask"].tolist()
     if op is Op.WAIT:
-        asked = ["null" if m == FOREVER else f"{m / 1000:g}" for m in rows["mask"].tolist()]
-        given = [errors[r] if r < 0 else f'"n_returned":{r}' for r in results]
-        return [f'"timeout_ms":{a},{g}' for a, g in zip(asked, given, strict=True)]
-    given = [errors[r] if r < 0 else f'"result":{r}' for r in results]
+        timeouts = ["null" if m == FOREVER else f"{m / 1000:g}" for m in masks]
+        return [f'"timeout_ms":{t},{r}' for t, r in zip(timeouts, returned, strict=True)]
     if op in (Op.REGISTER, Op.MODIFY):
-        masks = _masks(rows["mask"])
-        return [f'"interest":"{m}",{g}' for m, g in zip(masks, given, strict=True)]
+        interests = _masks(rows["mask"])
+        return [f'"interest":"{m}",{r}' for m, r in zip(interests, returned, strict=True)]
     if op in (Op.ACCEPT, Op.CONNECT):
-        ports = rows["mask"].tolist()
-        return [f'"port":{p},{g}' for p, g in zip(ports, given, strict=True)]
-    return given
+        return [f'"port":{p},{r}' for p, r in zip(masks, returned, strict=True)]
+    return returned
 
 
 # ---- flows -----------------------------------------------------------------------------
 
 
-def _flows(
-    everyone: Sequence[Records],
-    arrays: "Sequence[NDArray[Any]]",
-    first_tracks: Sequence[int],
-    begin: int,
-) -> Iterator[str]:
-    """An arrow from the client's last send before each handling, to that handling.
-
-    A port names a client's connection until it is closed; where clients have several
-    source addresses it does not, and there are no arrows.
-    """
-    if any(one.metadata.get("source_addresses", 1) not in (None, 1) for one in everyone[1:]):
+def _flows(processes: Sequence[_Process], begin: int) -> Iterator[str]:
+    """An arrow from the client's last send before each handling, to that handling."""
+    clients = processes[1:]
+    # A port identifies a client's connection until it is closed, but not with several
+    # source addresses.
+    if not clients or any(p.metadata.get("source_addresses") not in (None, 1) for p in clients):
         return
-    found = _requests(arrays)
-    tracks = [_tracks(array) for array in arrays]
-    columns = (found[name].astype("i8").tolist() for name in _ENDS)
-    for number, (serial, client, sent_ns, start_ns) in enumerate(zip(*columns, strict=True), 1):
-        for phase, who, conn, at, how in (
+    found = _requests(processes[0].array, [p.array for p in clients])
+    columns = (found[name].astype("i8").tolist() for name in ("conn", "client", "sent", "t_ns"))
+    for number, (serial, client, sent_ns, handled_ns) in enumerate(zip(*columns, strict=True), 1):
+        for phase, which, conn, at, how in (
             ("s", client >> 32, client & 0xFFFF_FFFF, sent_ns, ""),
-            ("f", 0, serial, start_ns, _ENCLOSING),
+            ("f", 0, serial, handled_ns, _ENCLOSING),
         ):
-            track = first_tracks[who] + int(np.searchsorted(tracks[who], conn))
-            yield _FLOW % (phase, number, SERVER + who, track, *divmod(at - begin, 1000), how)
+            process = processes[which]
+            track = int(process.track(conn))
+            yield _FLOW % (phase, number, process.pid, track, *divmod(at - begin, 1000), how)
 
 
-def _requests(arrays: "Sequence[NDArray[Any]]") -> pd.DataFrame:
-    """A row for each handling whose client is known: ``conn, start_ns, client, sent_ns``."""
-    server = arrays[0]
-    accepts = server[(server["op"] == Op.ACCEPT) & (server["result"] >= 0)]
-    accepted = pd.DataFrame(
-        {"conn": accepts["conn"], "port": accepts["mask"], "t_ns": accepts["end_ns"]}
-    ).sort_values("t_ns")
-    connects = [_columns(array, n, Op.CONNECT) for n, array in enumerate(arrays[1:], 1)]
-    connected = pd.concat([frame.assign(port=frame["mask"]) for frame in connects])
-    pairs = pd.merge_asof(accepted, connected.sort_values("t_ns"), on="t_ns", by="port")
-    pairs = pairs.dropna(subset="client").astype({"client": "int64"})
-    handles = server[server["op"] == Op.HANDLE]
-    handled = pd.DataFrame({"conn": handles["conn"], "t_ns": handles["start_ns"]})
-    handled = handled.merge(pairs[["conn", "client"]], on="conn").sort_values("t_ns")
-    sends = [_columns(array, n, Op.SEND) for n, array in enumerate(arrays[1:], 1)]
-    sent = pd.concat(sends).query("result > 0").assign(sent_ns=lambda frame: frame["t_ns"])
-    found = pd.merge_asof(
-        handled, sent[["client", "t_ns", "sent_ns"]].sort_values("t_ns"), on="t_ns", by="client"
+def _requests(server: "NDArray[Any]", clients: "Sequence[NDArray[Any]]") -> pd.DataFrame:
+    """A row for each handling whose client is known: ``conn, t_ns, client, sent``.
+
+    ``client`` is the number of the client process << 32 | its connection.
+    """
+    connects, sends = (
+        pd.concat(_calls(array, n, op) for n, array in enumerate(clients, 1)).sort_values("t_ns")
+        for op in (Op.CONNECT, Op.SEND)
     )
-    return found.dropna(subset="sent_ns").rename(columns={"t_ns": "start_ns"})
+    rows = server[(server["op"] == Op.ACCEPT) & (server["result"] >= 0)]
+    accepts = pd.DataFrame({"conn": rows["conn"], "mask": rows["mask"], "t_ns": rows["end_ns"]})
+    connects = connects[["client", "mask", "t_ns"]]
+    pairs = pd.merge_asof(accepts.sort_values("t_ns"), connects, on="t_ns", by="mask")
+    pairs = pairs.dropna(subset="client").astype({"client": "int64"})
+    rows = server[server["op"] == Op.HANDLE]
+    handles = pd.DataFrame({"conn": rows["conn"], "t_ns": rows["start_ns"]})
+    handles = handles.merge(pairs[["conn", "client"]], on="conn").sort_values("t_ns")
+    sends = sends[sends["result"] > 0][["client", "t_ns"]].assign(sent=lambda f: f["t_ns"])
+    return pd.merge_asof(handles, sends, on="t_ns", by="client").dropna(subset="sent")
 
 
-def _columns(array: "NDArray[Any]", process: int, op: Op) -> pd.DataFrame:
+def _calls(array: "NDArray[Any]", process: int, op: Op) -> pd.DataFrame:
     rows = array[array["op"] == op]
+    client = rows["conn"].astype("i8") | process << 32
     return pd.DataFrame(
-        {
-            # Serials are each process's own: the two together name a connection.
-            "client": rows["conn"].astype("i8") | process << 32,
-            "t_ns": rows["start_ns"],
-            "mask": rows["mask"],
-            "result": rows["result"],
-        }
+        {"client": client, "t_ns": rows["start_ns"], "mask": rows["mask"], "result": rows["result"]}
     )
