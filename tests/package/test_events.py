@@ -1,4 +1,4 @@
-"""The vocabulary: the layout of a record, operations, the names of masks and errors."""
+"""The layout of a record, operations, the names of masks and errors."""
 
 import errno
 import select
@@ -22,7 +22,7 @@ from epolllab.events import (
 
 
 def test_a_record_has_48_bytes_in_both_layouts() -> None:
-    """The layouts of struct and numpy agree about the size and the place of every field."""
+    """The layouts of struct and numpy agree on the size and offset of every field."""
     dtype = np.dtype(list(FIELDS))
     assert RECORD.size == dtype.itemsize == 48
     values = (1 << 62, -(1 << 62), 1, 0xFFFF_FFFF, -1, -errno.EAGAIN, 0x8000_0001, 16, 0xFFFF, 7, 8)
@@ -30,7 +30,7 @@ def test_a_record_has_48_bytes_in_both_layouts() -> None:
 
 
 def test_operations_keep_the_numbers_that_files_hold() -> None:
-    """Ring rows hold these numbers, so a name may be added but none may move."""
+    """Files hold these numbers: an operation may be added, but none renumbered."""
     assert [op.label for op in Op] == [
         "wait", "ready", "accept", "register", "modify", "unregister", "recv", "send",
         "shutdown", "close", "handle", "connect", "read", "write", "setsockopt", "socket",
@@ -42,13 +42,13 @@ def test_operations_keep_the_numbers_that_files_hold() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="compares with Linux's select module")
 @pytest.mark.parametrize("name", [name for name in events.__all__ if name.startswith("EPOLL")])
 def test_bits_are_the_kernels(name: str) -> None:
-    """The values written out here are those the select module was compiled with."""
+    """The values are those that the select module was compiled with."""
     assert getattr(events, name) == getattr(select, name) & 0xFFFF_FFFF
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="compares with Linux's select module")
-def test_polls_bits_are_the_same_ones() -> None:
-    """poll(2) spells IN, PRI, OUT, ERR, HUP and RDHUP as epoll does."""
+def test_poll_uses_the_same_bits() -> None:
+    """IN, PRI, OUT, ERR, HUP and RDHUP have the same values in poll(2)."""
     for name in ("IN", "PRI", "OUT", "ERR", "HUP", "RDHUP"):
         assert getattr(select, f"POLL{name}") == getattr(events, f"EPOLL{name}")
     assert mask_names(select.POLLNVAL) == "NVAL"
@@ -65,21 +65,20 @@ def test_polls_bits_are_the_same_ones() -> None:
         (1 << 11 | EPOLLIN, "IN|0x800"),
     ],
 )
-def test_masks_are_spelled_and_nothing_is_hidden(mask: int, names: str) -> None:
-    """Known bits have the kernel's names, and unknown ones are shown as a number."""
+def test_mask_names(mask: int, names: str) -> None:
+    """Known bits have the kernel's names, unknown ones are a number."""
     assert mask_names(mask) == names
 
 
-@pytest.mark.parametrize("bit", range(32))
-def test_every_bit_shows(bit: int) -> None:
-    """No single bit reads as the empty mask, and no two read alike."""
-    names = [mask_names(1 << other) for other in range(32)]
-    assert names.count(names[bit]) == 1
-    assert names[bit] != "0"
+def test_every_bit_has_a_name_of_its_own() -> None:
+    """No bit has the name of another or of the empty mask."""
+    assert len({"0", *(mask_names(1 << bit) for bit in range(32))}) == 33
 
 
-def test_errors_are_named() -> None:
-    """An errno has its symbol, and a number without one is still told."""
-    assert error_name(errno.EAGAIN) == "EAGAIN"
-    assert error_name(errno.EMFILE) == "EMFILE"
-    assert error_name(999) == "errno 999"
+@pytest.mark.parametrize(
+    ("number", "name"),
+    [(errno.EAGAIN, "EAGAIN"), (errno.EMFILE, "EMFILE"), (999, "errno 999")],
+)
+def test_error_names(number: int, name: str) -> None:
+    """An errno has its symbol; an unknown one is shown as a number."""
+    assert error_name(number) == name
