@@ -9,8 +9,9 @@ from epolllab import Recording, Run, Server, frames, schema
 
 
 def described(columns: str) -> dict[str, str]:
-    """Name and dtype of each row of a table of columns."""
-    return dict(re.findall(r"^(\w+) +(\w+)  ?\S", columns, re.MULTILINE))
+    """Name and dtype of each row of the table of columns."""
+    table = columns.strip().split("\n\n")[0]
+    return dict(re.findall(r"^(\w+) +(\w+) +\S", table, re.MULTILINE))
 
 
 FRAMES = {
