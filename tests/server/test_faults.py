@@ -31,11 +31,8 @@ from epolllab import kernel
 from epolllab.events import Op
 from epolllab.server.protocols import Hello
 from tests.kernels import notebook_kernel, run_cell
-from tests.server.test_server import NAMES, PLACES, WAYS
+from tests.server.helpers import EVERY_WAY, OLD, PLACES
 from tests.wire import GET, Address, ask, connect, is_refused, read_to_end, reset, until
-
-OLD = b"GET / HTTP/1.0\r\n\r\n"
-EVERY_WAY = pytest.mark.parametrize(("poller", "trigger", "lifecycle"), WAYS, ids=NAMES)
 
 
 @pytest.fixture
