@@ -19,7 +19,7 @@ from typing import Any
 
 from epolllab.checks import check_int
 from epolllab.events import EPOLLIN, EPOLLOUT, EPOLLPRI, mask_names
-from epolllab.kernel.proc import require_linux
+from epolllab.kernel.proc import HasFileno, require_linux
 
 __all__ = [
     "CTL_ADD",
@@ -34,7 +34,6 @@ __all__ = [
 
 
 CTL_ADD, CTL_DEL, CTL_MOD = 1, 2, 3
-_EPOLL_CLOEXEC = 0o2000000
 _SYS_EPOLL_PWAIT2 = 441  # the same on every architecture, as all since 424
 
 # struct epoll_event is packed on x86-64 only (EPOLL_PACKED in eventpoll.h): 12 bytes
@@ -92,109 +91,59 @@ class _RawWait:
         self.prepare()
         return self.check(self.call())
 
-    def close(self) -> None:
-        """Close what was opened; safe to call repeatedly."""
-
-    def __enter__(self) -> Any:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
 
 class RawEpoll(_RawWait):
-    """epoll through ctypes.
+    """epoll_wait or epoll_pwait2 through ctypes, on an existing epoll instance.
 
     Parameters
     ----------
+    epoll : int or object with ``fileno()``
+        The epoll instance; do not call this after closing it.
     max_events : int
         Size of the event array, and so the most events that a wait returns.
     timeout_ms : int
         For epoll_wait: 0 returns at once, -1 waits forever.
     timeout_ns : int, optional
         Use epoll_pwait2 (Linux 5.11) with this timeout instead.
-    epfd : int, optional
-        An existing epoll descriptor, which close() leaves open. By default a new one.
 
     Raises
     ------
     OSError
-        ENOSYS: `timeout_ns` on a kernel without epoll_pwait2; EMFILE; not on Linux.
+        ENOSYS: `timeout_ns` on a kernel without epoll_pwait2; not on Linux.
     """
 
     def __init__(
         self,
+        epoll: int | HasFileno,
         max_events: int = 64,
         *,
         timeout_ms: int = 0,
         timeout_ns: int | None = None,
-        epfd: int | None = None,
     ) -> None:
         require_linux("epoll")
         check_int("max_events", max_events, 1)
-        if timeout_ns is not None:
-            check_int("timeout_ns", timeout_ns, 0)
-            if not has_nanosecond_wait():
-                raise OSError(
-                    errno.ENOSYS,
-                    "timeout_ns uses epoll_pwait2, which needs Linux 5.11 and a sandbox that "
-                    "permits it; use timeout_ms instead",
-                )
-        self._owned = epfd is None
-        self._epfd = _epoll_create() if epfd is None else epfd
+        self._epoll = epoll
+        epfd = epoll if isinstance(epoll, int) else epoll.fileno()
         self._events = _buffer(_EVENT.size * max_events)
-        self.name = "epoll_wait" if timeout_ns is None else "epoll_pwait2"
         if timeout_ns is None:
+            self.name = "epoll_wait"
             self.call = partial(
-                _libc().epoll_wait, c_int(self._epfd), self._events, c_int(max_events),
-                c_int(timeout_ms),
-            )  # fmt: skip
-        else:
-            timeout = _buffer(_TIMESPEC.size, _TIMESPEC.pack(*divmod(timeout_ns, 1_000_000_000)))
-            self.call = partial(
-                _libc().syscall, c_long(_SYS_EPOLL_PWAIT2), c_long(self._epfd), self._events,
-                c_long(max_events), timeout, None, c_long(8),
-            )  # fmt: skip
-
-    def fileno(self) -> int:
-        """Return the epoll descriptor; -1 once closed."""
-        return self._epfd
-
-    def ctl(self, op: int, fd: int, mask: int = 0, data: int | None = None) -> None:
-        """epoll_ctl(2).
-
-        Parameters
-        ----------
-        op : int
-            ``CTL_ADD``, ``CTL_MOD`` or ``CTL_DEL``.
-        fd : int
-            Descriptor to watch.
-        mask : int
-            Interest.
-        data : int, optional
-            64 bits that come back with each event; the descriptor by default.
-
-        Raises
-        ------
-        OSError
-            The kernel's error: EEXIST, ENOENT, EPERM, EINVAL, EBADF, ELOOP, ...
-        """
-        value = (fd if data is None else data) & 0xFFFF_FFFF_FFFF_FFFF
-        event = _buffer(_EVENT.size, _EVENT.pack(mask, value))
-        if _libc().epoll_ctl(self._epfd, op, fd, event) < 0:
-            raise _last_error(f"epoll_ctl of descriptor {fd}")
-
-    def register(self, fd: int, mask: int) -> None:
-        """EPOLL_CTL_ADD."""
-        self.ctl(CTL_ADD, fd, mask)
-
-    def modify(self, fd: int, mask: int) -> None:
-        """EPOLL_CTL_MOD."""
-        self.ctl(CTL_MOD, fd, mask)
-
-    def unregister(self, fd: int) -> None:
-        """EPOLL_CTL_DEL."""
-        self.ctl(CTL_DEL, fd)
+                _libc().epoll_wait, c_int(epfd), self._events, c_int(max_events), c_int(timeout_ms)
+            )
+            return
+        check_int("timeout_ns", timeout_ns, 0)
+        if not has_nanosecond_wait():
+            raise OSError(
+                errno.ENOSYS,
+                "timeout_ns uses epoll_pwait2, which needs Linux 5.11 and a sandbox that permits "
+                "it; use timeout_ms instead",
+            )
+        self.name = "epoll_pwait2"
+        timeout = _buffer(_TIMESPEC.size, _TIMESPEC.pack(*divmod(timeout_ns, 1_000_000_000)))
+        self.call = partial(
+            _libc().syscall, c_long(_SYS_EPOLL_PWAIT2), c_long(epfd), self._events,
+            c_long(max_events), timeout, None, c_long(8),
+        )  # fmt: skip
 
     def ready(self, count: int) -> list[tuple[int, int]]:
         """Decode the first `count` events of the last call: (data, mask), in the kernel's order.
@@ -204,25 +153,6 @@ class RawEpoll(_RawWait):
         """
         events = _EVENT.iter_unpack(memoryview(self._events)[: _EVENT.size * count])
         return [(data, mask) for mask, data in events]
-
-    def close(self) -> None:
-        """Close the epoll descriptor, unless it was given."""
-        if self._owned and self._epfd >= 0:
-            epfd, self._epfd = self._epfd, -1
-            self.call = _refuse_closed
-            os.close(epfd)
-
-
-def _refuse_closed() -> int:
-    # The prepared call holds a bare number, which may belong to another file by now.
-    raise OSError(errno.EBADF, "this RawEpoll was closed; make a new one")
-
-
-def _epoll_create() -> int:
-    epfd: int = _libc().epoll_create1(_EPOLL_CLOEXEC)
-    if epfd < 0:
-        raise _last_error("epoll_create1")
-    return epfd
 
 
 @cache

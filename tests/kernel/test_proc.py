@@ -287,7 +287,7 @@ def test_other_systems_are_refused(monkeypatch):
         lambda: raw.RawPoll([]),
         kernel.counters,
         kernel.somaxconn,
-        raw.RawEpoll,
+        lambda: raw.RawEpoll(3),
     )
     with monkeypatch.context() as patch:
         patch.setattr(sys, "platform", "darwin")

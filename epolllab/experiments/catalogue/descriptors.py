@@ -1,37 +1,31 @@
-# ruff: noqa: D103 - the claim in the decorator says what each function shows
-"""Descriptors and their lives: what an epoll watches, and what outlives a close.
-
-One job: the phenomena of this family. Each works on the bench it is given, and knows
-nothing of catalogue and verdict.
-"""
+"""Phenomena of descriptors: what an epoll watches, and what remains after a close."""
 
 import array
+import ctypes
 import errno
 import os
 import select
 import socket
 import subprocess
 import tempfile
-from contextlib import ExitStack
 from functools import partial
 
 from epolllab import kernel
-from epolllab.events import EPOLLET, EPOLLIN, EPOLLOUT
-from epolllab.experiments.catalogue.bench import Bench, End, Watcher
+from epolllab.events import EPOLLET, EPOLLIN, EPOLLOUT, mask_names
+from epolllab.experiments.catalogue import registry
+from epolllab.experiments.catalogue.bench import ONE, Bench, Descriptor, Epoll, NotPossible
 from epolllab.experiments.catalogue.pictures import picture_of_interest, picture_of_numbers
-from epolllab.experiments.catalogue.registry import phenomenon
 from epolllab.kernel import raw
 from epolllab.kernel.waiting import PATIENCE_S
 
-FAMILY = "descriptors and their lives"
+phenomenon = partial(registry.phenomenon, family="descriptors and their lives")
 MAN = "epoll(7)"
 SELFTEST = "Linux selftest epoll_wakeup_test.c"
 
 
 @phenomenon(
     "maxevents-rotation",
-    family=FAMILY,
-    claim="With more ready than maxevents, waits take turns: nobody waits for ever.",
+    claim="With more ready descriptors than maxevents, waits rotate through them: none starves.",
     expected=["0 1 2", "3 4 5", "6 7 8", "9 0 1", "2 3 4"],
     source="epoll_wait(2), round robin",
 )
@@ -39,49 +33,46 @@ def maxevents_rotation(bench: Bench) -> list[str]:
     epoll = bench.epoll()
     for number in range(10):
         bench.register(epoll, bench.eventfd(str(number), value=1), EPOLLIN)
-    return [" ".join(bench.names(epoll, max_events=3)) for _ in range(5)]
+    batches = [bench.wait(epoll, max_events=3) for _ in range(5)]
+    return [" ".join(bench.name_of(fd) for fd, _ in batch) for batch in batches]
+
+
+def _raise_limit(bench: Bench, least: int) -> None:
+    """Raise the soft limit of descriptors until the bench is closed."""
+    try:
+        bench.cleanup.enter_context(kernel.raise_descriptor_limit(least))
+    except kernel.DescriptorLimitError as error:
+        raise NotPossible(str(error)) from error
 
 
 @phenomenon(
     "python-cuts-batches",
-    family=FAMILY,
-    claim="CPython's poll() takes at most 1,023 events by default, whatever is ready.",
+    claim="CPython's poll() returns at most 1,023 events by default, even if more are ready.",
     expected={"poll()": 1023, "poll(maxevents=2000)": 1030},
     source="Modules/selectmodule.c: maxevents defaults to FD_SETSIZE - 1",
     picture=partial(picture_of_numbers, what="events returned by one wait, of 1,030 ready"),
 )
 def python_cuts_batches(bench: Bench) -> dict[str, object]:
-    with ExitStack() as raised:
-        try:
-            raised.enter_context(kernel.raise_descriptor_limit(kernel.descriptors_open() + 1100))
-        except kernel.DescriptorLimitError as error:
-            raise bench.impossible(str(error)) from error
-        epoll = bench.epoll()
-        watched = [bench.eventfd(value=1) for _ in range(1030)]
-        for end in watched:
-            epoll.epoll.register(end.fd, EPOLLIN)
-        seen: dict[str, object] = {
-            "poll()": bench.do("len(epoll.poll(0))", lambda: len(epoll.epoll.poll(0))),
-            "poll(maxevents=2000)": bench.do(
-                "len(epoll.poll(0, 2000))", lambda: len(epoll.epoll.poll(0, 2000))
-            ),
-        }
-        for end in watched:
-            end.close()
-    return seen
+    _raise_limit(bench, kernel.descriptors_open() + 1100)
+    epoll = bench.epoll()
+    poll = epoll.epoll.poll
+    for _ in range(1030):
+        epoll.epoll.register(bench.eventfd(value=1).fd, EPOLLIN)
+    return {
+        "poll()": bench.call("len(epoll.poll(0))", lambda: len(poll(0))),
+        "poll(maxevents=2000)": bench.call("len(epoll.poll(0, 2000))", lambda: len(poll(0, 2000))),
+    }
 
 
 @phenomenon(
     "close-unregisters",
-    family=FAMILY,
-    claim="Closing the only descriptor of a file takes it out of every epoll by itself.",
+    claim="Closing the only descriptor of a file removes it from every epoll automatically.",
     expected={"entries before": 1, "entries after": 0, "events": []},
     source=f"{MAN}, question 6",
 )
 def close_unregisters(bench: Bench) -> dict[str, object]:
     here, there = bench.pair()
-    epoll = bench.epoll()
-    bench.register(epoll, here, EPOLLIN)
+    epoll = bench.watch(here, EPOLLIN)
     bench.send(there, b"x")
     before = len(bench.interest(epoll))
     bench.close(here)
@@ -92,10 +83,20 @@ def close_unregisters(bench: Bench) -> dict[str, object]:
     }
 
 
+def _ghost(bench: Bench) -> tuple[Epoll, Descriptor, Descriptor]:
+    """Close a registered descriptor that has a duplicate: epoll, closed number, duplicate."""
+    here, there = bench.pair()
+    closed = bench.renumber(here)
+    epoll = bench.watch(closed, EPOLLIN)
+    duplicate = bench.dup(closed, "duplicate")
+    bench.close(closed)
+    bench.send(there, b"x")
+    return epoll, closed, duplicate
+
+
 @phenomenon(
     "dup-keeps-dead-fd",
-    family=FAMILY,
-    claim="While a duplicate lives, an epoll goes on reporting the number that was closed.",
+    claim="While a duplicate is open, an epoll keeps reporting the number that was closed.",
     expected={
         "event for the closed number": True,
         "mask": ["IN"],
@@ -107,52 +108,39 @@ def close_unregisters(bench: Bench) -> dict[str, object]:
     "was registered by",
 )
 def dup_keeps_dead_fd(bench: Bench) -> dict[str, object]:
-    here, there = bench.pair()
-    here = bench.moved(here)
-    epoll = bench.epoll()
-    bench.register(epoll, here, EPOLLIN)
-    copy = bench.dup(here, "duplicate")
-    bench.close(here)
-    bench.send(there, b"x")
-    ready = bench.wait(epoll)
+    epoll, closed, duplicate = _ghost(bench)
     seen: dict[str, object] = {
-        "event for the closed number": [fd for fd, _ in ready] == [here.fd],
+        "event for the closed number": [fd for fd, _ in bench.wait(epoll)] == [closed.fd],
         "mask": bench.masks(epoll),
-        "unregister the closed number": bench.tried(bench.unregister, epoll, here),
-        "unregister the duplicate": bench.tried(bench.unregister, epoll, copy),
+        "unregister the closed number": bench.attempt(bench.unregister, epoll, closed),
+        "unregister the duplicate": bench.attempt(bench.unregister, epoll, duplicate),
     }
-    bench.close(copy)
+    bench.close(duplicate)
     seen["event after closing the duplicate"] = bench.masks(epoll)
     return seen
 
 
 @phenomenon(
     "ghost-spin",
-    family=FAMILY,
     claim="A ghost that is readable can be neither read nor unregistered: the loop spins.",
     expected={"of 1,000 waits returned": 1000, "unregister": "EBADF", "without the duplicate": 0},
     source=f"{MAN}, question 6",
     notes="Only closing the duplicate ends it, or closing the epoll.",
 )
 def ghost_spin(bench: Bench) -> dict[str, object]:
-    here, there = bench.pair()
-    here = bench.moved(here)
-    epoll = bench.epoll()
-    bench.register(epoll, here, EPOLLIN)
-    copy = bench.dup(here, "forgotten duplicate")
-    bench.close(here)
-    bench.send(there, b"x")
-    seen: dict[str, object] = {"of 1,000 waits returned": bench.spin(epoll, 1000)}
-    seen["unregister"] = bench.tried(bench.unregister, epoll, here)
-    bench.close(copy)
+    epoll, closed, duplicate = _ghost(bench)
+    seen: dict[str, object] = {
+        "of 1,000 waits returned": bench.spin(epoll, 1000),
+        "unregister": bench.attempt(bench.unregister, epoll, closed),
+    }
+    bench.close(duplicate)
     seen["without the duplicate"] = bench.spin(epoll, 10)
     return seen
 
 
 @phenomenon(
     "fd-reuse-ghost",
-    family=FAMILY,
-    claim="A reused number can stand in the interest list twice: once for a file that is gone.",
+    claim="A reused number can be in the interest list twice, once for a file that was closed.",
     expected={
         "entries with the number": 2,
         "their files": 2,
@@ -164,17 +152,15 @@ def ghost_spin(bench: Bench) -> dict[str, object]:
     picture=picture_of_interest,
 )
 def fd_reuse_ghost(bench: Bench) -> dict[str, object]:
-    old, peer = bench.pair("old socket", "its peer")
-    old = bench.moved(old)
-    epoll = bench.epoll()
-    bench.register(epoll, old, EPOLLIN)
+    first, peer = bench.pair("old socket", "its peer")
+    old = bench.renumber(first)
+    epoll = bench.watch(old, EPOLLIN)
     bench.dup(old, "forgotten duplicate")
     new, _ = bench.pair("new socket", "its peer")
     bench.close(old)
-    # One step for the kernel: the number cannot be given to another thread in between.
-    bench.do(f"dup2(new socket, {old.fd})", os.dup2, new.fd, old.fd, False)
-    same_number = bench.adopt(old.fd, "new socket, old number")
-    bench.register(epoll, same_number, EPOLLIN)
+    # dup2 is atomic: the number cannot be given to another thread in between.
+    bench.call(f"dup2(new socket, {old.fd})", os.dup2, new.fd, old.fd, False)
+    bench.register(epoll, bench.add(old.fd, "new socket, old number"), EPOLLIN)
     bench.send(peer, b"x")
     entries = [entry for entry in bench.interest(epoll) if entry.fd == old.fd]
     bench.data["interest"] = entries
@@ -190,41 +176,37 @@ def fd_reuse_ghost(bench: Bench) -> dict[str, object]:
 
 @phenomenon(
     "descriptor-in-flight",
-    family=FAMILY,
-    claim="A descriptor sent to another process and not yet received keeps its file alive.",
-    expected={"closed here, still underway": ["IN"], "thrown away": []},
+    claim="A descriptor that was sent to another process and not yet received keeps its file open.",
+    expected={"closed here, still in flight": ["IN"], "discarded": []},
     source="unix(7), SCM_RIGHTS; epoll(7), question 6",
 )
 def descriptor_in_flight(bench: Bench) -> dict[str, object]:
-    here, there = bench.pair()
-    here = bench.moved(here)
+    first, there = bench.pair()
+    here = bench.renumber(first)
     near, far = bench.pair("near end of a channel", "its far end")
-    epoll = bench.epoll()
-    bench.register(epoll, here, EPOLLIN)
-    assert near.sock is not None
+    epoll = bench.watch(here, EPOLLIN)
     rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [here.fd]))
-    bench.do("sendmsg(near, SCM_RIGHTS here)", near.sock.sendmsg, [b"x"], [rights])
+    bench.call("sendmsg(near, SCM_RIGHTS here)", near.sock.sendmsg, [b"x"], [rights])
     bench.close(here)
     bench.send(there, b"x")
-    seen: dict[str, object] = {"closed here, still underway": bench.masks(epoll)}
+    seen: dict[str, object] = {"closed here, still in flight": bench.masks(epoll)}
     bench.close(far)
     bench.close(near)
     bench.until(lambda: not kernel.interest_list(epoll.fd), "the file in flight released")
-    seen["thrown away"] = bench.masks(epoll)
+    seen["discarded"] = bench.masks(epoll)
     return seen
 
 
 @phenomenon(
     "fork-shares-interest",
-    family=FAMILY,
-    claim="An epoll inherited by another process is the same one: either changes it for both.",
+    claim="An epoll inherited by another process is the same one: each changes it for both.",
     expected={
         "child registers its own eventfd: parent gets": "a number the parent did not register",
         "child takes the edge: parent gets": [],
         "child unregisters parent's descriptor: parent gets": [],
     },
     source=f"{MAN}; a child shares the open file description, by fork as by exec",
-    notes="The child is a fresh process that inherits the descriptor, which for the kernel is "
+    notes="The child is a new process that inherits the descriptor, which for the kernel is "
     "the same as a fork.",
 )
 def fork_shares_interest(bench: Bench) -> dict[str, object]:
@@ -232,25 +214,24 @@ def fork_shares_interest(bench: Bench) -> dict[str, object]:
     edge, level = bench.eventfd("edge"), bench.eventfd("level")
     bench.register(epoll, edge, EPOLLIN | EPOLLET)
     bench.register(epoll, level, EPOLLIN)
-    child = bench.child("epolllab.experiments.workers.herd:act", [epoll, edge, level])
+    child = bench.child("epolllab.experiments.workers.herd:make_calls", epoll, edge, level)
 
-    def let(what: str, *command: object) -> object:
+    def in_child(what: str, *command: object) -> object:
         def ask() -> object:
             child.send(command)
             return child.receive(PATIENCE_S)
 
-        return bench.do(f"child: {what}", ask)
+        return bench.call(f"child: {what}", ask)
 
-    one = (1).to_bytes(8, "little")
-    foreign = let("register an eventfd of its own", "register ready eventfd", epoll.fd)
+    foreign = in_child("register an eventfd of its own", "register ready eventfd", epoll.fd)
     ready = [fd for fd, _ in bench.wait(epoll)]
     unknown = ready == [foreign] and foreign not in (edge.fd, level.fd)
-    let("close that eventfd", "close", foreign)
-    bench.write(edge, one)
-    let("wait", "wait", epoll.fd)
+    in_child("close that eventfd", "close", foreign)
+    bench.write(edge, ONE)
+    in_child("wait", "wait", epoll.fd)
     after_edge = bench.masks(epoll)
-    bench.write(level, one)
-    let("unregister level", "unregister", epoll.fd, level.fd)
+    bench.write(level, ONE)
+    in_child("unregister level", "unregister", epoll.fd, level.fd)
     return {
         "child registers its own eventfd: parent gets": "a number the parent did not register"
         if unknown
@@ -262,8 +243,7 @@ def fork_shares_interest(bench: Bench) -> dict[str, object]:
 
 @phenomenon(
     "stale-event-in-batch",
-    family=FAMILY,
-    claim="A batch is a copy: an event stays in it when an earlier one has closed its descriptor.",
+    claim="A batch is a copy: it keeps an event whose descriptor an earlier handler has closed.",
     expected={"batch": ["first", "second"], "handling the second": "KeyError", "next wait": []},
     source=f"{MAN}, 'If using an event cache'",
 )
@@ -271,16 +251,17 @@ def stale_event_in_batch(bench: Bench) -> dict[str, object]:
     epoll = bench.epoll()
     table = {}
     for name in ("first", "second"):
-        end = bench.moved(bench.eventfd(name, value=1))
-        bench.register(epoll, end, EPOLLIN)
-        table[end.fd] = end
+        target = bench.renumber(bench.eventfd(name, value=1))
+        bench.register(epoll, target, EPOLLIN)
+        table[target.fd] = target
     batch = bench.wait(epoll)
     seen: dict[str, object] = {"batch": [table[fd].name for fd, _ in batch]}
-    for end in list(table.values()):
-        bench.close(end)
-    del table[batch[1][0]]
+    for target in table.values():
+        bench.close(target)
+    second = batch[1][0]
+    del table[second]
     try:
-        bench.do("connections[fd of the second]", lambda: table[batch[1][0]].name)
+        bench.call("connections[fd of the second]", lambda: table[second].name)
     except KeyError:
         seen["handling the second"] = "KeyError"
     seen["next wait"] = bench.masks(epoll)
@@ -289,8 +270,7 @@ def stale_event_in_batch(bench: Bench) -> dict[str, object]:
 
 @phenomenon(
     "cannot-be-watched",
-    family=FAMILY,
-    claim="What has no readiness of its own is refused by epoll; poll and select call it ready.",
+    claim="epoll refuses files without readiness; poll and select report them as ready.",
     expected={
         name: {"epoll": "EPERM", "poll": "IN|OUT", "select": "read, write"}
         for name in ("regular file", "directory", "/dev/null", "/dev/zero", "/dev/urandom")
@@ -301,54 +281,32 @@ def cannot_be_watched(bench: Bench) -> dict[str, object]:
     epoll = bench.epoll()
     regular, path = tempfile.mkstemp()
     os.unlink(path)
-    opened = {"regular file": bench.adopt(regular, "regular file")}
-    for name, place in (
-        ("directory", "/"),
-        *((p, p) for p in ("/dev/null", "/dev/zero", "/dev/urandom")),
-    ):
-        opened[name] = bench.adopt(os.open(place, os.O_RDONLY), name)
+    files = [bench.add(regular, "regular file"), bench.add(os.open("/", os.O_RDONLY), "directory")]
+    files += [
+        bench.add(os.open(device, os.O_RDONLY), device)
+        for device in ("/dev/null", "/dev/zero", "/dev/urandom")
+    ]
     return {
-        name: {
-            "epoll": bench.tried(bench.register, epoll, end, EPOLLIN),
-            "poll": _polled(bench, end),
-            "select": _selected(bench, end),
+        file.name: {
+            "epoll": bench.attempt(bench.register, epoll, file, EPOLLIN),
+            "poll": "".join(bench.poll(file, EPOLLIN | EPOLLOUT)),
+            "select": bench.select(file, write=True),
         }
-        for name, end in opened.items()
+        for file in files
     }
-
-
-def _polled(bench: Bench, end: End) -> str:
-    from epolllab.events import mask_names
-
-    poll = select.poll()
-    poll.register(end.fd, EPOLLIN | EPOLLOUT)
-    return bench.do(
-        f"poll({end.name}, IN|OUT)", lambda: "".join(mask_names(mask) for _, mask in poll.poll(0))
-    )
-
-
-def _selected(bench: Bench, end: End) -> str:
-    def selected() -> str:
-        ready = select.select([end], [end], [], 0)
-        return ", ".join(
-            word for word, found in zip(("read", "write"), ready[:2], strict=True) if found
-        )
-
-    return bench.do(f"select({end.name}, read and write)", selected)
 
 
 @phenomenon(
     "bad-registrations",
-    family=FAMILY,
-    claim="The kernel refuses each senseless registration with an errno of its own.",
+    claim="The kernel refuses each invalid registration with an errno of its own.",
     expected={
         "the same descriptor twice": "EEXIST",
         "a duplicate of it": "ok",
-        "modify what is not there": "ENOENT",
-        "unregister what is not there": "ENOENT",
+        "modify an unregistered descriptor": "ENOENT",
+        "unregister an unregistered descriptor": "ENOENT",
         "an epoll in itself": "EINVAL",
         "two epolls in each other": "ELOOP",
-        "epolls that fit into each other": 5,
+        "epolls that can be nested": 5,
         "one more": "ELOOP",
         "a wait for no events": "EINVAL",
     },
@@ -356,53 +314,45 @@ def _selected(bench: Bench, end: End) -> str:
 )
 def bad_registrations(bench: Bench) -> dict[str, object]:
     here, there = bench.pair()
-    epoll, other = bench.epoll(), bench.epoll("other epoll")
-    bench.register(epoll, here, EPOLLIN)
+    epoll, other = bench.watch(here, EPOLLIN), bench.epoll("other epoll")
     bench.register(epoll, other, EPOLLIN)
-    direct = raw.RawEpoll(max_events=1)
-    bench.finally_do(direct.close)
+    duplicate = bench.dup(here, "duplicate")
     return {
-        "the same descriptor twice": bench.tried(bench.register, epoll, here, EPOLLIN),
-        "a duplicate of it": bench.tried(
-            bench.register, epoll, bench.dup(here, "duplicate"), EPOLLIN
+        "the same descriptor twice": bench.attempt(bench.register, epoll, here, EPOLLIN),
+        "a duplicate of it": bench.attempt(bench.register, epoll, duplicate, EPOLLIN),
+        "modify an unregistered descriptor": bench.attempt(bench.modify, epoll, there, EPOLLIN),
+        "unregister an unregistered descriptor": bench.attempt(bench.unregister, epoll, there),
+        "an epoll in itself": bench.attempt(bench.register, epoll, epoll, EPOLLIN),
+        "two epolls in each other": bench.attempt(bench.register, other, epoll, EPOLLIN),
+        **_nest(bench),
+        "a wait for no events": bench.attempt(
+            bench.call, "epoll_wait(epoll, maxevents=0)", _wait_for_none, epoll.fd
         ),
-        "modify what is not there": bench.tried(bench.modify, epoll, there, EPOLLIN),
-        "unregister what is not there": bench.tried(bench.unregister, epoll, there),
-        "an epoll in itself": bench.tried(bench.register, epoll, epoll, EPOLLIN),
-        "two epolls in each other": bench.tried(bench.register, other, epoll, EPOLLIN),
-        **_deepest_chain(bench),
-        "a wait for no events": _wait_for_none(bench, epoll),
     }
 
 
-def _deepest_chain(bench: Bench) -> dict[str, object]:
-    """Put epolls into each other until the kernel refuses: how many there were."""
+def _nest(bench: Bench) -> dict[str, object]:
+    """Put epolls into each other until the kernel refuses."""
     inner = bench.epoll("innermost")
     depth = 1
     while True:
         outer = bench.epoll(f"epoll {depth + 1}")
-        answer = bench.tried(bench.register, outer, inner, EPOLLIN)
-        if answer != "ok":
-            return {"epolls that fit into each other": depth, "one more": answer}
+        result = bench.attempt(bench.register, outer, inner, EPOLLIN)
+        if result != "ok":
+            return {"epolls that can be nested": depth, "one more": result}
         inner, depth = outer, depth + 1
 
 
-def _wait_for_none(bench: Bench, epoll: Watcher) -> str:
-    """epoll_wait with maxevents 0; CPython refuses that itself, so by the C library."""
-    import ctypes
-
-    def wait() -> None:
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.epoll_wait(epoll.fd, ctypes.create_string_buffer(16), 0, 0) < 0:
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-
-    return bench.tried(bench.do, "epoll_wait(epoll, maxevents=0)", wait)
+def _wait_for_none(epfd: int) -> None:
+    """Call epoll_wait with maxevents 0 through the C library, since CPython refuses it itself."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.epoll_wait(epfd, ctypes.create_string_buffer(16), 0, 0) < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
 @phenomenon(
     "nested-epoll",
-    family=FAMILY,
-    claim="An epoll is readable while something in it is ready, so it can stand in another.",
+    claim="An epoll is readable while something in it is ready, so another epoll can watch it.",
     expected={
         "nothing ready": [],
         "outer, level": ["IN"],
@@ -416,19 +366,20 @@ def _wait_for_none(bench: Bench, epoll: Watcher) -> str:
 )
 def nested_epoll(bench: Bench) -> dict[str, object]:
     here, there = bench.pair()
-    inner, level, edge = (bench.epoll(name) for name in ("inner", "level outer", "edge outer"))
-    bench.register(inner, here, EPOLLIN)
-    bench.register(level, inner, EPOLLIN)
-    bench.register(edge, inner, EPOLLIN | EPOLLET)
+    inner = bench.watch(here, EPOLLIN, "inner")
+    level = bench.watch(inner, EPOLLIN, "level outer")
+    edge = bench.watch(inner, EPOLLIN | EPOLLET, "edge outer")
     seen: dict[str, object] = {"nothing ready": bench.masks(level) + bench.masks(edge)}
     bench.send(there, b"x")
-    seen["outer, level"] = bench.masks(level)
-    seen["outer, level, again"] = bench.masks(level)
-    seen["outer, edge"] = bench.masks(edge)
-    seen["outer, edge, again"] = bench.masks(edge)
-    seen["select"] = bool(bench.do("select(inner)", lambda: select.select([inner], [], [], 0)[0]))
-    seen["inner"] = bench.masks(inner)
-    return seen
+    return {
+        **seen,
+        "outer, level": bench.masks(level),
+        "outer, level, again": bench.masks(level),
+        "outer, edge": bench.masks(edge),
+        "outer, edge, again": bench.masks(edge),
+        "select": bench.select(inner) == "read",
+        "inner": bench.masks(inner),
+    }
 
 
 WAIT_S = 0.02
@@ -436,82 +387,76 @@ WAIT_S = 0.02
 
 @phenomenon(
     "close-does-not-wake",
-    family=FAMILY,
     claim="Closing the epoll, or what it watches, does not wake a thread that waits on it.",
     expected={
         "watched socket closed": "slept its whole timeout",
         "epoll closed": "slept its whole timeout",
     },
-    source=f"{MAN}; the wait holds the file, so close(2) only takes the number away",
+    source=f"{MAN}; the wait holds the file, so close(2) only frees the number",
     notes=f"The waits have a timeout of {WAIT_S * 1000:g} ms; without one they would never end.",
 )
 def close_does_not_wake(bench: Bench) -> dict[str, object]:
     here, _ = bench.pair()
-    epoll, closing = bench.epoll(), bench.epoll("epoll to be closed")
-    bench.register(epoll, here, EPOLLIN)
-    bench.register(closing, bench.eventfd(), EPOLLIN)
+    epoll = bench.watch(here, EPOLLIN)
+    closing = bench.watch(bench.eventfd(), EPOLLIN, "epoll to be closed")
     return {
-        "watched socket closed": _how_it_slept(bench, epoll, here),
-        "epoll closed": _how_it_slept(bench, closing, closing),
+        "watched socket closed": _close_during_wait(bench, epoll, here),
+        "epoll closed": _close_during_wait(bench, closing, closing),
     }
 
 
-def _how_it_slept(bench: Bench, epoll: Watcher, to_close: End) -> str:
-    """Close something while a thread waits: whether the wait ended before its timeout."""
+def _close_during_wait(bench: Bench, epoll: Epoll, to_close: Descriptor) -> str:
+    """Close a descriptor while a thread waits; say whether the wait ended before its timeout."""
     poll = epoll.epoll.poll
-    slept_ns = []
 
-    def wait() -> list[tuple[int, int]]:
+    def wait() -> tuple[bool, int]:
         start = bench.clock()
+        ready = False
         try:
-            return poll(WAIT_S)
+            ready = bool(poll(WAIT_S))
         except OSError as error:
-            if error.errno != errno.EBADF:
+            if error.errno != errno.EBADF:  # EBADF: the thread started late, after the close
                 raise
-            return []  # the number was gone when the wait began: it ran late
-        finally:
-            slept_ns.append(bench.clock() - start)
+        return ready, bench.clock() - start
 
-    waiter = bench.asleep(wait)
+    waiter = bench.thread(wait)
+    bench.until_asleep(waiter)
     bench.close(to_close)
-    ready = bench.do(f"epoll_wait({epoll.name}, {WAIT_S * 1000:g} ms) in a thread", waiter.result)
-    woken = ready or slept_ns[0] < WAIT_S * 1e9 * 0.99
-    return "was woken" if woken else "slept its whole timeout"
+    start = bench.clock()
+    ready, slept_ns = waiter.result()
+    result = "was woken" if ready or slept_ns < WAIT_S * 1e9 * 0.99 else "slept its whole timeout"
+    bench.step(f"epoll_wait({epoll.name}, {WAIT_S * 1000:g} ms) in a thread", result, start)
+    return result
 
 
 @phenomenon(
     "register-does-wake",
-    family=FAMILY,
-    claim="Registering or modifying from another thread is seen by a wait that is under way.",
+    claim="A wait in progress sees what another thread registers or modifies.",
     expected={
         "a ready descriptor registered": ["IN"],
         "interest modified to what is ready": ["IN"],
     },
     source=f"{MAN}; epoll_wait(2): the file descriptors may change while another thread waits",
-    notes="The waits would have slept for ten seconds.",
+    notes="The waits have a timeout of ten seconds.",
 )
 def register_does_wake(bench: Bench) -> dict[str, object]:
     epoll = bench.epoll()
     ready = bench.eventfd(value=1)
     waiter = bench.waiter(epoll)
     bench.register(epoll, ready, EPOLLIN)
-    seen: dict[str, object] = {"a ready descriptor registered": _masks_of(waiter.result())}
+    registered = waiter.result()
     bench.modify(epoll, ready, 0)
     waiter = bench.waiter(epoll)
     bench.modify(epoll, ready, EPOLLIN)
-    seen["interest modified to what is ready"] = _masks_of(waiter.result())
-    return seen
-
-
-def _masks_of(ready: list[tuple[int, int]]) -> list[str]:
-    from epolllab.events import mask_names
-
-    return [mask_names(mask) for _, mask in ready]
+    modified = waiter.result()
+    return {
+        "a ready descriptor registered": [mask_names(mask) for _, mask in registered],
+        "interest modified to what is ready": [mask_names(mask) for _, mask in modified],
+    }
 
 
 @phenomenon(
     "fd-setsize-wall",
-    family=FAMILY,
     claim="select.select stops at descriptor 1,023; the kernel's own select does not.",
     expected={
         "select.select": "ValueError",
@@ -523,53 +468,27 @@ def _masks_of(ready: list[tuple[int, int]]) -> list[str]:
 )
 def fd_setsize_wall(bench: Bench) -> dict[str, object]:
     number = 1024
-    with ExitStack() as raised:
-        try:
-            raised.enter_context(kernel.raise_descriptor_limit(number + 8))
-        except kernel.DescriptorLimitError as error:
-            raise bench.impossible(str(error)) from error
-        source = bench.eventfd(value=1)
-        end = bench.dup(source, f"fd {number}", at_least=number)
-        seen: dict[str, object] = {
-            "select.select": _refusal(bench, end),
-            "the raw system call": _raw_select(bench, end, number),
-            "poll": _poll_names(bench, end),
-        }
-        epoll = bench.epoll()
-        bench.register(epoll, end, EPOLLIN)
-        seen["epoll"] = bench.masks(epoll)
-        bench.close(end)
-    return seen
-
-
-def _refusal(bench: Bench, end: End) -> str:
+    _raise_limit(bench, number + 8)
+    target = bench.dup(bench.eventfd(value=1), f"fd {number}", at_least=number)
+    seen: dict[str, object] = {"select.select": "ok"}
+    start = bench.clock()
     try:
-        bench.do(f"select.select([{end.fd}])", lambda: select.select([end], [], [], 0))
+        select.select([target], [], [], 0)
     except ValueError as error:
-        bench.step(
-            f"select.select([{end.fd}])", f"ValueError: {error}", bench.clock(), bench.clock()
-        )
-        return "ValueError"
-    return "ok"
-
-
-def _raw_select(bench: Bench, end: End, number: int) -> list[int]:
-    """Call select with a bitmap that is large enough; 1024 stands for the number used."""
-    with raw.RawSelect([(end.fd, EPOLLIN)]) as direct:
-        count = bench.do(f"select({end.fd + 1}, a bitmap of that size)", direct.wait)
-        return [number + fd - end.fd for fd, _ in direct.ready(count)]
-
-
-def _poll_names(bench: Bench, end: End) -> list[str]:
-    poll = select.poll()
-    poll.register(end.fd, EPOLLIN)
-    return _masks_of(bench.do(f"poll({end.name})", poll.poll, 0))
+        seen["select.select"] = "ValueError"
+        bench.step(f"select.select([{target.fd}])", f"ValueError: {error}", start)
+    direct = raw.RawSelect([(target.fd, EPOLLIN)])
+    count = bench.call(f"select({target.fd + 1}, a bitmap of that size)", direct.wait)
+    # 1024 stands for the number that the kernel gave, which may be higher.
+    seen["the raw system call"] = [number + fd - target.fd for fd, _ in direct.ready(count)]
+    seen["poll"] = bench.poll(target, EPOLLIN)
+    seen["epoll"] = bench.masks(bench.watch(target, EPOLLIN))
+    return seen
 
 
 @phenomenon(
     "kernels-own-view",
-    family=FAMILY,
-    claim="/proc/PID/fdinfo/EPFD lists what the kernel watches: number, mask, file, ghosts too.",
+    claim="/proc/PID/fdinfo/EPFD lists what the kernel watches: number, mask, file; ghosts too.",
     expected={
         "edge-triggered for IN": "IN|ERR|HUP|ET",
         "for nothing": "ERR|HUP",
@@ -583,37 +502,36 @@ def _poll_names(bench: Bench, end: End) -> list[str]:
 )
 def kernels_own_view(bench: Bench) -> dict[str, object]:
     epoll = bench.epoll()
-    table = {}
-    inodes = {}
+    table, inodes = {}, {}
     for name, mask in (
         ("edge-triggered for IN", EPOLLIN | EPOLLET),
         ("for nothing", 0),
         ("a closed number with a duplicate", EPOLLOUT),
     ):
-        end = bench.moved(bench.pair(name)[0])
-        bench.register(epoll, end, mask)
-        table[name] = end
-        inodes[end.fd] = os.fstat(end.fd).st_ino
-    bench.dup(end, "duplicate")
-    bench.close(end)
+        target = bench.renumber(bench.pair(name)[0])
+        bench.register(epoll, target, mask)
+        table[name] = target
+        inodes[target.fd] = os.fstat(target.fd).st_ino
+    bench.dup(target, "duplicate")
+    bench.close(target)
     entries = {entry.fd: entry for entry in bench.interest(epoll)}
     bench.data["interest"] = list(entries.values())
     bench.data["table"] = {
         table["edge-triggered for IN"].fd: EPOLLIN | EPOLLET,
         table["for nothing"].fd: 0,
     }
-    seen: dict[str, object] = {name: entries[end.fd].mask_names for name, end in table.items()}
-    seen["inodes are those of fstat"] = {e.fd: e.inode for e in entries.values()} == inodes
-    seen["data holds the number in its lower half"] = all(
-        e.data & 0xFFFF_FFFF == e.fd for e in entries.values()
-    )
-    return seen
+    return {
+        **{name: entries[target.fd].mask_names for name, target in table.items()},
+        "inodes are those of fstat": {e.fd: e.inode for e in entries.values()} == inodes,
+        "data holds the number in its lower half": all(
+            e.data & 0xFFFF_FFFF == e.fd for e in entries.values()
+        ),
+    }
 
 
 @phenomenon(
     "process-is-a-descriptor",
-    family=FAMILY,
-    claim="A pidfd is readable when its process has ended: epoll can wait for children too.",
+    claim="A pidfd is readable when its process has ended, so epoll can wait for children too.",
     expected={
         "while it runs": [],
         "after it has ended": ["IN"],
@@ -625,13 +543,12 @@ def kernels_own_view(bench: Bench) -> dict[str, object]:
 def process_is_a_descriptor(bench: Bench) -> dict[str, object]:
     child = subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
     assert child.stdin is not None
-    bench.finally_do(child.wait)
-    bench.finally_do(child.stdin.close)
-    epoll = bench.epoll()
-    pidfd = bench.adopt(bench.do("pidfd_open(a child)", os.pidfd_open, child.pid), "pidfd")
-    bench.register(epoll, pidfd, EPOLLIN)
+    bench.cleanup.callback(child.wait)
+    bench.cleanup.callback(child.stdin.close)
+    pidfd = bench.add(bench.call("pidfd_open(a child)", os.pidfd_open, child.pid), "pidfd")
+    epoll = bench.watch(pidfd, EPOLLIN)
     seen: dict[str, object] = {"while it runs": bench.masks(epoll)}
-    bench.do("close the child's standard input", child.stdin.close)
-    seen["after it has ended"] = bench.masks(epoll, timeout=PATIENCE_S)
+    bench.call("close the child's standard input", child.stdin.close)
+    seen["after it has ended"] = bench.masks(epoll, PATIENCE_S)
     seen["again, before it is reaped"] = bench.masks(epoll)
     return seen

@@ -1,7 +1,4 @@
-"""The arms of a comparison: one poller by one way of calling it.
-
-One job: give each a wait without arguments that can be timed, over a set of
-descriptors watched for input. It reads no clock and chooses nothing.
+"""The variants that are compared: a poller, and the API through which it is called.
 
 By ``python`` the wait is CPython's: ``select.epoll.poll`` and its like, which build a
 list of tuples. By ``raw`` it is the C library's function through ctypes over prepared
@@ -16,12 +13,12 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from epolllab.analysis.shape import POLLERS
-from epolllab.checks import check_choice
 from epolllab.events import EPOLLET, EPOLLIN, EPOLLONESHOT
+from epolllab.experiments.rounds import check_names
 from epolllab.kernel.pollers import FD_SETSIZE
 from epolllab.kernel.raw import RawEpoll, RawPoll, RawSelect
 
-__all__ = ["APIS", "POLLERS", "Arm", "Refused", "Waiter", "arms", "make_waiter"]
+__all__ = ["APIS", "POLLERS", "DescriptorTooLarge", "Variant", "Waiter", "make_waiter", "variants"]
 
 
 APIS = ("python", "raw")
@@ -29,15 +26,15 @@ APIS = ("python", "raw")
 _FLAGS = {"epoll-level": 0, "epoll-edge": EPOLLET, "epoll-oneshot": EPOLLONESHOT}
 
 
-class Arm(NamedTuple):
-    """What is compared: a poller, and who makes the call."""
+class Variant(NamedTuple):
+    """A poller and the API through which it is called."""
 
     poller: str
     api: str
 
 
-class Refused(Exception):
-    """An arm cannot watch so many; the message says why."""
+class DescriptorTooLarge(Exception):
+    """Python's select cannot watch descriptors from 1,024 on."""
 
 
 @dataclass
@@ -47,15 +44,15 @@ class Waiter:
     Attributes
     ----------
     wait : callable
-        No arguments; what is timed. Never blocks. Returns the kernel's count by
-        ``raw``, and by ``python`` what Python's function returned.
+        The call that is timed, without arguments. Never blocks. By ``raw`` it returns the
+        kernel's count, by ``python`` what Python's function returns.
     found : callable
-        Descriptors that the last wait found ready, from what it returned. By ``raw`` it
-        scans arrays in Python, which says nothing of what a C program would need.
+        From what the wait returned to the ready descriptors. By ``raw`` it scans arrays in
+        Python, which says nothing about the cost in C.
     prepare : callable or None
-        To be called before each wait; None where nothing is to be prepared.
+        Must be called before each wait.
     rearm : callable or None
-        To be called with each descriptor after it was read; one-shot only.
+        Must be called with each descriptor after it was read; one-shot only.
     """
 
     wait: Callable[[], Any]
@@ -71,102 +68,74 @@ class Waiter:
         self.close()
 
 
-def arms(pollers: Sequence[str], apis: Sequence[str]) -> list[Arm]:
-    """Check names and combine them.
-
-    Raises
-    ------
-    ValueError
-        An unknown name (with the nearest one), a name twice, or none at all.
-    """
-    for name, given, known in (("pollers", pollers, POLLERS), ("api", apis, APIS)):
-        if isinstance(given, str):
-            raise ValueError(f"{name} is a sequence of names; write {name}=({given!r},)")
-        for value in given:
-            check_choice(name, value, known)
-        if not given or len(set(given)) < len(given):
-            raise ValueError(f"{name} names at least one of {known}, each once, not {given!r}")
-    return [Arm(poller, api) for poller in pollers for api in apis]
+def variants(pollers: Sequence[str], apis: Sequence[str]) -> list[Variant]:
+    """Check names and combine them."""
+    pollers, apis = check_names("pollers", pollers, POLLERS), check_names("api", apis, APIS)
+    return [Variant(poller, api) for poller in pollers for api in apis]
 
 
-def make_waiter(arm: Arm, fds: Sequence[int], max_events: int) -> Waiter:
+def make_waiter(variant: Variant, fds: Sequence[int], max_events: int) -> Waiter:
     """Make a waiter over `fds`, each watched for input.
 
-    Parameters
-    ----------
-    arm : Arm
-        Which poller, called how.
-    fds : sequence of int
-        What is watched.
-    max_events : int
-        Descriptors one epoll wait returns at most; poll and select know no bound.
-
-    Raises
-    ------
-    Refused
-        Python's select, with a descriptor from 1,024 on.
+    An epoll wait returns `max_events` descriptors at most; poll and select have no such
+    limit. Raises :class:`DescriptorTooLarge` for Python's select.
     """
-    return _MAKERS[arm.poller.partition("-")[0], arm.api](arm, fds, max_events)
+    if variant.poller in _FLAGS:
+        return _epoll(variant, fds, max_events)
+    return _WITHOUT_KERNEL_STATE[variant](fds)
 
 
-def _epoll(arm: Arm, fds: Sequence[int], max_events: int) -> Waiter:
+def _epoll(variant: Variant, fds: Sequence[int], max_events: int) -> Waiter:
     epoll = select.epoll()
     try:
-        mask = EPOLLIN | _FLAGS[arm.poller]
+        mask = EPOLLIN | _FLAGS[variant.poller]
         for fd in fds:
             epoll.register(fd, mask)
     except BaseException:
         epoll.close()
         raise
     modify = epoll.modify
-    rearm = (lambda fd: modify(fd, mask)) if arm.poller == "epoll-oneshot" else None
-    if arm.api == "python":
-        return Waiter(partial(epoll.poll, 0, max_events), _first, None, rearm, epoll.close)
-    raw = RawEpoll(max_events, timeout_ms=0, epfd=epoll.fileno())
+    rearm = (lambda fd: modify(fd, mask)) if variant.poller == "epoll-oneshot" else None
+    if variant.api == "python":
+        return Waiter(partial(epoll.poll, 0, max_events), _descriptors, None, rearm, epoll.close)
+    raw = RawEpoll(epoll, max_events)
 
     def found(count: int) -> list[int]:
-        # CPython's register sets the lower half of the 64 bits that come back; the upper
-        # half is whatever was on its stack.
+        # CPython's register sets only the lower half of the 64 bits that come back.
         return [data & 0xFFFF_FFFF for data, _ in raw.ready(raw.check(count))]
 
     return Waiter(raw.call, found, None, rearm, epoll.close)
 
 
-def _first(pairs: list[tuple[int, int]]) -> list[int]:
+def _descriptors(pairs: list[tuple[int, int]]) -> list[int]:
     return [fd for fd, _ in pairs]
 
 
-def _python_poll(_arm: Arm, fds: Sequence[int], _max_events: int) -> Waiter:
+def _python_poll(fds: Sequence[int]) -> Waiter:
     poll = select.poll()
     for fd in fds:
         poll.register(fd, EPOLLIN)
-    return Waiter(partial(poll.poll, 0), _first)
+    return Waiter(partial(poll.poll, 0), _descriptors)
 
 
-def _raw_poll(_arm: Arm, fds: Sequence[int], _max_events: int) -> Waiter:
-    raw = RawPoll([(fd, EPOLLIN) for fd in fds])
-    return Waiter(raw.call, lambda count: _first(raw.ready(raw.check(count))))
-
-
-def _python_select(_arm: Arm, fds: Sequence[int], _max_events: int) -> Waiter:
+def _python_select(fds: Sequence[int]) -> Waiter:
     if max(fds) >= FD_SETSIZE:
-        raise Refused(
+        raise DescriptorTooLarge(
             f"Python's select refuses descriptors from {FD_SETSIZE:,} on, and {len(fds):,} "
             f"of them reach {max(fds):,}"
         )
     return Waiter(partial(select.select, list(fds), [], [], 0), lambda lists: list(lists[0]))
 
 
-def _raw_select(_arm: Arm, fds: Sequence[int], _max_events: int) -> Waiter:
-    raw = RawSelect([(fd, EPOLLIN) for fd in fds])
-    return Waiter(raw.call, lambda count: _first(raw.ready(raw.check(count))), raw.prepare)
+def _raw(make: type[RawPoll | RawSelect], fds: Sequence[int]) -> Waiter:
+    raw = make([(fd, EPOLLIN) for fd in fds])
+    prepare = raw.prepare if make is RawSelect else None
+    return Waiter(raw.call, lambda count: _descriptors(raw.ready(raw.check(count))), prepare)
 
 
-_MAKERS: dict[tuple[str, str], Callable[[Arm, Sequence[int], int], Waiter]] = {
-    ("epoll", "python"): _epoll,
-    ("epoll", "raw"): _epoll,
+_WITHOUT_KERNEL_STATE: dict[tuple[str, str], Callable[[Sequence[int]], Waiter]] = {
     ("poll", "python"): _python_poll,
-    ("poll", "raw"): _raw_poll,
+    ("poll", "raw"): partial(_raw, RawPoll),
     ("select", "python"): _python_select,
-    ("select", "raw"): _raw_select,
+    ("select", "raw"): partial(_raw, RawSelect),
 }
