@@ -112,7 +112,7 @@ class Child:
         try:
             self.connection.send(message)
         except (BrokenPipeError, ConnectionResetError) as error:
-            raise self._death() from error
+            raise self.death() from error
 
     def receive(self, timeout: float | None = None) -> Any:
         """Return the child's next message.
@@ -129,9 +129,10 @@ class Child:
         try:
             return self.connection.recv()
         except (EOFError, ConnectionResetError) as error:
-            raise self._death() from error
+            raise self.death() from error
 
-    def _death(self) -> ChildDied:
+    def death(self) -> ChildDied:
+        """Return the error that says how the child ended; waits a moment for the end."""
         try:
             code = self.process.wait(5)
         except subprocess.TimeoutExpired:

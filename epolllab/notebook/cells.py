@@ -53,7 +53,7 @@ def stop_previous() -> None:
                 handle.stop()
             except Exception as error:  # it failed earlier, or hangs: the cell can still run
                 message = f"from the previous run of this cell: {error}"
-                warnings.warn(message, RuntimeWarning, stacklevel=4)
+                warnings.warn(message, RuntimeWarning, stacklevel=3)
 
 
 def register(handle: _Stoppable) -> None:

@@ -188,7 +188,7 @@ class ProcessHost:
     def failure(self) -> Failure | None:
         if self.running():
             return None
-        text = self._ended[0] if self._ended is not None else str(self.child._death())
+        text = self._ended[0] if self._ended is not None else str(self.child.death())
         return None if text is None else (text, None)
 
     def last_fault(self) -> str | None:
