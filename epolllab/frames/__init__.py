@@ -1,16 +1,18 @@
 """From records to pandas DataFrames: events, wakeups, requests, connections, journeys.
 
 Every function takes an array of records (:meth:`Recording.array`) or a frame, and
-returns a new frame whose columns and dtypes are the same for every input, an empty one
-included. Times stay integer nanoseconds of the monotonic clock. Imports
-:mod:`epolllab.events` only.
+returns a new frame with the same columns and dtypes for every input, including an empty
+one. Times are integer nanoseconds of the monotonic clock, so that rows of different
+processes can be subtracted without rounding. Imports
+:mod:`epolllab.events` and :mod:`epolllab.schema` only.
 """
 
 from epolllab.frames.columns import OP_DTYPE
+from epolllab.frames.connections import connections
 from epolllab.frames.events import events, wakeups
 from epolllab.frames.interest import interest_list
 from epolllab.frames.journeys import CLIENT_REQUESTS, journeys
-from epolllab.frames.requests import connections, requests
+from epolllab.frames.requests import requests
 
 __all__ = [
     "CLIENT_REQUESTS",

@@ -1,25 +1,18 @@
-"""frames.interest."""
+"""``interest_list()``: the kernel's interest list next to a program's own table."""
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
-import numpy as np
 import pandas as pd
 
 from epolllab.events import mask_names
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Ints = NDArray[np.integer[Any]]
-    Bools = NDArray[np.bool_]
-
+from epolllab.schema import INTEREST, returns
 
 __all__ = ["interest_list"]
 
 
 class _Entry(Protocol):
-    """What a row of the kernel's interest list has; see ``kernel.interest_list``."""
+    """An entry of the kernel's interest list, as ``kernel.interest_list`` returns it."""
 
     @property
     def fd(self) -> int: ...
@@ -31,36 +24,28 @@ class _Entry(Protocol):
     def inode(self) -> int | None: ...
 
 
+@returns(INTEREST)
 def interest_list(
     entries: Iterable[_Entry],
     table: Mapping[int, int],
     *,
     inodes: Mapping[int, int] | None = None,
 ) -> pd.DataFrame:
-    """Set the kernel's interest list beside the program's own table.
+    """Compare the kernel's interest list with the program's own table.
 
-    They part company when a descriptor is closed while a duplicate of it lives: the
-    kernel goes on watching the open file description under the old number, and the
-    program, which has dropped the number, hears from a ghost.
+    They differ when a closed descriptor has a live duplicate: the kernel still watches
+    the open file description under the old number, and the program, which has dropped
+    that number, keeps receiving its events.
 
     Parameters
     ----------
     entries : iterable
         Rows of ``kernel.interest_list(epfd)``: ``fd``, ``mask``, ``data``, ``inode``.
     table : mapping of int to int
-        What the program believes: descriptor to mask.
+        The program's table: descriptor to mask.
     inodes : mapping of int to int, optional
         The inode behind each descriptor now, from ``os.fstat``. With it, an entry
-        whose number has since been used for another file is told from the new one.
-
-    Returns
-    -------
-    pandas.DataFrame
-        In order of descriptor: ``fd`` (int32), ``kernel_mask`` (Int64),
-        ``kernel_names``, ``own_mask`` (Int64), ``own_names``, ``where`` (category:
-        "both", "kernel only", "program only"), ``data`` (UInt64), ``inode`` (Int64).
-        The kernel always adds ERR and HUP to what was asked for, so the masks differ
-        where nothing is wrong.
+        whose number has been reused for another file counts as "kernel only".
     """
     rows: list[tuple[Any, ...]] = []
     seen: set[int] = set()

@@ -1,16 +1,8 @@
-"""frames.journeys."""
+"""``journeys()``: the server's requests joined with the clients' requests."""
 
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
 import pandas as pd
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Ints = NDArray[np.integer[Any]]
-    Bools = NDArray[np.bool_]
-
+from epolllab.schema import JOURNEYS, returns
 
 __all__ = ["CLIENT_REQUESTS", "journeys"]
 
@@ -29,8 +21,7 @@ CLIENT_REQUESTS = {
     "n_bytes": "int64",
     "error": "category",
 }
-"""Columns and dtypes of the frame that a client run gives, and :func:`journeys` takes."""
-
+"""Columns and dtypes of ``Run.requests()`` that :func:`journeys` needs."""
 
 _SPANS = (
     ("waiting", "intended_ns", "sent_ns"),
@@ -46,47 +37,19 @@ _SPANS = (
 _INSTANTS = tuple(dict.fromkeys(name for span in _SPANS for name in span[1:]))
 
 
-def journeys(
-    requests: pd.DataFrame,
-    clients: pd.DataFrame,
-) -> pd.DataFrame:
-    """One row per request that both sides know, on one time axis.
+@returns(JOURNEYS)
+def journeys(requests: pd.DataFrame, clients: pd.DataFrame) -> pd.DataFrame:
+    """One row per request that was recorded on both sides, on one time axis.
 
     Every process of a machine reads the same monotonic clock, so the client's
-    instants and the server's can be subtracted.
+    timestamps and the server's can be subtracted.
 
     Parameters
     ----------
     requests : pandas.DataFrame
-        The server's requests, as :func:`requests` gives them.
+        The server's requests, from ``Recording.requests()``.
     clients : pandas.DataFrame
-        A client run's frame, with the columns of :data:`CLIENT_REQUESTS`.
-
-    Returns
-    -------
-    pandas.DataFrame
-        ``conn`` (the server's serial) and ``request`` (int32), ``local_port``
-        (int32), then instants and spans in nanoseconds (Int64). Instants:
-        ``intended_ns, sent_ns, woken_ns, ready_ns, read_ns, handled_ns,
-        answered_ns, first_byte_ns, done_ns``. Spans:
-
-        ======= ============================================================
-        waiting intended to sent: the client was late or had none free
-        wake    sent to woken: the kernel's path and the server's wake-up;
-                negative if the loop was awake already
-        queue   woken to ready: others of the same batch came first
-        read    ready to read
-        handle  read to handled
-        send    handled to answered
-        deliver answered to the client's first byte. It is signed: negative
-                when the client could see bytes before the server's last send
-                returned, which is usual for large answers
-        receive the first byte to the last
-        total   intended to done; the sum of all the others
-        ======= ============================================================
-
-        In order of ``intended_ns``. Requests that one side does not know, or whose
-        connection's accept row was overwritten, are not in.
+        A client run's requests, with the columns of :data:`CLIENT_REQUESTS`.
 
     Raises
     ------
@@ -95,11 +58,11 @@ def journeys(
 
     Notes
     -----
-    A client's port names its connection until it is closed, and may be used again
+    A client's port identifies its connection until it is closed, and may be reused
     later. A server's connection is therefore joined to the last client connection
     that was established on its port before its first request was handled; requests
     then join by their ordinal. A pair whose instants are out of order (handled
-    before sent, or after done) is of two different runs and is not in.
+    before sent, or after done) belongs to two different runs and is left out.
     """
     clients = _checked(clients)
     served = requests[requests["peer_port"].notna()].astype({"peer_port": "int32"})
@@ -119,7 +82,7 @@ def journeys(
 
 
 def _matched(served: pd.DataFrame, clients: pd.DataFrame) -> pd.DataFrame:
-    """Pairs (conn, client_conn): who was at the other end of each connection."""
+    """Pairs (conn, client_conn): the client connection of each server connection."""
     ends = served.groupby("conn", sort=False, as_index=False).first()
     ends = ends[["conn", "peer_port", "handled_ns"]].sort_values("handled_ns")
     known = clients[clients["connected_ns"].notna()].astype({"connected_ns": "int64"})
@@ -143,7 +106,7 @@ def _checked(clients: pd.DataFrame) -> pd.DataFrame:
     missing = [name for name in CLIENT_REQUESTS if name not in clients]
     if missing:
         raise ValueError(
-            f"a frame of client requests was asked for, and this one has no column "
-            f"{', '.join(missing)}; run_clients() returns one that does"
+            f"clients must be the frame of a Run's requests(), but has no column "
+            f"{', '.join(missing)}"
         )
     return clients.astype(CLIENT_REQUESTS)

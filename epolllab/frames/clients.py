@@ -1,0 +1,120 @@
+"""Frames of a client run, from the rows and records of its client loops."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from epolllab.frames.columns import named_errors, nullable
+from epolllab.frames.journeys import CLIENT_REQUESTS
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from epolllab.frames.columns import Ints, Records
+
+__all__ = ["client_requests", "client_steps", "join_rows", "merge_records"]
+
+
+def join_rows(
+    parts: Iterable[tuple[bytes, int, int]], fields: Sequence[tuple[str, str]], serial: str
+) -> "NDArray[Any]":
+    """Join packed rows of several client loops, with unique serials and a process column.
+
+    Parameters
+    ----------
+    parts : iterable of (bytes, int, int)
+        Packed rows, the loop's number, and how many connections it opened.
+    fields : sequence of (str, str)
+        Name and numpy type code of each field of a row.
+    serial : str
+        The field that holds a connection's serial.
+    """
+    pieces = []
+    n_before = 0
+    for packed, process, n_conns in parts:
+        rows = np.frombuffer(packed, dtype=list(fields))
+        piece = np.empty(len(rows), dtype=[*fields, ("process", "<i4")])
+        for name, _ in fields:
+            piece[name] = rows[name]
+        piece["process"] = process
+        piece[serial][piece[serial] > 0] += n_before
+        n_before += n_conns
+        pieces.append(piece)
+    return np.concatenate(pieces)
+
+
+def merge_records(arrays: Iterable["Records"], n_conns: Iterable[int]) -> "Records":
+    """Merge the records of several client loops in order of start.
+
+    Connection serials and wakes are numbered on from loop to loop, so that both stay
+    unique; `n_conns` has the number of connections that each loop opened.
+    """
+    pieces = []
+    conns_before = wakes_before = 0
+    for array, opened in zip(arrays, n_conns, strict=True):
+        piece = array.copy()
+        piece["conn"][piece["conn"] > 0] += conns_before
+        piece["wake"][piece["wake"] > 0] += wakes_before
+        conns_before += opened
+        wakes_before = int(piece["wake"].max(initial=wakes_before))
+        pieces.append(piece)
+    merged = np.concatenate(pieces)
+    return merged[np.argsort(merged["start_ns"], kind="stable")]
+
+
+def client_requests(rows: "NDArray[Any]", error_name: Callable[[int], str]) -> pd.DataFrame:
+    """One row per request: :data:`CLIENT_REQUESTS`, and ``latency_ns``.
+
+    Parameters
+    ----------
+    rows : numpy.ndarray
+        From :func:`join_rows`.
+    error_name : callable
+        Returns the name of an error number.
+    """
+    rows = rows[np.lexsort((rows["request"], rows["conn"], rows["intended_ns"]))]
+    columns: dict[str, Any] = {name: rows[name] for name in CLIENT_REQUESTS}
+    for name in ("connected_ns", "sent_ns", "first_byte_ns", "status"):
+        columns[name] = nullable(rows[name], rows[name] > 0)
+    columns["done_ns"] = nullable(rows["done_ns"], rows["error"] == 0)
+    columns["error"] = _errors(rows["error"], error_name)
+    frame = pd.DataFrame(columns).astype(CLIENT_REQUESTS)
+    frame["latency_ns"] = frame["done_ns"] - frame["intended_ns"]
+    return frame
+
+
+def client_steps(
+    rows: "NDArray[Any]", step_names: Sequence[str], error_name: Callable[[int], str]
+) -> pd.DataFrame:
+    """One row per step of a scripted peer: the columns of ``Run.steps()``.
+
+    Parameters
+    ----------
+    rows : numpy.ndarray
+        From :func:`join_rows`; ``name`` is an index into `step_names`.
+    step_names : sequence of str
+        The categories of ``name``.
+    error_name : callable
+        Returns the name of an error number.
+    """
+    rows = rows[np.lexsort((rows["step"], rows["peer"]))]
+    names = pd.Index(list(step_names), dtype="str")
+    return pd.DataFrame(
+        {
+            "peer": rows["peer"].astype("i8"),
+            "step": rows["step"].astype("i4"),
+            "name": pd.Categorical.from_codes(rows["name"].astype("i1"), names),
+            "start_ns": rows["start_ns"].astype("i8"),
+            "end_ns": rows["end_ns"].astype("i8"),
+            "n_bytes": rows["n_bytes"].astype("i8"),
+            "error": _errors(rows["error"], error_name),
+        }
+    )
+
+
+def _errors(numbers: "Ints", error_name: Callable[[int], str]) -> pd.Categorical:
+    kinds = np.unique(numbers[numbers != 0])
+    codes = np.where(numbers == 0, -1, np.searchsorted(kinds, numbers))
+    return named_errors(codes.astype("i4"), kinds.tolist(), error_name)
