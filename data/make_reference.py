@@ -84,12 +84,12 @@ def haunted_interest() -> pd.DataFrame:
     with Bench() as bench, select.epoll() as epoll:
         table = {}
         for mask in (EPOLLIN | EPOLLRDHUP, EPOLLIN | EPOLLET, EPOLLIN):
-            end = bench.moved(bench.pair()[0])
+            end = bench.renumber(bench.pair()[0])
             epoll.register(end.fd, mask)
             table[end.fd] = mask
         well, ghost, reused = table
         for fd in (ghost, reused):
-            bench.adopt(os.dup(fd), "forgotten duplicate")
+            bench.add(os.dup(fd), "forgotten duplicate")
         os.dup2(bench.pair()[0].fd, reused, False)
         os.dup2(bench.pair()[0].fd, ghost, False)  # closed with the bench, and not registered
         epoll.register(reused, EPOLLIN | EPOLLOUT)

@@ -1,14 +1,23 @@
 """Small HTML cards for notebook cells, in JupyterLab's own colours, light and dark."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from typing import Literal
 
-__all__ = ["card"]
+__all__ = ["Tone", "box", "card", "table", "text"]
 
+Tone = Literal["plain", "muted", "error", "success", "warning"]
 
+_TONES: dict[Tone, str] = {
+    "plain": "",
+    "muted": "color:var(--jp-ui-font-color2,#666)",
+    "error": "color:var(--jp-error-color0,#b3261e);font-weight:600",
+    "success": "color:var(--jp-success-color0,#1b7837);font-weight:600",
+    "warning": "color:var(--jp-warn-color0,#8a5a00);font-weight:600",
+}
 _BORDER = "border:1px solid var(--jp-border-color2,#ccc);border-radius:4px"
-_MUTED = "color:var(--jp-ui-font-color2,#666)"
-_ALARM = "color:var(--jp-error-color0,#b3261e);font-weight:600"
+_CELL = "text-align:left;vertical-align:top;padding:1px 12px 1px 0"
+_CODE = "font-family:var(--jp-code-font-family,monospace);font-size:90%"
 
 
 def card(title: str, rows: Mapping[str, object], alarm: str | None = None) -> str:
@@ -24,13 +33,39 @@ def card(title: str, rows: Mapping[str, object], alarm: str | None = None) -> st
         An error, in red below the table.
     """
     cells = "".join(
-        f"<tr><td style='text-align:left;padding:1px 12px 1px 0;{_MUTED}'>{escape(str(name))}</td>"
-        f"<td style='text-align:left;padding:1px 0'>{escape(str(value))}</td></tr>"
+        f"<tr><td style='{_CELL};{_TONES['muted']}'>{escape(str(name))}</td>"
+        f"<td style='{_CELL}'>{escape(str(value))}</td></tr>"
         for name, value in rows.items()
         if value is not None
     )
-    error = f"<div style='{_ALARM};white-space:pre-wrap'>{escape(alarm)}</div>" if alarm else ""
+    values = f"<table style='border-collapse:collapse;margin:4px 0 0'>{cells}</table>"
+    return box(title, values, text(alarm or "", "error"))
+
+
+def box(title: str, *parts: str) -> str:
+    """Return a bordered box with a title, which is escaped, over parts that are HTML."""
     return (
-        f"<div style='display:inline-block;padding:8px 14px;{_BORDER}'><b>{escape(title)}</b>"
-        f"<table style='border-collapse:collapse;margin:4px 0 0'>{cells}</table>{error}</div>"
+        f"<div style='display:inline-block;max-width:60em;padding:8px 14px;{_BORDER}'>"
+        f"<b>{escape(title)}</b>{''.join(parts)}</div>"
+    )
+
+
+def text(words: str, tone: Tone = "plain") -> str:
+    """Return a paragraph of text, which is escaped; nothing for ""."""
+    style = f"white-space:pre-wrap;{_TONES[tone]}"
+    return f"<div style='{style}'>{escape(words)}</div>" if words else ""
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Return a table of code with a header; all cells are escaped."""
+    titles = "".join(f"<th style='{_CELL};{_TONES['muted']}'>{escape(name)}</th>" for name in head)
+    body = "".join(
+        "<tr style='background:none'>"
+        + "".join(f"<td style='{_CELL};{_CODE}'>{escape(str(cell))}</td>" for cell in row)
+        + "</tr>"
+        for row in rows
+    )
+    return (
+        "<table style='border-collapse:collapse;margin:4px 0'>"
+        f"<tr style='background:none'>{titles}</tr>{body}</table>"
     )

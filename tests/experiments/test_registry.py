@@ -1,20 +1,21 @@
-"""The catalogue's machinery: the register, verdicts, outcomes, the bench."""
+"""The catalogue: registration, verdicts, outcomes, and the bench that phenomena use."""
 
 import os
 import select
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from epolllab import kernel
+from epolllab import experiments, kernel
 from epolllab.events import EPOLLIN, EPOLLOUT, Op
-from epolllab.experiments import phenomena as door
 from epolllab.experiments import run, run_all
-from epolllab.experiments.catalogue.bench import Bench
-from epolllab.experiments.catalogue.outcome import plainly
+from epolllab.experiments.catalogue import registry
+from epolllab.experiments.catalogue.bench import Bench, NotPossible
+from epolllab.experiments.catalogue.outcome import format_value
 from epolllab.kernel.waiting import is_asleep, until_asleep
 
 COLUMNS = [
@@ -32,111 +33,121 @@ COLUMNS = [
 
 @pytest.fixture
 def register(monkeypatch):
-    """Add phenomena for the length of one test, all by the same decorator."""
-    module = sys.modules["epolllab.experiments.catalogue.registry"]
-    module.entries()
-    monkeypatch.setattr(module, "_entries", dict(module._entries))
+    """Add phenomena for the duration of one test."""
+    monkeypatch.setattr(registry, "_entries", dict(registry._entries))
 
     def add(name, function, **told):
         facts = {"family": "of the test", "claim": "It is so.", "expected": 1, "source": "here"}
-        module.phenomenon(name, **{**facts, **told})(function)
+        registry.phenomenon(name, **{**facts, **told})(function)
 
     return add
 
 
-def test_an_equal_observation_holds(register):
-    """What is seen equals what is expected."""
-    register("as-told", lambda bench: 1)
-    outcome = run("as-told")
-    assert (outcome.verdict, outcome.observed, outcome.reason) == ("holds", 1, "")
-    assert outcome.holds
-
-
-def test_another_observation_differs(register):
-    """A wrong expectation gets the verdict that it deserves."""
-    register("not-as-told", lambda bench: 2)
-    outcome = run("not-as-told")
-    assert outcome.verdict == "differs"
-    assert not outcome.holds
-
-
-def test_a_judge_replaces_equality(register):
-    """Where an effect is statistical, the margin decides."""
-    register("judged", lambda bench: 7, expected="over 5", judge=lambda seen: seen > 5)
-    register("judged-down", lambda bench: 3, expected="over 5", judge=lambda seen: seen > 5)
-    assert run("judged").verdict == "holds"
-    assert run("judged-down").verdict == "differs"
+@pytest.mark.parametrize(
+    ("observed", "options", "verdict"),
+    [
+        (1, {}, "holds"),
+        (2, {}, "differs"),
+        (7, {"expected": "over 5", "judge": lambda seen: seen > 5}, "holds"),
+        (3, {"expected": "over 5", "judge": lambda seen: seen > 5}, "differs"),
+    ],
+)
+def test_equality_or_a_judge_decides(register, observed, options, verdict):
+    """The observation is compared with what is expected, or judged by a margin."""
+    register("one", lambda bench: observed, **options)
+    outcome = run("one")
+    assert (outcome.verdict, outcome.observed, outcome.reason) == (verdict, observed, "")
+    assert outcome.holds == (verdict == "holds")
 
 
 def test_an_exception_becomes_an_outcome(register):
-    """Code that fails is a row with its error and its place, and what was done until then."""
+    """The outcome has the error, its place, and the steps before it."""
 
     def fails(bench):
         bench.pair()
-        bench.do("the last thing done", lambda: None)
+        bench.call("the last call", lambda: None)
         raise RuntimeError("no luck")
 
     register("failing", fails)
     outcome = run("failing")
     assert outcome.verdict == "raised"
     assert outcome.reason.startswith("RuntimeError: no luck (test_registry.py line")
-    assert outcome.steps[-1].what == "the last thing done"
+    assert outcome.steps[-1].what == "the last call"
 
 
-def test_the_impossible_says_why(register):
-    """What this machine cannot show is no failure."""
+def test_not_possible_has_its_reason(register):
+    """A phenomenon that this machine cannot show is not a failure."""
 
     def cannot(bench):
-        raise bench.impossible("it needs wings")
+        raise NotPossible("it needs wings")
 
     register("flying", cannot)
     outcome = run("flying")
     assert (outcome.verdict, outcome.reason) == ("not possible here", "it needs wings")
 
 
+@pytest.mark.parametrize("name", ["close-does-not-wake", "thundering-herd"])
+def test_an_unreadable_wchan_makes_it_not_possible(monkeypatch, name):
+    """Where /proc does not show whether a thread sleeps, the reason says so."""
+    read_text = Path.read_text
+
+    def refuse(path, *args, **kwargs):
+        if path.name == "wchan":
+            raise PermissionError(1, "Operation not permitted", str(path))
+        return read_text(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    before = kernel.descriptors_open(), threading.active_count(), kernel.children()
+    outcome = run(name)
+    assert outcome.verdict == "not possible here"
+    assert "/proc" in outcome.reason
+    assert (kernel.descriptors_open(), threading.active_count(), kernel.children()) == before
+
+
 @pytest.mark.parametrize("versions", [{"since": (99, 0)}, {"before": (2, 6)}])
-def test_another_kernel_is_not_asked(register, versions):
-    """A phenomenon that this kernel is too old or too new for is not tried."""
-    register("elsewhere", lambda bench: pytest.fail("it was tried"), **versions)
+def test_an_unsuitable_kernel_is_not_tried(register, versions):
+    """A phenomenon that this kernel is too old or too new for is not run."""
+    register("elsewhere", lambda bench: pytest.fail("it was run"), **versions)
     outcome = run("elsewhere")
     assert outcome.verdict == "not possible here"
-    assert "it holds for kernels" in outcome.reason
+    assert "kernels" in outcome.reason
 
 
-def test_an_unknown_name_lists_the_near_ones():
-    """A slip of the keyboard is answered with what may have been meant."""
-    with pytest.raises(ValueError, match="edge-goes-silent"):
-        run("edge-goes-slient")
-    with pytest.raises(ValueError, match=r"howto-accepts-one|howto-forgets-eof"):
-        run("howto")
-    with pytest.raises(ValueError, match="none is near"):
-        run("zzzzzzzz")
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("edge-goes-slient", "edge-goes-silent"),
+        ("howto", r"howto-accepts-one|howto-forgets-eof"),
+        ("zzzzzzzz", "no name is similar"),
+    ],
+)
+def test_an_unknown_name_lists_similar_ones(name, near):
+    """A typing error gets the names that may have been meant."""
+    with pytest.raises(ValueError, match=rf"^name\b.*({near})"):
+        run(name)
 
 
-def test_a_name_is_given_once(register):
-    """Two functions do not share a name, but one may be defined again."""
+def test_a_name_is_used_once(register):
+    """Two functions cannot share a name, but one may be defined again."""
 
     def first(bench):
         return 1
 
-    def second(bench):
-        return 2
-
     register("twice", first)
     register("twice", first)
-    with pytest.raises(ValueError, match="already"):
-        register("twice", second)
+    with pytest.raises(ValueError, match=r"^name\b"):
+        register("twice", lambda bench: 2)
 
 
 @pytest.mark.parametrize("lacking", [{"claim": ""}, {"source": ""}])
 def test_an_entry_needs_claim_and_source(register, lacking):
-    """What is not told, or comes from nowhere, is not entered."""
+    """An entry without either is refused."""
     with pytest.raises(ValueError, match="claim and a source"):
         register("bare", lambda bench: 1, **lacking)
 
 
-def test_run_all_goes_on_after_a_failure(register):
-    """A row that raised does not keep the rest from running."""
+def test_run_all_continues_after_a_failure(register):
+    """A phenomenon that raises does not keep the rest from running."""
 
     def fails(bench):
         raise OSError(5, "broken")
@@ -149,8 +160,8 @@ def test_run_all_goes_on_after_a_failure(register):
     assert "broken" in frame["reason"][1]
 
 
-def test_run_all_keeps_what_it_has(register):
-    """An interrupt ends the run, not the rows that are done."""
+def test_an_interrupt_keeps_the_finished_rows(register):
+    """KeyboardInterrupt ends the run; the rows before it stay."""
 
     def interrupted(bench):
         raise KeyboardInterrupt
@@ -166,13 +177,13 @@ def test_run_all_keeps_what_it_has(register):
 
 
 def test_frames_have_fixed_columns_also_when_empty():
-    """Both frames have their columns and dtypes whatever is in them."""
+    """Both frames have the same columns and dtypes whatever is in them."""
     one = run_all(progress=False, only=["coalescing"])
     none = run_all(progress=False, only=[])
     assert list(one.columns) == list(none.columns) == COLUMNS
     assert dict(one.dtypes) == dict(none.dtypes)
     assert one.attrs["circumstances"]["kernel"] == os.uname().release
-    listed = door()
+    listed = experiments.phenomena()
     assert list(listed.columns) == [
         "name",
         "family",
@@ -182,39 +193,51 @@ def test_frames_have_fixed_columns_also_when_empty():
         "kernels",
         "notes",
     ]
-    assert set(listed.dtypes) == {pd.StringDtype(na_value=float("nan"))}
+    assert set(listed.dtypes) == {pd.Series([""], dtype="str").dtype}
 
 
 def test_only_takes_names_and_families():
-    """A name that is neither is refused before anything runs."""
-    with pytest.raises(ValueError, match="no phenomenon 'leval-repeats'"):
+    """Another name is refused before anything runs."""
+    with pytest.raises(ValueError, match="leval-repeats"):
         run_all(progress=False, only=["leval-repeats"])
 
 
-def test_an_outcome_shows_what_was_done():
-    """Steps, recording, table and picture tell the same story."""
+def test_an_outcome_shows_its_calls():
+    """Steps, recording and table agree."""
     outcome = run("edge-goes-silent")
     returned = [step.returned for step in outcome.steps if step.what.startswith("epoll_wait")]
     assert returned == ["here IN", "nothing", "here IN"]
-    assert list(outcome.table().columns) == ["what", "returned", "t_ns", "dur_ns"]
+    table = outcome.table()
+    assert list(table.columns) == ["what", "returned", "t_ns", "dur_ns"]
+    assert table["t_ns"][0] == 0
     ops = outcome.recording.counts()
     assert (ops["wait"], ops["ready"], ops["recv"], ops["send"]) == (3, 2, 1, 2)
     assert outcome.circumstances["experiment"] == "edge-goes-silent"
 
 
-def test_an_outcome_in_a_notebook_puts_expected_beside_observed(register):
-    """The card has the verdict's word, both sides, the steps, and escapes what it shows."""
+def test_an_outcome_in_a_notebook_compares_expected_with_observed(register):
+    """The card has the verdict, both sides and the steps, and escapes what it shows."""
     register("odd<name>", lambda bench: {"a": [1]}, expected={"a": [2]}, claim="Is a < b.")
     card = run("odd<name>")._repr_html_()
-    assert "differs" in card
-    assert "odd&lt;name&gt;" in card
-    assert "Is a &lt; b." in card
-    assert "<td" in card
-    assert "var(--jp-" in card
+    for part in ("differs", "odd&lt;name&gt;", "Is a &lt; b.", "<td", "var(--jp-"):
+        assert part in card
     held = run("coalescing")
     assert "holds" in held._repr_html_()
     assert "epoll_ctl(ADD, here, IN|ET)" in held._repr_html_()
     assert "expected" in repr(held)
+
+
+def test_a_long_card_counts_the_steps_it_leaves_out(register):
+    """The card shows the first forty; the outcome has all."""
+
+    def many(bench):
+        for _ in range(50):
+            bench.call("nothing", lambda: None)
+
+    register("long", many)
+    outcome = run("long")
+    assert len(outcome.steps) == 50
+    assert "10 more" in outcome._repr_html_()
 
 
 def test_an_outcome_draws_its_timeline():
@@ -236,60 +259,62 @@ def test_an_outcome_draws_its_timeline():
         (None, ""),
     ],
 )
-def test_plain_words(value, text):
-    """Observations are told in words."""
-    assert plainly(value) == text
+def test_values_are_formatted_in_one_line(value, text):
+    """Expectations and observations of every type that the catalogue uses."""
+    assert format_value(value) == text
 
 
-def test_the_bench_closes_everything_whatever_happens():
-    """Descriptors and threads end with the bench, also after an exception."""
+def test_the_bench_closes_everything_after_an_exception():
+    """Descriptors and threads end with the bench."""
     before = kernel.descriptors_open(), threading.active_count()
 
-    def misused():
+    def fails():
         with Bench() as bench:
             bench.tcp()
             bench.pipe()
             bench.pty()
             bench.connect(bench.listener())
-            epoll = bench.epoll()
-            bench.waiter(epoll, 0.01)
+            bench.waiter(bench.epoll(), 0.01)
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
-        misused()
+        fails()
     assert (kernel.descriptors_open(), threading.active_count()) == before
 
 
 def test_the_bench_records_each_call_with_its_error():
-    """A refused call is a step with the errno, and a record with its number."""
+    """A refused call is a step with the errno's name, and a row with its number."""
     with Bench() as bench:
         here, _ = bench.pair()
         epoll = bench.epoll()
-        assert bench.tried(bench.register, epoll, here, EPOLLIN) == "ok"
-        assert bench.tried(bench.register, epoll, here, EPOLLIN) == "EEXIST"
+        assert bench.attempt(bench.register, epoll, here, EPOLLIN) == "ok"
+        assert bench.attempt(bench.register, epoll, here, EPOLLIN) == "EEXIST"
         assert bench.attempt(bench.recv, here, 10) == "EAGAIN"
-        kept = bench.snapshot()
-    from epolllab.recording.recording import Recording
-
-    array = Recording(kept.rows).array()
+        array = bench.recording().array()
     assert array["op"].tolist() == [Op.REGISTER, Op.REGISTER, Op.RECV]
     assert array["result"].tolist() == [0, -17, -11]
     assert bench.steps[1].returned.startswith("EEXIST")
 
 
-def test_a_spin_is_one_step_and_all_records():
-    """Many waits do not flood the table of steps."""
+def test_a_thread_of_the_bench_passes_on_its_exception():
+    """The result of a thread is its value or its exception."""
+    with Bench() as bench:
+        assert bench.thread(int, "7").result() == 7
+        with pytest.raises(ValueError, match="invalid literal"):
+            bench.thread(int, "x").result()
+
+
+def test_a_spin_is_one_step_and_all_rows():
+    """Many waits are one step, and each is recorded."""
     with Bench() as bench:
         here, _ = bench.pair()
-        epoll = bench.epoll()
-        bench.register(epoll, here, EPOLLOUT)
-        assert bench.spin(epoll, 300) == 300
+        assert bench.spin(bench.watch(here, EPOLLOUT), 300) == 300
         assert len(bench.steps) == 2
         assert bench.recorder.written == 1 + 2 * 300
 
 
-def test_waiting_for_what_never_comes_ends(monkeypatch):
-    """A condition that stays away is an error that names it."""
+def test_a_condition_that_is_never_met_is_an_error(monkeypatch):
+    """The error names the condition."""
     monkeypatch.setattr("epolllab.experiments.catalogue.bench.PATIENCE_S", 0.01)
     with Bench() as bench:
         here, _ = bench.pair()
@@ -297,8 +322,8 @@ def test_waiting_for_what_never_comes_ends(monkeypatch):
             bench.arrived(here, 5)
 
 
-def test_asleep_tells_a_wait_from_a_run():
-    """A thread in epoll_wait is asleep; one that computes is not, and a dead one neither."""
+def test_a_waiting_thread_is_asleep():
+    """A thread in epoll_wait is asleep; one that computes or has ended is not."""
     with select.epoll() as epoll:
         wake = os.eventfd(0)
         try:
@@ -315,8 +340,8 @@ def test_asleep_tells_a_wait_from_a_run():
 
 
 @pytest.mark.parametrize("first", ["run", "phenomena", "phenomenon_names", "HowToServer"])
-def test_the_front_door_opens_in_any_order(first):
-    """Each name is what it should be, whichever was used first, and none is loaded before."""
+def test_names_load_in_any_order(first):
+    """Every public name works, whichever was used first; pandas is loaded only then."""
     code = (
         "import sys; from epolllab import experiments; "
         "assert 'pandas' not in sys.modules; "
@@ -327,19 +352,18 @@ def test_the_front_door_opens_in_any_order(first):
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_the_front_door_knows_its_names():
-    """What does not exist is said so, and the names are listed."""
-    from epolllab import experiments
-
-    with pytest.raises(AttributeError, match="no attribute 'catalog'"):
+def test_unknown_names_of_the_package_are_refused():
+    """The error names the attribute; dir() lists the public names."""
+    with pytest.raises(AttributeError, match="catalog"):
         experiments.catalog  # noqa: B018
     assert set(experiments.__all__) <= set(dir(experiments))
 
 
-def test_the_workers_of_experiments_load_the_standard_library_only():
-    """What runs in child processes starts fast: neither numpy nor pandas."""
+def test_the_workers_load_the_standard_library_only():
+    """Code for child processes starts fast: neither numpy nor pandas."""
     code = (
-        "import sys; import epolllab.experiments.workers.herd, epolllab.experiments.workers.senders; "
+        "import sys; import epolllab.experiments.workers.herd; "
+        "import epolllab.experiments.workers.senders; "
         "assert not {'numpy', 'pandas', 'matplotlib'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

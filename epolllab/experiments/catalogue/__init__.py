@@ -1,7 +1,7 @@
 """The phenomena: one small live experiment each, with its expected result.
 
 ``bench`` is what an experiment is written with, ``outcome`` what it returns, and
-``registry`` lists and runs them. The other files hold the phenomena, one file a family;
+``registry`` lists and runs them. The other files hold the phenomena, one file per family;
 importing this folder registers all of them.
 """
 
@@ -13,7 +13,7 @@ from epolllab.experiments.catalogue import (  # noqa: F401  (importing registers
     sharing,
     timing,
 )
-from epolllab.experiments.catalogue.bench import Bench
+from epolllab.experiments.catalogue.bench import Bench, NotPossible
 from epolllab.experiments.catalogue.outcome import Outcome, Phenomenon, Verdict
 from epolllab.experiments.catalogue.registry import (
     phenomena,
@@ -25,6 +25,7 @@ from epolllab.experiments.catalogue.registry import (
 
 __all__ = [
     "Bench",
+    "NotPossible",
     "Outcome",
     "Phenomenon",
     "Verdict",

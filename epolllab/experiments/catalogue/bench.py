@@ -1,122 +1,130 @@
-"""The bench a phenomenon works on: descriptors, the calls made with them, and a log.
+"""What a phenomenon works with: descriptors, calls on them, a recording and a log of steps.
 
-One job: open things, do things to them and write down each call with what the kernel
-returned; and close everything afterwards, whatever happened. It knows no phenomenon
-and judges nothing.
-
-Every wait has a timeout of 0 unless a phenomenon is about waiting, so what a bench
-shows does not depend on how busy the machine is. Where something must first arrive
-over the loopback interface, :meth:`Bench.until` waits for that very condition, asked
-of the kernel by other means than the epoll that is being watched.
+Waits have a timeout of 0 unless a phenomenon is about waiting, so that the outcome does
+not depend on how busy the machine is. Where data must first cross the loopback interface,
+:meth:`Bench.until` polls for that condition without using the epoll under observation.
 """
 
 import errno
 import fcntl
+import itertools
 import os
 import pty
 import select
 import socket
 import struct
-import termios
+import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+import tty
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack
 from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 from epolllab import kernel
 from epolllab.child import Child
-from epolllab.events import FOREVER, Op, mask_names
+from epolllab.events import FOREVER, Op, error_name, mask_names
 from epolllab.kernel.waiting import PATIENCE_S, is_asleep
-from epolllab.recording.recorder import Recorder, Snapshot
+from epolllab.recording.recorder import Recorder
+from epolllab.recording.recording import Recording
 
-__all__ = ["Bench", "End", "NotPossible", "Step", "Watcher"]
-
+__all__ = ["ONE", "Bench", "Descriptor", "Epoll", "NotPossible", "Socket", "Step", "Thread"]
 
 T = TypeVar("T")
+D = TypeVar("D", bound="Descriptor")
+
+ONE = (1).to_bytes(8, sys.byteorder)
+"""What to write to an eventfd to add 1 to its counter."""
 
 
 class NotPossible(Exception):
-    """A phenomenon cannot be shown here; the message says why."""
+    """A phenomenon cannot be shown on this machine; the message gives the reason."""
 
 
 class Step(NamedTuple):
-    """One thing that was done, and what the kernel returned."""
+    """One call and its result."""
 
     what: str
     returned: str
     t_ns: int
-    """Monotonic clock when it began."""
+    """Start, on the monotonic clock."""
     dur_ns: int
 
 
-class End:
+class Descriptor:
     """A descriptor on the bench.
 
     Attributes
     ----------
     fd : int
-        Its number, kept after it is closed: some phenomena are about just that.
-    sock : socket.socket or None
-        The socket behind it, if it is one.
+        Its number, also after it was closed: some phenomena are about closed numbers.
     name : str
-        What the steps call it.
+        Its name in the steps.
     conn : int
         Its serial in the recording.
+    closed : bool
+        Whether it was closed.
     """
 
-    __slots__ = ("closed", "conn", "fd", "name", "sock")
-
-    def __init__(self, fd: int, sock: socket.socket | None, name: str, conn: int) -> None:
+    def __init__(self, fd: int, name: str, conn: int) -> None:
         self.fd = fd
-        self.sock = sock
         self.name = name
         self.conn = conn
         self.closed = False
 
     def fileno(self) -> int:
-        """The number, for calls that take any object with one."""
+        """Return the number, for functions that accept any object with one."""
         return self.fd
 
     def __repr__(self) -> str:
         return self.name
 
     def close(self) -> None:
-        """Close the descriptor; any number of times."""
-        if self.closed:
-            return
-        self.closed = True
-        if self.sock is None:
-            os.close(self.fd)
-        else:
-            self.sock.close()
+        """Close the descriptor; further calls do nothing."""
+        if not self.closed:
+            self.closed = True
+            self._close()
+
+    def _close(self) -> None:
+        os.close(self.fd)
 
 
-class Watcher(End):
-    """An epoll on the bench."""
+class Socket(Descriptor):
+    """A socket on the bench; ``sock`` is the Python object."""
 
-    __slots__ = ("epoll",)
+    def __init__(self, sock: socket.socket, name: str, conn: int) -> None:
+        super().__init__(sock.fileno(), name, conn)
+        self.sock = sock
 
-    def __init__(self, epoll: select.epoll, name: str, conn: int) -> None:
-        super().__init__(epoll.fileno(), None, name, conn)
-        self.epoll = epoll
+    def _close(self) -> None:
+        self.sock.close()
 
-    def close(self) -> None:
-        """Close the epoll; what it watched stays open."""
-        self.closed = True
+
+class Epoll(Descriptor):
+    """An epoll instance on the bench; ``epoll`` is the Python object."""
+
+    def __init__(self, name: str, conn: int) -> None:
+        self.epoll = select.epoll()
+        super().__init__(self.epoll.fileno(), name, conn)
+
+    def _close(self) -> None:
         self.epoll.close()
 
 
 class Bench:
-    """Descriptors, calls and their log; a context manager.
+    """Descriptors, calls and their log; a context manager that closes everything at the end.
 
     Attributes
     ----------
     steps : list of Step
-        What was done, in order.
+        The calls made, in order.
     notes : list of str
-        What the phenomenon has to say beside its observation.
+        Remarks that the outcome shows below the steps.
     data : dict
-        What the phenomenon leaves for its picture.
+        Values for the phenomenon's picture.
+    cleanup : contextlib.ExitStack
+        Context managers and callbacks to leave or call at the end, last one first.
     """
 
     def __init__(self, capacity: int = 1 << 16) -> None:
@@ -125,487 +133,434 @@ class Bench:
         self.steps: list[Step] = []
         self.notes: list[str] = []
         self.data: dict[str, Any] = {}
-        self._ends: list[End] = []
-        self._watched: dict[int, End] = {}
-        self._threads: list[_Thread[Any]] = []
-        self._children: list[Child] = []
-        self._finals: list[Callable[[], object]] = []
-        # Several threads may wait on one bench; the recorder has one writer at a time.
+        self.cleanup = ExitStack()
+        self._watched: dict[int, Descriptor] = {}
+        self._serials = itertools.count(1)
+        # Several threads may wait on one bench; the recorder allows one writer at a time.
         self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for final in reversed(self._finals):
-            final()
-        for thread in self._threads:
-            thread.join(PATIENCE_S)
-        for end in reversed(self._ends):
-            end.close()
-        for child in self._children:
-            child.close()
+        self.cleanup.close()
 
-    def snapshot(self) -> Snapshot:
-        """The records made so far."""
+    def recording(self, metadata: Mapping[str, Any] | None = None) -> Recording:
+        """Return the calls recorded so far."""
         self.recorder.settle()
-        return self.recorder.snapshot()
+        kept = self.recorder.snapshot()
+        return Recording(kept.rows, metadata or {}, kept.overwritten)
 
-    # ---- saying things --------------------------------------------------------------
+    # ---- making calls -------------------------------------------------------------------
 
-    def note(self, text: str) -> None:
-        """Add a remark that the outcome shows."""
-        self.notes.append(text)
+    def call(
+        self,
+        what: str,
+        function: Callable[..., T],
+        *args: Any,
+        op: Op | None = None,
+        on: Descriptor | None = None,
+        mask: int = 0,
+    ) -> T:
+        """Call a function and log it as a step; with `op` and `on`, also record it.
 
-    def impossible(self, reason: str) -> NotPossible:
-        """Make the exception that says why this cannot be shown here; to be raised."""
-        return NotPossible(reason)
+        Returns what the function returned; an OSError is logged and passed on. An empty
+        `what` logs no step, for calls in a loop.
+        """
+        start = self.clock()
+        try:
+            value = function(*args)
+        except OSError as error:
+            stop = self.clock()
+            number = error.errno or 0
+            self._record(op, on, start, stop, -number, mask)
+            self.step(what, f"{error_name(number)}: {error.strerror or error}", start, stop)
+            raise
+        stop = self.clock()
+        result: Any = value
+        if isinstance(value, bytes):
+            result = len(value)
+        elif isinstance(value, tuple) and op is Op.ACCEPT:
+            result, mask = value[0].fileno(), value[1][1]
+        self._record(op, on, start, stop, result or 0, mask)
+        moved = op in (Op.SEND, Op.WRITE)
+        self.step(what, _byte_count(result) if moved else _short(value), start, stop)
+        return value
 
-    def step(self, what: str, returned: object, start: int, end: int) -> None:
-        """Write one row of the steps table."""
-        self.steps.append(Step(what, str(returned), start, end - start))
+    def _record(
+        self, op: Op | None, on: Descriptor | None, start: int, stop: int, result: int, mask: int
+    ) -> None:
+        if op is not None and on is not None:
+            with self._lock:
+                self.recorder.write(op, on.conn, on.fd, start, stop, result, mask)
 
-    def finally_do(self, action: Callable[[], object]) -> None:
-        """Do `action` when the bench is cleared, before anything is closed."""
-        self._finals.append(action)
+    def step(self, what: str, returned: object, start: int, stop: int | None = None) -> None:
+        """Log a step that began at `start` and ends now."""
+        if what:
+            stop = self.clock() if stop is None else stop
+            self.steps.append(Step(what, str(returned), start, stop - start))
 
-    # ---- opening --------------------------------------------------------------------
+    def attempt(self, function: Callable[..., T], *args: Any) -> T | str:
+        """Call a function that may raise OSError: its result ("ok" for None), or the errno's name.
 
-    def adopt(self, thing: int | socket.socket, name: str) -> End:
-        """Put a descriptor or socket on the bench, which will close it."""
-        sock = None if isinstance(thing, int) else thing
-        fd = thing if isinstance(thing, int) else thing.fileno()
-        end = End(fd, sock, name, len(self._ends) + 1)
-        self._ends.append(end)
-        return end
+        For example ``bench.attempt(bench.register, epoll, here, EPOLLIN)``.
+        """
+        try:
+            value = function(*args)
+        except OSError as error:
+            return errno.errorcode.get(error.errno or 0, str(error))
+        return "ok" if value is None else value
 
-    def epoll(self, name: str = "epoll") -> Watcher:
-        """Open an epoll."""
-        watcher = Watcher(select.epoll(), name, len(self._ends) + 1)
-        self._ends.append(watcher)
-        return watcher
+    # ---- opening ------------------------------------------------------------------------
 
-    def pair(self, here: str = "here", there: str = "there") -> tuple[End, End]:
-        """Two connected unix stream sockets, non-blocking. What one sends is there at once."""
-        return self._both(*socket.socketpair(), here, there)
+    def _add(self, descriptor: D) -> D:
+        self.cleanup.callback(descriptor.close)
+        return descriptor
 
-    def _both(self, a: socket.socket, b: socket.socket, here: str, there: str) -> tuple[End, End]:
-        ends = self.adopt(a, here), self.adopt(b, there)
-        for end in ends:
-            a_or_b = end.sock
-            assert a_or_b is not None
-            a_or_b.setblocking(False)
-        return ends
+    def add(self, fd: int, name: str) -> Descriptor:
+        """Put a descriptor on the bench, which closes it at the end."""
+        return self._add(Descriptor(fd, name, next(self._serials)))
 
-    def tcp(self, here: str = "server", there: str = "client") -> tuple[End, End]:
-        """Two ends of a TCP connection over loopback, non-blocking: accepted, connecting."""
+    def add_socket(self, sock: socket.socket, name: str) -> Socket:
+        """Put a socket on the bench and make it non-blocking."""
+        sock.setblocking(False)
+        return self._add(Socket(sock, name, next(self._serials)))
+
+    def epoll(self, name: str = "epoll") -> Epoll:
+        """Open an epoll instance."""
+        return self._add(Epoll(name, next(self._serials)))
+
+    def pair(self, here: str = "here", there: str = "there") -> tuple[Socket, Socket]:
+        """Open two connected unix stream sockets; bytes sent are readable immediately."""
+        a, b = socket.socketpair()
+        return self.add_socket(a, here), self.add_socket(b, there)
+
+    def tcp(self, here: str = "server", there: str = "client") -> tuple[Socket, Socket]:
+        """Open a TCP connection over loopback: the accepted socket and the connecting one."""
         with socket.create_server(("127.0.0.1", 0)) as listener:
             client = socket.create_connection(listener.getsockname())
-            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             server, _ = listener.accept()
-        server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return self._both(server, client, here, there)
+        for sock in (server, client):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return self.add_socket(server, here), self.add_socket(client, there)
 
-    def udp(self, here: str = "here", there: str = "there") -> tuple[End, End]:
-        """Two UDP sockets connected to each other over loopback."""
+    def udp(self, here: str = "here", there: str = "there") -> tuple[Socket, Socket]:
+        """Open two UDP sockets connected to each other over loopback."""
         a, b = (socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2))
-        ends = self._both(a, b, here, there)
         for sock in (a, b):
             sock.bind(("127.0.0.1", 0))
         a.connect(b.getsockname())
         b.connect(a.getsockname())
-        return ends
+        return self.add_socket(a, here), self.add_socket(b, there)
 
-    def pipe(self, reader: str = "reader", writer: str = "writer") -> tuple[End, End]:
-        """A pipe, non-blocking at both ends."""
+    def pipe(self, reader: str = "reader", writer: str = "writer") -> tuple[Descriptor, Descriptor]:
+        """Open a pipe, non-blocking at both ends."""
         read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        return self.adopt(read, reader), self.adopt(write, writer)
+        return self.add(read, reader), self.add(write, writer)
 
-    def eventfd(self, name: str = "eventfd", value: int = 0) -> End:
-        """An eventfd, non-blocking."""
-        return self.adopt(os.eventfd(value, os.EFD_NONBLOCK | os.EFD_CLOEXEC), name)
+    def eventfd(self, name: str = "eventfd", value: int = 0) -> Descriptor:
+        """Open an eventfd, non-blocking."""
+        return self.add(os.eventfd(value, os.EFD_NONBLOCK | os.EFD_CLOEXEC), name)
 
-    def pty(self, master: str = "master", slave: str = "slave") -> tuple[End, End]:
-        """A pseudoterminal in raw mode, non-blocking."""
+    def pty(self, master: str = "master", slave: str = "slave") -> tuple[Descriptor, Descriptor]:
+        """Open a pseudoterminal in raw mode, non-blocking."""
         master_fd, slave_fd = pty.openpty()
-        ends = self.adopt(master_fd, master), self.adopt(slave_fd, slave)
-        attributes = termios.tcgetattr(slave_fd)
-        attributes[3] &= ~(termios.ICANON | termios.ECHO)
-        termios.tcsetattr(slave_fd, termios.TCSANOW, attributes)
+        ends = self.add(master_fd, master), self.add(slave_fd, slave)
+        tty.setraw(slave_fd)
         for end in ends:
             os.set_blocking(end.fd, False)
         return ends
 
-    def listener(self, name: str = "listener", backlog: int = 128, **options: bool) -> End:
-        """A listening TCP socket on a free loopback port, non-blocking."""
-        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        end = self.adopt(sock, name)
-        if options.get("reuse_port"):
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        sock.bind(("127.0.0.1", 0))
-        sock.listen(backlog)
-        sock.setblocking(False)
-        return end
+    def listener(self, name: str = "listener", backlog: int = 128) -> Socket:
+        """Open a TCP listener on a free loopback port, non-blocking."""
+        return self.add_socket(socket.create_server(("127.0.0.1", 0), backlog=backlog), name)
 
-    def connect(self, listener: End, name: str = "client") -> End:
-        """Connect to a listener and return once its queue has the connection."""
-        assert listener.sock is not None
+    def connect(self, listener: Socket, name: str = "client") -> Socket:
+        """Connect to a listener; return when the connection is in its accept queue."""
         before = kernel.listen_queue(listener.sock).length
-        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        end = self.adopt(sock, name)
-        sock.settimeout(PATIENCE_S)
-        self._call(Op.CONNECT, end, f"connect({name})", sock.connect, listener.sock.getsockname())
-        sock.setblocking(False)
+        client = self.add_socket(socket.socket(), name)
+        client.sock.settimeout(PATIENCE_S)
+        address = listener.sock.getsockname()
+        self.call(f"connect({name})", client.sock.connect, address, op=Op.CONNECT, on=client)
+        client.sock.setblocking(False)
         self.until(
-            lambda: kernel.listen_queue(listener.sock).length > before,  # type: ignore[arg-type]
+            lambda: kernel.listen_queue(listener.sock).length > before,
             f"{name} in the accept queue",
         )
-        return end
+        return client
 
-    def accept(self, listener: End, name: str = "server") -> End:
-        """Accept one connection; BlockingIOError if there is none."""
-        assert listener.sock is not None
-        sock, _ = self._call(Op.ACCEPT, listener, f"accept({listener.name})", listener.sock.accept)
-        sock.setblocking(False)
-        return self.adopt(sock, name)
+    def accept(self, listener: Socket, name: str = "server") -> Socket:
+        """Accept one connection; raise BlockingIOError if there is none."""
+        what = f"accept({listener.name})"
+        sock, _ = self.call(what, listener.sock.accept, op=Op.ACCEPT, on=listener)
+        return self.add_socket(sock, name)
 
-    def dup(self, end: End, name: str, *, at_least: int = 0) -> End:
+    def dup(self, target: Descriptor, name: str, *, at_least: int = 0) -> Descriptor:
         """Duplicate a descriptor: a second number for the same open file description."""
-        fd = self._plain(f"dup({end.name})", fcntl.fcntl, end.fd, fcntl.F_DUPFD_CLOEXEC, at_least)
-        return self.adopt(fd, name)
-
-    def moved(self, end: End, at_least: int = 200) -> End:
-        """Give a descriptor a high number, which no other thread will be given by chance."""
-        fd = fcntl.fcntl(end.fd, fcntl.F_DUPFD_CLOEXEC, at_least)
-        end.close()
-        return self.adopt(fd, end.name)
-
-    # ---- epoll ----------------------------------------------------------------------
-
-    def register(self, epoll: Watcher, end: End, mask: int) -> None:
-        """epoll_ctl(EPOLL_CTL_ADD)."""
-        what = f"epoll_ctl(ADD, {end.name}, {mask_names(mask)})"
-        self._call(Op.REGISTER, end, what, epoll.epoll.register, end.fd, mask, mask=mask)
-        self._watched[end.fd] = end
-
-    def modify(self, epoll: Watcher, end: End, mask: int) -> None:
-        """epoll_ctl(EPOLL_CTL_MOD)."""
-        what = f"epoll_ctl(MOD, {end.name}, {mask_names(mask)})"
-        self._call(Op.MODIFY, end, what, epoll.epoll.modify, end.fd, mask, mask=mask)
-
-    def unregister(self, epoll: Watcher, end: End) -> None:
-        """epoll_ctl(EPOLL_CTL_DEL)."""
-        self._call(
-            Op.UNREGISTER, end, f"epoll_ctl(DEL, {end.name})", epoll.epoll.unregister, end.fd
+        dup = fcntl.F_DUPFD_CLOEXEC
+        return self.add(
+            self.call(f"dup({target.name})", fcntl.fcntl, target.fd, dup, at_least), name
         )
 
+    def renumber(self, target: Descriptor, at_least: int = 200) -> Descriptor:
+        """Move a descriptor to a high number, which other threads do not get by chance."""
+        fd = fcntl.fcntl(target.fd, fcntl.F_DUPFD_CLOEXEC, at_least)
+        target.close()
+        return self.add(fd, target.name)
+
+    # ---- epoll --------------------------------------------------------------------------
+
+    def register(self, epoll: Epoll, target: Descriptor, mask: int) -> None:
+        """epoll_ctl(EPOLL_CTL_ADD)."""
+        what = f"epoll_ctl(ADD, {target.name}, {mask_names(mask)})"
+        add = epoll.epoll.register
+        self.call(what, add, target.fd, mask, op=Op.REGISTER, on=target, mask=mask)
+        self._watched[target.fd] = target
+
+    def watch(self, target: Descriptor, mask: int, name: str = "epoll") -> Epoll:
+        """Open an epoll instance and register one descriptor with it."""
+        epoll = self.epoll(name)
+        self.register(epoll, target, mask)
+        return epoll
+
+    def modify(self, epoll: Epoll, target: Descriptor, mask: int) -> None:
+        """epoll_ctl(EPOLL_CTL_MOD)."""
+        what = f"epoll_ctl(MOD, {target.name}, {mask_names(mask)})"
+        modify = epoll.epoll.modify
+        self.call(what, modify, target.fd, mask, op=Op.MODIFY, on=target, mask=mask)
+
+    def unregister(self, epoll: Epoll, target: Descriptor) -> None:
+        """epoll_ctl(EPOLL_CTL_DEL)."""
+        what = f"epoll_ctl(DEL, {target.name})"
+        self.call(what, epoll.epoll.unregister, target.fd, op=Op.UNREGISTER, on=target)
+
     def wait(
-        self, epoll: Watcher, timeout: float | None = 0, max_events: int = -1
+        self, epoll: Epoll, timeout: float | None = 0, max_events: int = -1
     ) -> list[tuple[int, int]]:
-        """epoll_wait; the (fd, mask) pairs as the kernel returned them."""
-        start = self.clock()
-        ready = epoll.epoll.poll(timeout, max_events)
-        end = self.clock()
-        self._waited(epoll, ready, timeout, start, end)
+        """epoll_wait; return the (fd, mask) pairs."""
+        ready, start, stop = self._wait(epoll, timeout, max_events)
         limit = "" if max_events < 0 else f", maxevents={max_events}"
-        shown = "for ever" if timeout is None else f"{timeout * 1000:g} ms"
-        self.step(f"epoll_wait({epoll.name}, {shown}{limit})", self._shown(ready), start, end)
+        shown = "no timeout" if timeout is None else f"{timeout * 1000:g} ms"
+        self.step(f"epoll_wait({epoll.name}, {shown}{limit})", self._describe(ready), start, stop)
         return ready
 
-    def _waited(
-        self,
-        epoll: Watcher,
-        ready: Sequence[tuple[int, int]],
-        timeout: float | None,
-        start: int,
-        end: int,
-    ) -> None:
-        recorder = self.recorder
+    def _wait(
+        self, epoll: Epoll, timeout: float | None, max_events: int = -1
+    ) -> tuple[list[tuple[int, int]], int, int]:
+        """Wait and record it: the events, and when the wait began and ended."""
+        start = self.clock()
+        ready = epoll.epoll.poll(timeout, max_events)
+        stop = self.clock()
         timeout_us = FOREVER if timeout is None else int(timeout * 1e6)
         with self._lock:
-            recorder.waited(epoll.fd, start, end, len(ready), timeout_us)
+            self.recorder.stage_wait(epoll.fd, start, stop, len(ready), timeout_us)
             for fd, mask in ready:
                 watched = self._watched.get(fd)
-                recorder.turned_to(watched.conn if watched else 0, fd, end, mask)
-            recorder.settle()
+                self.recorder.stage_ready(watched.conn if watched else 0, fd, stop, mask)
+            self.recorder.settle()
+        return ready, start, stop
 
-    def _shown(self, ready: Sequence[tuple[int, int]]) -> str:
-        if not ready:
-            return "nothing"
-        return ", ".join(f"{self.name_of(fd)} {mask_names(mask)}" for fd, mask in ready)
+    def _describe(self, ready: Sequence[tuple[int, int]]) -> str:
+        return (
+            ", ".join(f"{self.name_of(fd)} {mask_names(mask)}" for fd, mask in ready) or "nothing"
+        )
 
     def name_of(self, fd: int) -> str:
-        """The name of a watched number; the bare number once it is closed."""
-        end = self._watched.get(fd)
-        return end.name if end else f"fd {fd}"
+        """Return the name of a watched number; "fd N" after it was closed."""
+        watched = self._watched.get(fd)
+        return watched.name if watched else f"fd {fd}"
 
-    def masks(self, epoll: Watcher, **how: Any) -> list[str]:
-        """Wait; the masks alone, spelled."""
-        return [mask_names(mask) for _, mask in self.wait(epoll, **how)]
+    def masks(self, epoll: Epoll, timeout: float | None = 0) -> list[str]:
+        """Wait; return the masks by name."""
+        return [mask_names(mask) for _, mask in self.wait(epoll, timeout)]
 
-    def names(self, epoll: Watcher, **how: Any) -> list[str]:
-        """Wait; the names of the descriptors alone."""
-        return [self.name_of(fd) for fd, _ in self.wait(epoll, **how)]
+    def spin(self, epoll: Epoll, times: int, between: Callable[[], object] = lambda: None) -> int:
+        """Wait `times` times with a timeout of 0; return how many waits returned an event.
 
-    def spin(self, epoll: Watcher, times: int, between: Callable[[], object] = lambda: None) -> int:
-        """Wait `times` times with a timeout of 0; how many of the waits returned something.
-
-        One row in the steps, however many waits; each is in the recording.
+        `between` is called after each of these. All waits are recorded; they are one step.
         """
-        clock, poll = self.clock, epoll.epoll.poll
         returned = 0
         first: Sequence[tuple[int, int]] = ()
-        start = clock()
+        start = self.clock()
         for _ in range(times):
-            begin = clock()
-            ready = poll(0)
-            self._waited(epoll, ready, 0, begin, clock())
+            ready, _, _ = self._wait(epoll, 0)
             if ready:
                 returned += 1
                 first = first or ready
                 between()
-        shown = f"{returned:,} returned {self._shown(first)}" if returned else "nothing"
-        self.step(f"epoll_wait({epoll.name}, 0 ms) {times:,} times", shown, start, clock())
+        shown = f"{returned:,} returned {self._describe(first)}" if returned else "nothing"
+        self.step(f"epoll_wait({epoll.name}, 0 ms) {times:,} times", shown, start)
         return returned
 
-    def interest(self, epoll: Watcher) -> list[kernel.InterestEntry]:
-        """The kernel's own interest list, from /proc/self/fdinfo."""
+    def poll(self, target: Descriptor, mask: int) -> list[str]:
+        """poll(2) on one descriptor with a timeout of 0; return the masks by name."""
+        poll = select.poll()
+        poll.register(target.fd, mask)
+        ready = self.call(f"poll({target.name}, {mask_names(mask)})", poll.poll, 0)
+        return [mask_names(mask) for _, mask in ready]
+
+    def select(self, target: Descriptor, *, write: bool = False) -> str:
+        """select(2) on one descriptor; return "read", "read, write" or "nothing"."""
+        what = f"select({target.name}, read{' and write' if write else ''})"
+        reads, writes, _ = self.call(
+            what, select.select, [target], [target] if write else [], [], 0
+        )
+        found = ["read"] * len(reads) + ["write"] * len(writes)
+        return ", ".join(found) or "nothing"
+
+    def interest(self, epoll: Epoll) -> list[kernel.InterestEntry]:
+        """Read the kernel's interest list from /proc/self/fdinfo."""
         start = self.clock()
         entries = kernel.interest_list(epoll.fd)
         shown = ", ".join(f"tfd {e.fd}: {e.mask_names}" for e in entries) or "empty"
-        self.step(f"read /proc/self/fdinfo/{epoll.fd}", shown, start, self.clock())
+        self.step(f"read /proc/self/fdinfo/{epoll.fd}", shown, start)
         return entries
 
-    # ---- reading, writing, ending ----------------------------------------------------
+    # ---- reading, writing, closing ------------------------------------------------------
 
-    def send(self, end: End, data: bytes, flags: int = 0) -> int:
-        """send(2); the bytes the kernel took."""
-        what = f"send({end.name}, {_bytes(len(data))}{', MSG_OOB' if flags else ''})"
-        sent: int = self._call(Op.SEND, end, what, end.sock.send, data, flags)  # type: ignore[union-attr]
-        return sent
+    def send(self, target: Socket, data: bytes, flags: int = 0) -> int:
+        """send(2); return the bytes that the kernel took."""
+        what = f"send({target.name}, {_byte_count(len(data))}{', MSG_OOB' if flags else ''})"
+        return self.call(what, target.sock.send, data, flags, op=Op.SEND, on=target)
 
-    def recv(self, end: End, size: int) -> bytes:
+    def recv(self, target: Socket, size: int) -> bytes:
         """recv(2); b"" at end of file."""
-        assert end.sock is not None
-        what = f"recv({end.name}, {size:,})"
-        data: bytes = self._call(Op.RECV, end, what, end.sock.recv, size)
-        return data
+        what = f"recv({target.name}, {size:,})"
+        return self.call(what, target.sock.recv, size, op=Op.RECV, on=target)
 
-    def receive_quietly(self, end: End, size: int = 1024) -> int:
-        """recv(2) with a record and without a step, for loops that spin; the bytes read."""
-        start = self.clock()
-        n_bytes = len(end.sock.recv(size))  # type: ignore[union-attr]
-        self._record(Op.RECV, end, start, self.clock(), n_bytes, 0)
-        return n_bytes
+    def write(self, target: Descriptor, data: bytes) -> int:
+        """write(2), for descriptors that are not sockets."""
+        what = f"write({target.name}, {_byte_count(len(data))})"
+        return self.call(what, os.write, target.fd, data, op=Op.WRITE, on=target)
 
-    def write(self, end: End, data: bytes) -> int:
-        """write(2), for what is no socket."""
-        what = f"write({end.name}, {_bytes(len(data))})"
-        written: int = self._call(Op.WRITE, end, what, os.write, end.fd, data)
-        return written
+    def read(self, target: Descriptor, size: int) -> bytes:
+        """read(2), for descriptors that are not sockets."""
+        what = f"read({target.name}, {size:,})"
+        return self.call(what, os.read, target.fd, size, op=Op.READ, on=target)
 
-    def read(self, end: End, size: int) -> bytes:
-        """read(2), for what is no socket."""
-        data: bytes = self._call(Op.READ, end, f"read({end.name}, {size:,})", os.read, end.fd, size)
-        return data
-
-    def shutdown(self, end: End, how: int) -> None:
+    def shutdown(self, target: Socket, how: int) -> None:
         """shutdown(2)."""
-        name = {socket.SHUT_RD: "RD", socket.SHUT_WR: "WR", socket.SHUT_RDWR: "RDWR"}[how]
-        what = f"shutdown({end.name}, SHUT_{name})"
-        self._call(Op.SHUTDOWN, end, what, end.sock.shutdown, how)  # type: ignore[union-attr]
+        what = f"shutdown({target.name}, {('SHUT_RD', 'SHUT_WR', 'SHUT_RDWR')[how]})"
+        self.call(what, target.sock.shutdown, how, op=Op.SHUTDOWN, on=target)
 
-    def close(self, end: End) -> None:
+    def close(self, target: Descriptor, how: str = "") -> None:
         """close(2)."""
-        self._call(Op.CLOSE, end, f"close({end.name})", end.close)
-        if self._watched.get(end.fd) is end:
-            del self._watched[end.fd]
+        self.call(f"close({target.name}){how}", target.close, op=Op.CLOSE, on=target)
+        if self._watched.get(target.fd) is target:
+            del self._watched[target.fd]
 
-    def reset(self, end: End) -> None:
-        """Close so that the peer gets a reset: SO_LINGER with a time of 0."""
-        assert end.sock is not None
-        end.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self._call(Op.CLOSE, end, f"close({end.name}) with a reset", end.close)
-        if self._watched.get(end.fd) is end:
-            del self._watched[end.fd]
+    def reset(self, target: Socket) -> None:
+        """Close with SO_LINGER and a time of 0, so that the peer gets a reset."""
+        target.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.close(target, " with a reset")
 
-    def fill(self, end: End, piece: int = 65_536) -> int:
-        """Write until it would block; the bytes the kernel took."""
-        return self._repeat(
-            f"write {end.name} until EAGAIN", lambda: os.write(end.fd, bytes(piece))
-        )
-
-    def drain(self, end: End, piece: int = 65_536) -> int:
-        """Read until it would block or ends; the bytes read."""
-        return self._repeat(f"read {end.name} until EAGAIN", lambda: len(os.read(end.fd, piece)))
-
-    def _repeat(self, what: str, once: Callable[[], int]) -> int:
+    def fill(self, target: Descriptor, piece: int = 65_536) -> int:
+        """Write until EAGAIN; return the bytes that the kernel took."""
         start, total = self.clock(), 0
         try:
-            while n_bytes := once():
-                total += n_bytes
+            while True:
+                total += os.write(target.fd, bytes(piece))
         except BlockingIOError:
-            pass
-        self.step(what, f"{total:,} bytes", start, self.clock())
-        return total
+            self.step(f"write {target.name} until EAGAIN", _byte_count(total), start)
+            return total
 
-    def attempt(self, action: Callable[..., T], *args: Any, **named: Any) -> T | str:
-        """Do something the kernel may refuse: its result, or the name of the errno."""
-        try:
-            return action(*args, **named)
-        except OSError as error:
-            return errno.errorcode.get(error.errno or 0, str(error))
-
-    def tried(self, action: Callable[..., object], *args: Any, **named: Any) -> str:
-        """Do something the kernel may refuse: "ok", or the name of the errno."""
-        result = self.attempt(action, *args, **named)
-        return result if isinstance(result, str) else "ok"
-
-    def do(self, what: str, action: Callable[..., T], *args: Any) -> T:
-        """Do anything else, and write it into the steps as `what`."""
-        return self._plain(what, action, *args)
-
-    def _plain(self, what: str, action: Callable[..., T], *args: Any) -> T:
-        start = self.clock()
-        try:
-            value = action(*args)
-        except OSError as error:
-            self.step(what, _refused(error), start, self.clock())
-            raise
-        self.step(what, _brief(value), start, self.clock())
-        return value
-
-    def _call(
-        self, op: Op, end: End, what: str, action: Callable[..., Any], *args: Any, mask: int = 0
-    ) -> Any:
-        """Make a system call: a record, and a row of the steps."""
-        start = self.clock()
-        try:
-            value = action(*args)
-        except OSError as error:
-            stop = self.clock()
-            self._record(op, end, start, stop, -(error.errno or 0), mask)
-            self.step(what, _refused(error), start, stop)
-            raise
-        stop = self.clock()
-        if op is Op.ACCEPT:
-            result, mask = value[0].fileno(), value[1][1]
-        else:
-            result = len(value) if isinstance(value, bytes) else value or 0
-        self._record(op, end, start, stop, result, mask)
-        moved = op in (Op.SEND, Op.WRITE)
-        self.step(what, _bytes(result) if moved else _brief(value), start, stop)
-        return value
-
-    def _record(self, op: Op, end: End, start: int, stop: int, result: int, mask: int) -> None:
-        with self._lock:
-            self.recorder.write(op, end.conn, end.fd, start, stop, result, mask)
-
-    # ---- waiting for a condition ------------------------------------------------------
+    # ---- waiting for a condition --------------------------------------------------------
 
     def until(self, condition: Callable[[], bool], what: str) -> None:
-        """Wait for a condition that the kernel is asked about; TimeoutError if it stays away."""
-        deadline = self.clock() + int(PATIENCE_S * 1e9)
+        """Wait until a condition is true; raise TimeoutError if it does not become true."""
+        deadline = time.monotonic() + PATIENCE_S
         while not condition():
-            if self.clock() > deadline:
-                raise TimeoutError(f"{what}: not so after {PATIENCE_S:g} s")
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{what}: condition not met within {PATIENCE_S:g} s")
             time.sleep(0.000_2)
 
-    def arrived(self, end: End, n_bytes: int) -> None:
-        """Wait until so many bytes can be read; at once except over TCP and UDP.
+    def arrived(self, target: Descriptor, n_bytes: int) -> None:
+        """Wait until `n_bytes` can be read; immediate except over TCP and UDP.
 
-        FIONREAD takes the lock of a TCP socket, and the kernel wakes the watchers of the
-        socket before it lets go of that lock; so when the bytes show, so does the event.
+        FIONREAD takes the lock of a TCP socket, and the kernel wakes the socket's waiters
+        before it releases that lock, so an event is there once the bytes are.
         """
         self.until(
-            lambda: kernel.bytes_readable(end.fd) >= n_bytes,
-            f"{n_bytes:,} bytes at {end.name}",
+            lambda: kernel.bytes_readable(target.fd) >= n_bytes,
+            f"{n_bytes:,} bytes at {target.name}",
         )
 
-    def in_state(self, end: End, *states: str) -> None:
+    def in_state(self, target: Socket, *states: str) -> None:
         """Wait until a TCP socket is in one of the states, such as ``"CLOSE_WAIT"``."""
-        assert end.sock is not None
-        sock = end.sock
-        self.until(lambda: kernel.tcp_info(sock).state in states, f"{end.name} in {states}")
+        self.until(
+            lambda: kernel.tcp_info(target.sock).state in states, f"{target.name} in {states}"
+        )
 
-    # ---- others who act ---------------------------------------------------------------
+    # ---- threads and processes ----------------------------------------------------------
 
-    def thread(self, function: Callable[..., T], *args: Any, **named: Any) -> "_Thread[T]":
-        """Run a function in a thread, which is joined when the bench is cleared."""
-        thread = _Thread(function, args, named)
-        self._threads.append(thread)
+    def thread(self, function: Callable[..., T], *args: Any) -> "Thread[T]":
+        """Run a function in a thread, which is joined at the end."""
+        thread = Thread(function, *args)
+        self.cleanup.callback(thread.join, PATIENCE_S)
         thread.start()
         return thread
 
-    def asleep(self, function: Callable[..., T], *args: Any) -> "_Thread[T]":
-        """Run a function in a thread; return once the kernel has put it to sleep, or it ended."""
-        thread = self.thread(function, *args)
-        self.quiet([thread])
+    def waiter(self, epoll: Epoll, timeout: float = PATIENCE_S) -> "Thread[list[tuple[int, int]]]":
+        """Start a thread that waits on an epoll; return when it sleeps in the kernel."""
+        thread = self.thread(self.wait, epoll, timeout)
+        self.until_asleep(thread)
         return thread
 
-    def waiter(self, epoll: Watcher, timeout: float = PATIENCE_S) -> "_Thread[Any]":
-        """Let a thread wait on an epoll, and return once the kernel has put it to sleep."""
-        return self.asleep(self.wait, epoll, timeout)
-
-    def quiet(self, threads: "Sequence[_Thread[Any]]") -> None:
-        """Wait until each of the threads has ended or sleeps: nothing more will happen."""
+    def until_asleep(self, *threads: "Thread[Any]") -> None:
+        """Wait until each thread sleeps in the kernel or has ended."""
         pid = os.getpid()
         self.until(
             lambda: all(not t.is_alive() or is_asleep(pid, t.native_id) for t in threads),
-            "the threads at rest",
+            "threads asleep",
         )
 
-    def child(self, target: str, ends: Sequence[End] = ()) -> Child:
-        """Start another process that inherits `ends` under the same numbers."""
+    def child(self, target: str, *inherited: Descriptor) -> Child:
+        """Start a process that inherits descriptors under the same numbers."""
         start = self.clock()
-        child = Child(target, fds=[end.fd for end in ends])
-        self._children.append(child)
-        inherits = ", ".join(end.name for end in ends)
-        self.step(f"start a process that inherits {inherits}", child.pid, start, self.clock())
+        child = Child(target, fds=[descriptor.fd for descriptor in inherited])
+        self.cleanup.callback(child.close)
+        names = ", ".join(descriptor.name for descriptor in inherited)
+        self.step(f"start a process that inherits {names}", child.pid, start)
         return child
 
 
-class _Thread(threading.Thread, Generic[T]):
-    """A thread that keeps what its function returned or raised."""
+class Thread(threading.Thread, Generic[T]):
+    """A thread that keeps the result of its function."""
 
-    def __init__(self, function: Callable[..., T], args: Any, named: Any) -> None:
+    def __init__(self, function: Callable[..., T], *args: Any) -> None:
         super().__init__(name=f"bench {function.__name__}", daemon=True)
-        self._function, self._args, self._named = function, args, named
-        self._value: T | None = None
-        self._error: BaseException | None = None
+        self._call = function, args
+        self._future: Future[T] = Future()
 
     def run(self) -> None:
+        """Call the function."""
+        function, args = self._call
         try:
-            self._value = self._function(*self._args, **self._named)
+            self._future.set_result(function(*args))
         except BaseException as error:
-            self._error = error
+            self._future.set_exception(error)
 
     def result(self) -> T:
-        """Wait for the end of the function; its value, or its exception."""
-        self.join(PATIENCE_S * 2)
-        if self.is_alive():
-            raise TimeoutError(f"{self.name} did not return within {PATIENCE_S * 2:g} s")
-        if self._error is not None:
-            raise self._error
-        return self._value  # type: ignore[return-value]
+        """Wait for the function to end; return its value or raise its exception."""
+        value = self._future.result(PATIENCE_S * 2)
+        self.join()
+        return value
 
 
-def _refused(error: OSError) -> str:
-    return f"{errno.errorcode.get(error.errno or 0, '?')}: {error.strerror or error}"
-
-
-def _bytes(number: int) -> str:
+def _byte_count(number: int) -> str:
     return "1 byte" if number == 1 else f"{number:,} bytes"
 
 
-def _brief(value: object) -> str:
-    """A result as the steps show it."""
+def _short(value: object) -> str:
+    """Format a result for the steps."""
     if value is None:
         return "0"
     if isinstance(value, bytes):
-        return _bytes(len(value)) if value else "0 bytes: end of file"
+        return _byte_count(len(value)) if value else "0 bytes: end of file"
     if isinstance(value, dict):
-        return "; ".join(f"{name}: {_brief(part)}" for name, part in value.items())
-    if isinstance(value, tuple) and value and isinstance(value[0], socket.socket):
-        return f"fd {value[0].fileno()}"
+        return "; ".join(f"{name}: {_short(part)}" for name, part in value.items())
+    if isinstance(value, tuple) and value:  # accept's socket and address
+        return _short(value[0])
+    if isinstance(value, socket.socket):
+        return f"fd {value.fileno()}"
     return str(value)

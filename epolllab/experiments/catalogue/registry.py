@@ -1,12 +1,10 @@
-"""The catalogue: every phenomenon by name, and the running of one or of all.
+"""The catalogue: registers phenomena, lists them, and runs one or all of them.
 
-One job: keep the register and turn a phenomenon into an outcome. What a phenomenon
-does is in the file of its family; adding one is a function with a decorator::
+A new phenomenon is a function with a decorator, in the file of its family::
 
     @phenomenon(
         "level-repeats",
-        family=FAMILY,
-        claim="A level-triggered epoll reports what is still unread at every wait.",
+        claim="A level-triggered epoll reports at every wait what is still unread.",
         expected={"first wait": ["IN"], "after reading half": ["IN"]},
         source="epoll(7)",
     )
@@ -14,8 +12,8 @@ does is in the file of its family; adding one is a function with a decorator::
         ...
         return {"first wait": ..., "after reading half": ...}
 
-The function returns what it saw, as plain data. It is compared with `expected`, or
-given to `judge` where the effect is statistical and `expected` says the margin in words.
+The function returns its observation as plain data. It is compared with `expected`, or
+given to `judge` if the effect is statistical and `expected` states the margin in words.
 """
 
 import difflib
@@ -24,18 +22,22 @@ import re
 import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
+from tqdm.auto import tqdm
 
 from epolllab.experiments.catalogue.bench import Bench, NotPossible
-from epolllab.experiments.catalogue.outcome import Outcome, Phenomenon, Verdict, Version, plainly
+from epolllab.experiments.catalogue.outcome import (
+    Outcome,
+    Phenomenon,
+    Verdict,
+    Version,
+    format_value,
+)
 from epolllab.recording import environment
-from epolllab.recording.recording import Recording
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 __all__ = ["phenomena", "phenomenon", "phenomenon_names", "run", "run_all"]
-
 
 FAMILIES = (
     "level and edge",
@@ -63,25 +65,25 @@ def phenomenon(
     notes: str | Sequence[str] = (),
     picture: Callable[..., Any] | None = None,
 ) -> Callable[[Callable[[Bench], Any]], Callable[[Bench], Any]]:
-    """Put the decorated function into the catalogue; see :class:`Phenomenon`.
+    """Add the decorated function to the catalogue; see :class:`Phenomenon`.
 
-    A function defined again, as when its cell or module is run again, takes the place
-    of its predecessor.
+    A function that is defined again, as when its cell is run again, replaces its earlier
+    entry.
 
     Raises
     ------
     ValueError
-        Another function has the name, or the claim or the source is missing.
+        Another function has the name, or the claim or the source is empty.
     """
 
     def enter(function: Callable[[Bench], Any]) -> Callable[[Bench], Any]:
         if not (name and claim and source):
             raise ValueError(f"phenomenon {name!r} needs a name, a claim and a source")
         known = _entries.get(name)
-        if known and _identity(known.function) != _identity(function):
+        if known and _qualified_name(known.function) != _qualified_name(function):
             raise ValueError(
-                f"there is a phenomenon {name!r} already, in {known.function.__module__}; "
-                "give this one another name"
+                f"name {name!r} is taken by a phenomenon in {known.function.__module__}; "
+                "choose another name"
             )
         remarks = (notes,) if isinstance(notes, str) else tuple(notes)
         _entries[name] = Phenomenon(
@@ -92,12 +94,12 @@ def phenomenon(
     return enter
 
 
-def _identity(function: Callable[..., Any]) -> tuple[str, str]:
+def _qualified_name(function: Callable[..., Any]) -> tuple[str, str]:
     return function.__module__, function.__qualname__
 
 
 def entries() -> dict[str, Phenomenon]:
-    """All entries by name, in the order of their families."""
+    """Return all entries by name, in the order of their families."""
 
     def rank(entry: Phenomenon) -> int:
         return FAMILIES.index(entry.family) if entry.family in FAMILIES else len(FAMILIES)
@@ -106,30 +108,25 @@ def entries() -> dict[str, Phenomenon]:
 
 
 def phenomenon_names() -> list[str]:
-    """The names that :func:`run` takes, in the catalogue's order."""
+    """Return the names that :func:`run` takes, in the catalogue's order."""
     return list(entries())
 
 
 def find(name: str) -> Phenomenon:
-    """The entry of that name.
-
-    Raises
-    ------
-    ValueError
-        There is none; the message lists the near ones.
-    """
+    """Return the entry of that name; raise ValueError with similar names if there is none."""
     known = entries()
     if name in known:
         return known[name]
     near = difflib.get_close_matches(str(name), known, n=4, cutoff=0.5)
     near += [other for other in known if str(name) and str(name) in other and other not in near]
-    hint = f"near ones: {', '.join(near[:6])}" if near else "none is near it"
+    hint = f"similar names: {', '.join(near[:6])}" if near else "no name is similar"
     raise ValueError(
-        f"there is no phenomenon {name!r}; {hint}. experiments.phenomena() lists all {len(known)}"
+        f"name must be that of a phenomenon, not {name!r}; {hint}. "
+        f"experiments.phenomena() lists all {len(known)}"
     )
 
 
-def phenomena() -> "pd.DataFrame":
+def phenomena() -> pd.DataFrame:
     """List every phenomenon.
 
     Returns
@@ -138,14 +135,12 @@ def phenomena() -> "pd.DataFrame":
         A row each, all columns str: ``name``, ``family``, ``claim``, ``expected``,
         ``source``, ``kernels`` ("" for all), ``notes``.
     """
-    import pandas as pd
-
     rows = [
         {
             "name": entry.name,
             "family": entry.family,
             "claim": entry.claim,
-            "expected": plainly(entry.expected),
+            "expected": format_value(entry.expected),
             "source": entry.source,
             "kernels": entry.kernels,
             "notes": " ".join(entry.notes),
@@ -156,7 +151,7 @@ def phenomena() -> "pd.DataFrame":
 
 
 def run(name: str) -> Outcome:
-    """Let one phenomenon happen, on this kernel, now.
+    """Run one phenomenon on this kernel.
 
     Parameters
     ----------
@@ -166,18 +161,18 @@ def run(name: str) -> Outcome:
     Returns
     -------
     Outcome
-        Expected beside observed, with a verdict and the evidence. What the
-        phenomenon opened is closed again, and its threads and processes have ended.
+        Expected and observed result, a verdict and the evidence. Everything that the
+        phenomenon opened or started has been closed and has ended.
 
     Raises
     ------
     ValueError
-        There is no such phenomenon; the message lists near ones.
+        There is no such phenomenon; the message lists similar names.
 
     Notes
     -----
     An exception in the phenomenon's own code becomes an outcome too, with the verdict
-    ``"raised"``; only an interrupt gets through.
+    ``"raised"``; only KeyboardInterrupt is passed on.
 
     Examples
     --------
@@ -185,17 +180,16 @@ def run(name: str) -> Outcome:
     >>> print(experiments.run("edge-goes-silent").verdict)
     holds
     """
-    return _outcome(find(name))
+    return _run(find(name))
 
 
-def _outcome(entry: Phenomenon) -> Outcome:
+def _run(entry: Phenomenon) -> Outcome:
     start = time.perf_counter()
-    observed, verdict, reason = None, Verdict.NOT_POSSIBLE, _unfit_kernel(entry)
+    observed, verdict, reason = None, Verdict.NOT_POSSIBLE, _unsuitable_kernel(entry)
     with Bench() as bench:
         if not reason:
-            observed, verdict, reason = _tried(entry, bench)
-        kept = bench.snapshot()
-    facts = environment.collect(experiment=entry.name)
+            observed, verdict, reason = _try(entry, bench)
+        recording = bench.recording(environment.collect(experiment=entry.name))
     return Outcome(
         entry,
         observed,
@@ -203,30 +197,31 @@ def _outcome(entry: Phenomenon) -> Outcome:
         reason,
         tuple(bench.steps),
         (*entry.notes, *bench.notes),
-        Recording(kept.rows, facts, kept.overwritten),
+        recording,
         time.perf_counter() - start,
         bench.data,
     )
 
 
-def _tried(entry: Phenomenon, bench: Bench) -> tuple[Any, Verdict, str]:
-    """Call the function: what was observed, the verdict, and the reason if there is one."""
+def _try(entry: Phenomenon, bench: Bench) -> tuple[Any, Verdict, str]:
+    """Call the function; return the observation, the verdict, and a reason or ""."""
     try:
         observed = entry.function(bench)
-        same = entry.judge(observed) if entry.judge else observed == entry.expected
-    except NotPossible as why:
-        return None, Verdict.NOT_POSSIBLE, str(why)
+        holds = entry.judge(observed) if entry.judge else observed == entry.expected
+    except (NotPossible, PermissionError) as error:
+        # PermissionError: a sandbox refuses a call, or hides files of /proc.
+        return None, Verdict.NOT_POSSIBLE, str(error)
     except Exception as error:
         where = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{where.filename.rpartition('/')[2]} line {where.lineno}"
         return None, Verdict.RAISED, f"{type(error).__name__}: {error} ({place})"
-    return observed, Verdict.HOLDS if same else Verdict.DIFFERS, ""
+    return observed, Verdict.HOLDS if holds else Verdict.DIFFERS, ""
 
 
-def _unfit_kernel(entry: Phenomenon) -> str:
-    """Why this kernel cannot show it; "" if it can."""
+def _unsuitable_kernel(entry: Phenomenon) -> str:
+    """Say why this kernel cannot show the phenomenon; "" if it can."""
     if platform.system() != "Linux":
-        return f"epoll is Linux's own, and this is {platform.system()}"
+        return f"epoll exists on Linux only, and this is {platform.system()}"
     found = re.match(r"(\d+)\.(\d+)", platform.release())
     version = tuple(map(int, found.groups())) if found else ()
     too_old = entry.since is not None and version < entry.since
@@ -236,12 +231,8 @@ def _unfit_kernel(entry: Phenomenon) -> str:
     return ""
 
 
-def run_all(
-    progress: bool = True,
-    *,
-    only: Iterable[str] | None = None,
-) -> "pd.DataFrame":
-    """Let every phenomenon happen, one after the other; well under a minute in all.
+def run_all(progress: bool = True, *, only: Iterable[str] | None = None) -> pd.DataFrame:
+    """Run every phenomenon, one after the other; well under a minute in all.
 
     Parameters
     ----------
@@ -256,32 +247,52 @@ def run_all(
         A row each: ``name``, ``family``, ``claim``, ``expected``, ``observed`` (str),
         ``verdict`` (category), ``seconds`` (float64), ``source``, ``reason`` (str: why
         not possible, or what was raised). ``attrs["circumstances"]`` has the
-        circumstances, ``attrs["interrupted"]`` whether an interrupt ended it early;
-        then the rows are those that were done.
+        circumstances, ``attrs["interrupted"]`` whether KeyboardInterrupt ended it early;
+        the rows are then the phenomena that were run.
 
     Raises
     ------
     ValueError
         `only` has a name that is neither a phenomenon's nor a family's.
     """
-    from tqdm.auto import tqdm
-
     outcomes: list[Outcome] = []
     interrupted = False
-    chosen = _chosen(only)
-    with tqdm(chosen, unit="phenomenon", disable=not progress) as bar:
+    with tqdm(_select(only), unit="phenomenon", disable=not progress) as bar:
         try:
             for entry in bar:
                 bar.set_postfix_str(entry.name)
-                outcomes.append(_outcome(entry))
+                outcomes.append(_run(entry))
         except KeyboardInterrupt:
             interrupted = True
-    frame = frame_of(outcomes)
+    rows = [
+        (
+            outcome.name,
+            outcome.phenomenon.family,
+            outcome.phenomenon.claim,
+            format_value(outcome.expected),
+            format_value(outcome.observed),
+            str(outcome.verdict),
+            outcome.seconds,
+            outcome.phenomenon.source,
+            outcome.reason,
+        )
+        for outcome in outcomes
+    ]
+    frame = pd.DataFrame(rows, columns=list(_COLUMNS)).astype(_COLUMNS)
     frame.attrs = {"circumstances": environment.collect(), "interrupted": interrupted}
     return frame
 
 
-def _chosen(only: Iterable[str] | None) -> list[Phenomenon]:
+_COLUMNS: dict[str, Any] = {
+    **dict.fromkeys(("name", "family", "claim", "expected", "observed"), "str"),
+    "verdict": pd.CategoricalDtype([str(verdict) for verdict in Verdict]),
+    "seconds": "float64",
+    **dict.fromkeys(("source", "reason"), "str"),
+}
+
+
+def _select(only: Iterable[str] | None) -> list[Phenomenon]:
+    """Return the entries with these names or in these families."""
     known = entries()
     if only is None:
         return list(known.values())
@@ -291,27 +302,3 @@ def _chosen(only: Iterable[str] | None) -> list[Phenomenon]:
         if name not in families:
             find(name)
     return [entry for entry in known.values() if entry.name in wanted or entry.family in wanted]
-
-
-def frame_of(outcomes: Sequence[Outcome]) -> "pd.DataFrame":
-    """Outcomes as the frame that :func:`run_all` returns."""
-    import pandas as pd
-
-    def text(values: Iterable[str]) -> Any:
-        return pd.array(list(values), dtype="str")
-
-    return pd.DataFrame(
-        {
-            "name": text(outcome.name for outcome in outcomes),
-            "family": text(outcome.phenomenon.family for outcome in outcomes),
-            "claim": text(outcome.phenomenon.claim for outcome in outcomes),
-            "expected": text(plainly(outcome.expected) for outcome in outcomes),
-            "observed": text(plainly(outcome.observed) for outcome in outcomes),
-            "verdict": pd.Categorical(
-                [str(outcome.verdict) for outcome in outcomes], [str(v) for v in Verdict]
-            ),
-            "seconds": pd.array([outcome.seconds for outcome in outcomes], dtype="float64"),
-            "source": text(outcome.phenomenon.source for outcome in outcomes),
-            "reason": text(outcome.reason for outcome in outcomes),
-        }
-    )
