@@ -1,7 +1,7 @@
 """From frames to numbers with uncertainty, and to diagnoses.
 
-``statistics`` has medians, ratios and fits with bootstrap intervals; ``Result`` holds
-the raw values of a measurement with its circumstances; ``ratios`` and ``shape`` compare
+``statistics`` has medians, ratios and line fits with bootstrap intervals; ``Result`` holds
+the raw values of an experiment with its circumstances; ``ratios`` and ``shape`` compare
 results with each other, ``literature`` with published figures; ``diagnose`` finds what
 keeps a loop busy. Imports recording and everything below.
 """

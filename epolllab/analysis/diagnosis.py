@@ -1,22 +1,15 @@
-"""The doctor for a loop that takes a whole processor: it names the spin, from the record.
+"""Find what keeps an event loop busy, from its recording.
 
-One job: look at the records of any loop and find descriptors that the kernel reports
-again and again while nothing comes of it. It needs no live process, and knows nothing
-of servers.
-
-The sign of a spin
-------------------
-A healthy loop does something with an event: bytes are moved, a connection is accepted
-or closed, the interest is changed. Then the kernel has a reason less to report it. A
-descriptor that is *ready* a hundred times in a row, and nothing comes of it a hundred
-times, is what keeps the wait from sleeping. Which mistake it is can be told from the
-masks and from the calls that came to nothing.
+A healthy loop does something with an event: it moves bytes, accepts or closes a
+connection, or changes the interest mask, so the descriptor stops being ready. A descriptor
+that is ready a hundred times in a row without such a change keeps the wait from sleeping:
+the loop spins. The masks and the calls without effect show which mistake causes it.
 """
 
-from collections.abc import Iterator, Sequence
+import errno
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import reduce
-from html import escape
 from operator import and_
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +18,7 @@ import pandas as pd
 
 from epolllab.checks import check_int
 from epolllab.events import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, Op, error_name, mask_names
+from epolllab.notebook import html
 from epolllab.recording.recording import Recording
 
 if TYPE_CHECKING:
@@ -42,48 +36,50 @@ END_OF_FILE = "ignored end of file"
 GHOST = "ghost of a duplicated descriptor"
 WAKE_UP = "wake-up descriptor never read"
 UNREAD = "input never read"
-ERROR = "error never taken"
-NO_DESCRIPTORS = "accept without a descriptor left"
+ERROR = "socket error never read"
+NO_DESCRIPTORS = "accept without a free descriptor"
 NO_SLEEP = "timeout of zero"
 
 ADVICE = {
     WRITABLE: (
-        "An idle socket is nearly always writable. Ask for OUT only while a send has come back "
-        "short or with EAGAIN, and take it out of the mask when all is sent; or register it "
-        "edge-triggered once."
+        "An idle socket is almost always writable. Register OUT only after a short write or "
+        "EAGAIN, and remove it once everything is sent; or register it edge-triggered once."
     ),
     HANG_UP: (
-        "HUP and ERR are reported whatever the mask, also with mask 0. Unregister the "
+        "HUP and ERR are reported regardless of the mask, even if it is 0. Unregister the "
         "descriptor and close it."
     ),
     END_OF_FILE: (
-        "A recv that returns no bytes is the end, and it stays readable for ever. Unregister "
-        "and close at the first empty read; do not look for EAGAIN after it."
+        "A recv of 0 bytes is end of file, and the socket stays readable after it. Unregister "
+        "and close at the first empty read; do not wait for EAGAIN."
     ),
     GHOST: (
-        "The number was closed while a duplicate of it lived (dup, a forked or started process, a "
-        "descriptor being sent). Unregister before closing, open descriptors close-on-exec, and "
-        "find who holds the other one; the entry goes when that is closed, or with the epoll."
+        "The descriptor was closed while a duplicate of it existed (dup, a forked or spawned "
+        "process, a descriptor passed over a socket). Unregister before closing, open "
+        "descriptors close-on-exec, and find the process that holds the duplicate; the entry "
+        "goes away when the duplicate or the epoll is closed."
     ),
     WAKE_UP: (
-        "Read the eventfd or pipe to empty it when it is ready, or register it edge-triggered."
+        "Read the eventfd or pipe until it is empty when it is ready, or register it "
+        "edge-triggered."
     ),
     UNREAD: (
-        "The descriptor is readable and nobody reads it. Look for an 'elif' that takes another "
-        "bit of the mask first, or for a paused reader: take IN out of its mask for so long."
+        "The descriptor is readable and is never read. Check for an 'elif' that handles another "
+        "bit of the mask first, or for a paused reader: remove IN from its mask while it is "
+        "paused."
     ),
     ERROR: (
-        "ERR is reported until the error is taken: ask for SO_ERROR, or make the call that fails, "
-        "and close. For time stamps and zero-copy sends read the error queue (MSG_ERRQUEUE)."
+        "ERR is reported until the error is read: read SO_ERROR, or make the call that fails, "
+        "and close. For timestamps and zero-copy sends read the error queue (MSG_ERRQUEUE)."
     ),
     NO_DESCRIPTORS: (
-        "The connection stays in the queue, and the listener readable. Take the listener's "
-        "interest away until a descriptor is free, or keep one in reserve to accept and close "
+        "The connection stays in the accept queue, and the listener stays readable. Unregister "
+        "the listener until a descriptor is free, or keep a spare one to accept and close "
         "with; and raise the limit (ulimit -n)."
     ),
     NO_SLEEP: (
-        "The wait was told not to wait. Give it the time until the next timer, or None; and "
-        "round up, since less than a millisecond is 0 to epoll_wait."
+        "The wait has a timeout of 0. Pass the time until the next timer, or None; and round "
+        "up, because epoll_wait turns less than a millisecond into 0."
     ),
 }
 """What to change, by kind of spin."""
@@ -98,18 +94,18 @@ class Finding:
     kind : str
         A key of :data:`ADVICE`.
     fd : int
-        The descriptor; the epoll itself for a timeout of zero.
+        The descriptor; the epoll's own for a timeout of zero.
     conn : int
         Serial of the connection, 0 if it is none.
     n_events : int
-        Events in a row of which nothing came; empty reads or empty waits where the
-        spin is one of these.
+        Consecutive events without effect; consecutive empty reads or empty waits where
+        the spin consists of these.
     seconds : float
         From the first of them to the last.
     share : float
-        Part of the recording's time that this is, from 0 to 1.
+        Share of the recording's time, from 0 to 1.
     detail : str
-        What was reported, and what was tried.
+        What was reported, and which calls were made.
     evidence : pandas.DataFrame
         The first rows, as :func:`epolllab.frames.events.events` gives them.
     """
@@ -128,21 +124,51 @@ class Finding:
         """What to change."""
         return ADVICE[self.kind]
 
+    def _where(self) -> str:
+        return f"fd {self.fd}" + (f", connection {self.conn}" if self.conn else "")
+
+    def _how_often(self) -> str:
+        return f"{self.n_events:,} times in {self.seconds:.3g} s"
+
     def __repr__(self) -> str:
-        who = f"fd {self.fd}" + (f", conn {self.conn}" if self.conn else "")
-        return (
-            f"<Finding {self.kind} ({who}): {self.n_events:,} times in {self.seconds:.3g} s; "
-            f"{self.detail}>"
+        return f"<Finding {self.kind} ({self._where()}): {self._how_often()}; {self.detail}>"
+
+    def _repr_html_(self) -> str:
+        columns = ["wake", "op", "fd", "mask_names", "n_bytes", "error"]
+        rows = self.evidence[columns].astype(object)
+        rows = rows.where(rows.notna(), "")
+        card = html.card(
+            self.kind,
+            {
+                "where": self._where(),
+                "how often": f"{self._how_often()}, {self.share:.0%} of the recording",
+                "found": self.detail,
+                "change": self.advice,
+            },
         )
+        table = rows.to_html(index=False, border=0)
+        return f"{card}<details><summary>evidence</summary>{table}</details>"
+
+
+_COLUMNS: dict[str, Any] = {
+    "kind": pd.CategoricalDtype(list(ADVICE)),
+    "fd": "int32",
+    "conn": "int32",
+    "n_events": "int64",
+    "seconds": "float64",
+    "share": "float64",
+    "detail": "str",
+    "advice": "str",
+}
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What the doctor found; the worst first."""
+    """The findings of :func:`diagnose`, the longest spin first."""
 
     findings: tuple[Finding, ...]
     n_events: int
-    """Records looked at."""
+    """Records examined."""
 
     @property
     def healthy(self) -> bool:
@@ -151,7 +177,7 @@ class Diagnosis:
 
     @property
     def kinds(self) -> list[str]:
-        """The kinds found, each once, the worst first."""
+        """The kinds found, each once, in the order of the findings."""
         return list(dict.fromkeys(finding.kind for finding in self.findings))
 
     def table(self) -> pd.DataFrame:
@@ -163,19 +189,8 @@ class Diagnosis:
             ``kind`` (category), ``fd``, ``conn`` (int32), ``n_events`` (int64),
             ``seconds``, ``share`` (float64), ``detail``, ``advice`` (str).
         """
-        found = self.findings
-        return pd.DataFrame(
-            {
-                "kind": pd.Categorical([f.kind for f in found], list(ADVICE)),
-                "fd": pd.array([f.fd for f in found], dtype="int32"),
-                "conn": pd.array([f.conn for f in found], dtype="int32"),
-                "n_events": pd.array([f.n_events for f in found], dtype="int64"),
-                "seconds": pd.array([f.seconds for f in found], dtype="float64"),
-                "share": pd.array([f.share for f in found], dtype="float64"),
-                "detail": pd.array([f.detail for f in found], dtype="str"),
-                "advice": pd.array([f.advice for f in found], dtype="str"),
-            }
-        )
+        rows = [[getattr(finding, name) for name in _COLUMNS] for finding in self.findings]
+        return pd.DataFrame(rows, columns=pd.Index(_COLUMNS)).astype(_COLUMNS)
 
     def __repr__(self) -> str:
         if self.healthy:
@@ -184,91 +199,61 @@ class Diagnosis:
 
     def _repr_html_(self) -> str:
         if self.healthy:
-            return (
-                "<div style='display:inline-block;padding:8px 14px;border:1px solid "
-                "var(--jp-border-color2,#ccc);border-radius:4px'><b style='color:"
-                "var(--jp-success-color0,#1b7837)'>No spin</b> in "
-                f"{self.n_events:,} events: each was followed by something.</div>"
-            )
-        return "".join(map(_card, self.findings))
-
-
-def _card(finding: Finding) -> str:
-    columns = ["wake", "op", "fd", "mask_names", "n_bytes", "error"]
-    rows = finding.evidence[columns].astype(object).where(finding.evidence[columns].notna(), "")
-    return (
-        "<div style='padding:8px 14px;margin:0 0 8px;max-width:60em;border:1px solid "
-        "var(--jp-border-color2,#ccc);border-radius:4px'><b style='color:"
-        f"var(--jp-error-color0,#b3261e)'>{escape(finding.kind)}</b> &nbsp; fd {finding.fd}"
-        f"{f', connection {finding.conn}' if finding.conn else ''}: {finding.n_events:,} times in "
-        f"{finding.seconds:.3g} s, {finding.share:.0%} of the recording"
-        f"<div>{escape(finding.detail)}</div><div style='margin:4px 0'><i>Change:</i> "
-        f"{escape(finding.advice)}</div><details><summary>evidence</summary>"
-        f"{rows.to_html(index=False, border=0)}</details></div>"
-    )
+            return html.card("No spin", {"events examined": f"{self.n_events:,}"})
+        return "".join(finding._repr_html_() for finding in self.findings)
 
 
 def diagnose(recording: Recording, *, least: int = 100) -> Diagnosis:
-    """Name what makes a loop spin, from its recording alone.
+    """Find what makes a loop spin, from its recording.
 
-    Use it when a loop takes a whole processor and serves nobody, or as a check that
-    one does not.
+    Use it when a loop uses a whole processor without progress, or in a test that a loop
+    does not spin.
 
     Parameters
     ----------
     recording : Recording
-        Of any loop: ``server.recording()``, an outcome's, or one's own.
+        Of any loop: ``server.recording()``, an outcome's, or your own.
     least : int
-        Events in a row without effect that make a spin.
+        Minimum number of consecutive events without effect; 2 or more.
 
     Returns
     -------
     Diagnosis
-        The findings, the longest first; each with its kind, its evidence and what to
-        change. None for a loop that is merely busy.
-
-    Raises
-    ------
-    TypeError, ValueError
-        `recording` is none, or `least` is not a whole number of 2 or more.
+        The findings, the longest first; each with its kind, evidence and advice.
+        Empty for a loop that is merely busy.
 
     Notes
     -----
-    A worker that is woken for a connection which another has taken finds EAGAIN at
-    accept; that is a herd, not a spin, and is not reported.
+    A worker woken for a connection that another worker has accepted gets EAGAIN from
+    accept; that is a thundering herd, not a spin, and is not reported.
     """
     if not isinstance(recording, Recording):
         raise TypeError(
-            f"diagnose() looks at a Recording, not at a {type(recording).__name__}; "
-            "server.recording() and outcome.recording are such"
+            f"recording must be a Recording, not a {type(recording).__name__}; "
+            "pass server.recording() or outcome.recording"
         )
     check_int("least", least, 2)
     array = recording.array()
-    findings = [*_of_descriptors(array, least), *_of_waits(array, least)]
+    findings = [*_fd_findings(array, least), *_wait_findings(array, least)]
     findings.sort(key=lambda finding: -finding.n_events)
     return Diagnosis(tuple(findings), len(array))
 
 
-def _of_descriptors(array: "Records", least: int) -> Iterator[Finding]:
-    """Look at each descriptor that was ready or read often enough to matter."""
+def _fd_findings(array: "Records", least: int) -> Iterator[Finding]:
+    """Examine each descriptor with enough records."""
     places = np.flatnonzero(array["op"] != Op.WAIT)
     places = places[np.argsort(array["fd"][places], kind="stable")]
     fds = array["fd"][places]
-    if not len(fds):
-        return
     starts = np.flatnonzero(np.diff(fds, prepend=-2))
-    for start, stop in zip(starts, [*starts[1:], len(fds)], strict=True):
-        if stop - start < least:
-            continue
-        mine = places[start:stop]
-        finding = _of_one(array, mine, least)
+    for of_one_fd in np.split(places, starts[1:]):
+        finding = _fd_finding(array, of_one_fd, least) if len(of_one_fd) >= least else None
         if finding is not None:
             yield finding
 
 
-def _of_one(array: "Records", mine: "Records", least: int) -> Finding | None:
-    """Find the longest run without effect on one descriptor, and what it is."""
-    rows = array[mine]
+def _fd_finding(array: "Records", places: "Records", least: int) -> Finding | None:
+    """Classify the longest run of events without effect on one descriptor."""
+    rows = array[places]
     effects = np.concatenate(([0], np.cumsum(_has_effect(rows))))
     ready = np.flatnonzero(rows["op"] == Op.READY)
     if len(ready):
@@ -276,29 +261,28 @@ def _of_one(array: "Records", mine: "Records", least: int) -> Finding | None:
         first, last = _longest_run(effects[ends] == effects[ready])
         if last - first >= least:
             run = slice(ready[first], ends[last - 1])
-            kind, detail = _named(rows, run)
+            kind, detail = _classified(rows, run)
             if kind:
-                return _finding(kind, detail, array, mine[run], last - first)
-    empty = _is_empty_read(rows)
-    reads = np.flatnonzero(empty)
-    # An edge-triggered loop may read for ever within one event.
+                return _finding(kind, detail, array, places[run], last - first)
+    # An edge-triggered loop may read without end within one event.
+    reads = np.flatnonzero(np.isin(rows["op"], (Op.RECV, Op.READ)) & (rows["result"] == 0))
     first, last = _longest_run(np.diff(effects[reads], prepend=-1, append=-1)[1:] == 0)
     if last - first >= least:
         run = slice(reads[first], reads[last - 1] + 1)
-        detail = f"{last - first:,} empty reads in a row"
-        return _finding(END_OF_FILE, detail, array, mine[run], last - first)
+        detail = f"{last - first:,} consecutive empty reads"
+        return _finding(END_OF_FILE, detail, array, places[run], last - first)
     return None
 
 
 def _has_effect(rows: "Records") -> "Records":
-    """Whether each record changed anything that the kernel reports by."""
+    """Whether each record changed the descriptor's readiness or interest."""
     op, result, mask = rows["op"], rows["result"], rows["mask"]
     moved = np.isin(op, (Op.RECV, Op.READ, Op.SEND, Op.WRITE)) & (result > 0)
     done = np.isin(op, (Op.REGISTER, Op.UNREGISTER, Op.CLOSE, Op.SHUTDOWN, Op.CONNECT)) & (
         result == 0
     )
     other = (op == Op.HANDLE) | ((op == Op.ACCEPT) & (result >= 0))
-    # A modify to the same mask, as one-shot does after each event, is no news.
+    # A modify to the same mask, as one-shot does after each event, changes nothing.
     interest = np.flatnonzero(np.isin(op, (Op.REGISTER, Op.MODIFY)) & (result == 0))
     changed = np.zeros(len(rows), bool)
     changed[interest] = np.diff(mask[interest].astype("i8"), prepend=-1) != 0
@@ -306,13 +290,8 @@ def _has_effect(rows: "Records") -> "Records":
     return effect
 
 
-def _is_empty_read(rows: "Records") -> "Records":
-    empty: Records = np.isin(rows["op"], (Op.RECV, Op.READ)) & (rows["result"] == 0)
-    return empty
-
-
 def _longest_run(flags: "Records") -> tuple[int, int]:
-    """First and one past the last place of the longest run of true values."""
+    """Start and end of the longest run of true values."""
     edges = np.flatnonzero(np.diff(np.concatenate(([0], flags.astype("i1"), [0]))))
     if not len(edges):
         return 0, 0
@@ -320,30 +299,28 @@ def _longest_run(flags: "Records") -> tuple[int, int]:
     return int(edges[2 * longest]), int(edges[2 * longest + 1])
 
 
-def _named(rows: "Records", run: slice) -> tuple[str, str]:
-    """Say which mistake a run without effect is: its kind and a sentence; "" for none."""
+def _classified(rows: "Records", run: slice) -> tuple[str, str]:
+    """Kind and detail of a run without effect; the kind is "" if it is not a spin."""
     part = rows[run]
     masks = part["mask"][part["op"] == Op.READY]
-    mask = reduce(and_, np.unique(masks).tolist(), 0xFFFF_FFFF)  # what all have in common
-    tried = part[part["op"] != Op.READY]
-    errors = sorted({-int(result) for result in tried["result"] if result < 0})
-    detail = f"{mask_names(mask)} each time; {_tries(tried, errors)}"
-    return _kind(rows, run, mask, tried), detail
+    mask = reduce(and_, np.unique(masks).tolist(), 0xFFFF_FFFF)  # bits common to all
+    calls = part[part["op"] != Op.READY]
+    return _kind(rows, run, mask, calls), f"{mask_names(mask)} each time; {_described(calls)}"
 
 
-def _kind(rows: "Records", run: slice, mask: int, tried: "Records") -> str:
-    accepts = tried[tried["op"] == Op.ACCEPT]
+def _kind(rows: "Records", run: slice, mask: int, calls: "Records") -> str:
+    accepts = calls[calls["op"] == Op.ACCEPT]
     if len(accepts):
-        lacking = np.isin(-accepts["result"], (23, 24, 105, 12))  # ENFILE EMFILE ENOBUFS ENOMEM
-        return NO_DESCRIPTORS if lacking.any() else ""
-    if (tried["op"] == Op.GETSOCKOPT).any():
-        return ""  # a listener was asked how many wait, and another has taken them
+        limits = (errno.ENFILE, errno.EMFILE, errno.ENOBUFS, errno.ENOMEM)
+        return NO_DESCRIPTORS if np.isin(-accepts["result"], limits).any() else ""
+    if (calls["op"] == Op.GETSOCKOPT).any():
+        return ""  # read the accept queue's length; another worker took the connections
     if _is_closed(rows[: run.start]):
         return GHOST
-    reads = tried[np.isin(tried["op"], (Op.RECV, Op.READ))]
+    reads = calls[np.isin(calls["op"], (Op.RECV, Op.READ))]
     if (reads["result"] == 0).any():
         return END_OF_FILE
-    if mask & EPOLLIN and (reads["result"] == -11).all() and len(reads):
+    if mask & EPOLLIN and len(reads) and (reads["result"] == -errno.EAGAIN).all():
         return GHOST
     if mask & EPOLLERR and not mask & EPOLLHUP:
         return ERROR
@@ -355,42 +332,41 @@ def _kind(rows: "Records", run: slice, mask: int, tried: "Records") -> str:
 
 
 def _is_closed(before: "Records") -> bool:
-    """Whether the last that was heard of the number is that it was closed."""
+    """Whether the descriptor was closed and not registered again."""
     lives = before[np.isin(before["op"], (Op.REGISTER, Op.CLOSE)) & (before["result"] == 0)]
     return bool(len(lives) and lives["op"][-1] == Op.CLOSE)
 
 
 def _is_wakeup(rows: "Records") -> bool:
-    """Whether it looks like the loop's own: no connection, or written to by the program."""
+    """Whether it looks like the loop's own: no connection, or written by the program."""
     op = rows["op"]
     written = (op == Op.WRITE).any() and not np.isin(op, (Op.RECV, Op.SEND)).any()
     return bool(rows["conn"].max() == 0 or written)
 
 
-def _tries(tried: "Records", errors: Sequence[int]) -> str:
-    if not len(tried):
-        return "no call was made for it"
-    made = ", ".join(sorted({Op(op).label for op in np.unique(tried["op"]).tolist()}))
+def _described(calls: "Records") -> str:
+    if not len(calls):
+        return "no call was made on it"
+    names = ", ".join(sorted({Op(op).label for op in np.unique(calls["op"]).tolist()}))
+    errors = sorted({-int(result) for result in calls["result"] if result < 0})
     failed = f", which failed with {', '.join(map(error_name, errors))}" if errors else ""
-    return f"{made} changed nothing{failed}"
+    return f"{names} changed nothing{failed}"
 
 
-def _of_waits(array: "Records", least: int) -> Iterator[Finding]:
-    """Find waits in a row that returned nothing because they were not to wait."""
+def _wait_findings(array: "Records", least: int) -> Iterator[Finding]:
+    """Find consecutive waits with a timeout of 0 that returned nothing."""
     waits = np.flatnonzero(array["op"] == Op.WAIT)
     idle = (array["mask"][waits] == 0) & (array["result"][waits] == 0)
     first, last = _longest_run(idle)
     if last - first >= least:
-        detail = f"{last - first:,} waits in a row with a timeout of 0 returned nothing"
+        detail = f"{last - first:,} consecutive waits with a timeout of 0 returned nothing"
         yield _finding(NO_SLEEP, detail, array, waits[first:last], last - first)
 
 
 def _finding(kind: str, detail: str, array: "Records", places: "Records", n_events: int) -> Finding:
-    """Make a finding of the records at `places`."""
     rows = array[places]
     span_ns = int(rows["end_ns"][-1] - rows["start_ns"][0])
     whole_ns = max(int(array["end_ns"].max() - array["start_ns"].min()), 1)
-    evidence = Recording(rows[:EVIDENCE_ROWS].tobytes()).events()
     return Finding(
         kind,
         int(rows["fd"][0]),
@@ -399,5 +375,5 @@ def _finding(kind: str, detail: str, array: "Records", places: "Records", n_even
         span_ns / 1e9,
         span_ns / whole_ns,
         detail,
-        evidence,
+        Recording(rows[:EVIDENCE_ROWS].tobytes()).events(),
     )

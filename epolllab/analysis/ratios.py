@@ -1,4 +1,4 @@
-"""analysis.ratios."""
+"""Ratios and shares of measured times: against a published table, and between pollers."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,34 +7,34 @@ import numpy as np
 import pandas as pd
 
 from epolllab.analysis import statistics
-from epolllab.analysis.literature import STUDIES, literature, preferred
+from epolllab.analysis.literature import literature, studies
 from epolllab.analysis.result import Result
-from epolllab.analysis.shape import POLLERS
+from epolllab.analysis.shape import POLLERS, select_api
 
 __all__ = ["SHARES", "crossover_ratios", "literature_ratios", "shares"]
 
 
 SHARES = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0)
-"""Shares of the descriptors that are ready; 0 stands for one, however many there are."""
+"""Shares of the descriptors that are ready; 0 means one descriptor."""
 
 
 def literature_ratios(
-    result: "Result | pd.DataFrame", study: str = "kerrisk-2010", *, value: str = "wait_ns"
+    result: Result | pd.DataFrame, study: str = "kerrisk-2010", *, value: str = "wait_ns"
 ) -> pd.DataFrame:
-    """How far the shape of a published table agrees with ours.
+    """Compare the shape of a published table with that of a sweep.
 
-    Both are first divided by their own epoll at N = 10: what remains does not depend on
-    how fast either machine is. A ratio of 1 says that, seen from epoll, the poller at
-    that N cost them exactly what it costs here.
+    Both are first divided by their own epoll at N = 10, so the speed of the machines
+    cancels out. A ratio of 1 means that the poller at that N costs the same multiple of
+    epoll there as here.
 
     Parameters
     ----------
     result : Result or pandas.DataFrame
-        From :func:`epolllab.experiments.scaling.sweep`; by the raw call where it has that,
-        since the published programs are in C. epoll is ``"epoll-level"``.
+        From :func:`epolllab.experiments.sweep`; raw calls if there are any, since the
+        published programs are in C. epoll is ``"epoll-level"``.
     study : str
         One with ``op_us``: ``"kerrisk-2010"``, ``"kerrisk-2006"`` or ``"whatacold"``,
-        which has no N = 10 and is divided by its epoll at its least N, ours at the same.
+        which has no N = 10 and is divided by its epoll at its smallest N.
     value : {"wait_ns", "op_ns"}
         Which of our times.
 
@@ -42,95 +42,78 @@ def literature_ratios(
     -------
     pandas.DataFrame
         A row for each poller and N that both have: poller, n_fds, ``theirs`` and ``ours``
-        (each over its own epoll at the least common N), ``ours_low``, ``ours_high``
+        (each over its own epoll at the smallest common N), ``ours_low``, ``ours_high``
         (95 % interval), ``ratio`` = theirs / ours, and ``study``.
 
     Raises
     ------
     ValueError
-        The study is no such table, or our result has no epoll-level at an N that it has.
+        The study has no such times, or the result has no epoll-level at an N of the study.
     """
     published = literature(study).dropna(subset=["op_us", "n_fds"])
     if published.empty:
-        usable = [name for name, one in STUDIES.items() if one.to_us is not None]
-        raise ValueError(f"{study!r} has no times over N; {', '.join(usable)} have")
-    ours = _ours(result, value)
+        usable = [name for name, one in studies().items() if one.to_us is not None]
+        raise ValueError(f"study {study!r} has no times over N; choose {', '.join(usable)}")
+    ours = select_api(_frame(result), value)
     common = sorted(set(ours["n_fds"]) & set(published["n_fds"]))
-    base_n = next((n for n in common if _has_epoll(ours, n)), None)
+    base_n = next((n for n in common if len(_times(ours, "epoll", n))), None)
     if base_n is None:
         raise ValueError(
-            f"the result has no epoll-level at an N of {study!r}, which has "
-            f"{sorted(published['n_fds'].unique())}; measure at these"
+            f"result has no epoll-level at an N of study {study!r}; measure at some of "
+            f"{sorted(published['n_fds'].unique())}"
         )
     theirs = published.set_index(["arm", "n_fds"])["op_us"]
-    rows = [
-        _ratio_row(study, poller, n, theirs, ours, base_n, value)
-        for poller in ("epoll", "poll", "select")
-        for n in common
-        if n >= base_n and (poller, n) in theirs.index and len(_arm(ours, poller, n))
-    ]
-    return pd.DataFrame(
-        rows,
-        columns=pd.Index(
-            ["poller", "n_fds", "theirs", "ours", "ours_low", "ours_high", "ratio", "study"]
-        ),
-    )
+    rows = []
+    for poller in ("epoll", "poll", "select"):
+        for n in common:
+            here = _times(ours, poller, n)
+            if n < base_n or (poller, n) not in theirs.index or here.empty:
+                continue
+            interval = statistics.Interval(1.0, 1.0, 1.0)
+            if (poller, n) != ("epoll", base_n):
+                interval = _ratio(here, _times(ours, "epoll", base_n), value)
+            their_ratio = float(theirs[poller, n] / theirs["epoll", base_n])
+            rows.append((poller, n, their_ratio, *interval, their_ratio / interval.median, study))
+    columns = ["poller", "n_fds", "theirs", "ours", "ours_low", "ours_high", "ratio", "study"]
+    return pd.DataFrame(rows, columns=pd.Index(columns))
 
 
-def _ours(result: "Result | pd.DataFrame", value: str) -> pd.DataFrame:
-    return preferred(result if isinstance(result, pd.DataFrame) else result.frame, value)
+def _frame(data: Result | pd.DataFrame) -> pd.DataFrame:
+    return data.frame if isinstance(data, Result) else data
 
 
-def _arm(ours: pd.DataFrame, poller: str, n: int) -> pd.DataFrame:
+def _times(ours: pd.DataFrame, poller: str, n: int) -> pd.DataFrame:
     name = "epoll-level" if poller == "epoll" else poller
     return ours[(ours["poller"] == name) & (ours["n_fds"] == n)]
 
 
-def _has_epoll(ours: pd.DataFrame, n: int) -> bool:
-    return len(_arm(ours, "epoll", n)) > 0
-
-
-def _ratio_row(
-    study: str,
-    poller: str,
-    n: int,
-    theirs: "pd.Series[float]",
-    ours: pd.DataFrame,
-    base_n: int,
-    value: str,
-) -> tuple[object, ...]:
-    here, base = _arm(ours, poller, n), _arm(ours, "epoll", base_n)
-    their_ratio = float(theirs[poller, n] / theirs["epoll", base_n])
-    if poller == "epoll" and n == base_n:  # the yardstick itself
-        interval = statistics.Interval(1.0, 1.0, 1.0)
-    else:
-        interval = statistics.ratio_interval(
-            here[value].to_numpy(float), here["round"], base[value].to_numpy(float), base["round"]
-        )
-    return (poller, n, their_ratio, *interval, their_ratio / interval.median, study)
+def _ratio(above: pd.DataFrame, below: pd.DataFrame, value: str) -> statistics.Interval:
+    return statistics.ratio_interval(
+        above[value].to_numpy(float), above["round"], below[value].to_numpy(float), below["round"]
+    )
 
 
 def shares(data: Result | pd.DataFrame) -> pd.DataFrame:
-    """The kernel's and CPython's share of a wait, where it was measured both ways.
+    """The kernel's and CPython's parts of a wait, where it was measured both ways.
 
-    The kernel's share is the raw wait without what a foreign call costs that makes no
-    system call (``raw_floor_ns`` of the circumstances, clock included). CPython's is what
+    The kernel's part is the raw wait minus the cost of a foreign call without a system
+    call (``raw_floor_ns`` of the circumstances, clock included). CPython's part is what
     Python's function takes beyond that, without the clock (``clock_floor_ns``).
 
     Parameters
     ----------
     data : Result or pandas.DataFrame
-        From :func:`sweep` or :func:`wait_kinds`; a frame brings the floors in its
-        ``attrs``, and without them they count as 0.
+        From ``sweep`` or ``wait_kinds``; a frame has the floors in its ``attrs``, and
+        missing ones count as 0.
 
     Returns
     -------
     pandas.DataFrame
-        A row for each n_fds, poller, kind and active measured both raw and by Python:
-        medians ``kernel_ns``, ``cpython_ns`` and ``python_ns``, their sum. Where the
-        two ways differ by less than the noise, cpython_ns can be negative.
+        A row for each n_fds, poller, kind and active measured both ways: medians
+        ``kernel_ns``, ``cpython_ns`` and ``python_ns``, their sum. cpython_ns can be
+        negative where the two differ by less than the noise.
     """
-    frame = data.frame if isinstance(data, Result) else data
+    frame = _frame(data)
     kept = frame[~frame["warmup"]]
     medians = (
         kept.assign(api=kept["api"].astype("str"))
@@ -149,59 +132,57 @@ def shares(data: Result | pd.DataFrame) -> pd.DataFrame:
 def crossover_ratios(
     data: Result | pd.DataFrame, *, api: str | None = None, value: str = "wait_ns"
 ) -> pd.DataFrame:
-    """Ratio of the two pollers' medians over the grid.
+    """Ratio of two pollers' medians, for each number of watched and ready descriptors.
 
     Parameters
     ----------
     data : Result or pandas.DataFrame
-        From :func:`crossover`.
+        From ``crossover``.
     api : {"raw", "python"}, optional
-        ``"raw"`` where it was measured, by default; ``"python"`` for ``op_ns``.
+        ``"raw"`` by default if it was measured; ``op_ns`` is measured by ``"python"``.
     value : {"wait_ns", "op_ns"}
         The wait alone, or the whole operation.
 
     Returns
     -------
     pandas.DataFrame
-        A row per field: n_fds; active; ``share`` active / n_fds as one of
-        :data:`SHARES`, 0 where one is ready; ``over``, ``under``: which two; ``ratio`` with
-        ``low`` and ``high`` (95 %); ``winner``: ``over`` where the interval is below 1,
-        ``under`` where it is above, else ``"neither"``; and api.
+        A row per combination: n_fds; active; ``share`` active / n_fds as one of
+        :data:`SHARES`, 0 where one is ready; ``over``, ``under``: the two pollers;
+        ``ratio`` with ``low`` and ``high`` (95 %); ``winner``: ``over`` if the interval is
+        below 1, ``under`` if it is above, else ``"neither"``; and api.
 
     Raises
     ------
     ValueError
-        The frame has not two pollers.
+        The frame does not have exactly two pollers.
     """
-    frame = data.frame if isinstance(data, Result) else data
-    kept = frame[~frame["warmup"] & frame[value].notna()]
-    chosen = api or ("raw" if (kept["api"] == "raw").any() else "python")
-    kept = kept[kept["api"] == chosen]
+    kept = select_api(_frame(data), value, api)
     pollers = [str(name) for name in sorted(kept["poller"].unique(), key=POLLERS.index)]
     if len(pollers) != 2:
-        raise ValueError(f"a ratio is of two pollers, and the frame has {pollers} by {chosen}")
+        raise ValueError(
+            f"data must have times of two pollers by {api or 'one API'}, and has {pollers}"
+        )
     rows = [
-        _field(key, field, pollers, value)
-        for key, field in kept.groupby(["n_fds", "active"], observed=True)
-        if field["poller"].nunique() == 2
+        _combination(key, rows, pollers, value)
+        for key, rows in kept.groupby(["n_fds", "active"], observed=True)
+        if rows["poller"].nunique() == 2
     ]
     columns = ["n_fds", "active", "share", "over", "under", "ratio", "low", "high", "winner"]
-    return pd.DataFrame(rows, columns=pd.Index(columns)).assign(api=chosen)
+    return pd.DataFrame(rows, columns=pd.Index(columns)).assign(api=str(kept["api"].iloc[0]))
 
 
-def _field(key: Any, field: pd.DataFrame, pollers: Sequence[str], value: str) -> tuple[object, ...]:
+def _combination(
+    key: Any, rows: pd.DataFrame, pollers: Sequence[str], value: str
+) -> tuple[object, ...]:
     n, active = key
-    first, second = (field[field["poller"] == name] for name in pollers)
-    ratio, low, high = statistics.ratio_interval(
-        first[value].to_numpy(float), first["round"], second[value].to_numpy(float), second["round"]
-    )
     over, under = pollers
+    ratio, low, high = _ratio(rows[rows["poller"] == over], rows[rows["poller"] == under], value)
     winner = over if high < 1 else under if low > 1 else "neither"
     return (n, active, _share(n, active), over, under, ratio, low, high, winner)
 
 
 def _share(n: int, active: int) -> float:
-    """Nearest of the usual shares, so that rounding does not make rows of its own."""
+    """The nearest of the usual shares, so that rounding does not create further ones."""
     if active == n:
         return 1.0
     if active == 1:

@@ -1,11 +1,10 @@
-"""What an experiment with numbers gives back: raw values, circumstances, doubts.
+"""Result: the raw measurements of an experiment with its circumstances.
 
-One job: hold measurements as one immutable value, sum them up, carry them to a file
-and back. It measures nothing and draws nothing.
+It summarises them, and saves them to one Parquet file.
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -14,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from epolllab.analysis import statistics
+from epolllab.analysis.shape import shape
 from epolllab.notebook import html
 from epolllab.recording import environment, storage
 
@@ -32,24 +32,24 @@ METADATA_KEY = b"epolllab_result"
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """Measurements, a row each, with what is needed to judge them.
+    """Measurements, one per row, with what you need to judge them.
 
-    It can be used where a frame is: what it does not have itself, such as
-    ``result["wait_ns"]`` or ``result.groupby(...)``, is asked of :attr:`frame`.
+    ``result["wait_ns"]`` is a column of :attr:`frame`, and ``len(result)`` its number of
+    rows; for anything else use the frame.
 
     Parameters
     ----------
     name : str
         The experiment: ``"sweep"``, ``"propagate"``, ...
     table : pandas.DataFrame
-        Raw measurements; copied, so that later changes to it do not reach here.
+        Raw measurements; copied.
     circumstances : mapping
-        What :func:`epolllab.recording.environment.collect` found, the parameters, and ``notes``: a list
-        of sentences about what was cut, refused or interrupted.
+        From :func:`epolllab.recording.environment.collect`, with the parameters, and
+        ``notes``: a list of sentences about what was reduced, refused or interrupted.
     by : sequence of str
-        Columns that tell arms apart.
+        Columns that identify a variant.
     values : sequence of str
-        Columns measured.
+        Measured columns.
     x : str, optional
         Column along which a line is fitted.
     """
@@ -67,9 +67,9 @@ class Result:
             "experiment": self.name,
             "notes": list(self.circumstances.get("notes", ())),
             "circumstances": environment.summary(self.circumstances),
+            "clock_floor_ns": self.circumstances.get("clock_floor_ns"),
+            "raw_floor_ns": self.circumstances.get("raw_floor_ns"),
         }
-        floors = ("clock_floor_ns", "raw_floor_ns")
-        table.attrs |= {name: self.circumstances.get(name) for name in floors}
         object.__setattr__(self, "table", table)
         object.__setattr__(self, "circumstances", MappingProxyType(dict(self.circumstances)))
         for name in ("by", "values"):
@@ -77,25 +77,31 @@ class Result:
 
     @property
     def frame(self) -> pd.DataFrame:
-        """The raw measurements, a row each; a copy on write, so yours to change.
+        """The raw measurements, one per row; a copy, which you can change.
 
         Its ``attrs`` have ``notes``, which the charts print, and one line of
         ``circumstances``.
         """
-        return self.table.copy(deep=False)
+        return self.table.copy()
 
     @property
     def notes(self) -> list[str]:
-        """Sentences about what was cut, refused or interrupted; empty where nothing was."""
+        """Sentences about what was reduced, refused or interrupted."""
         return list(self.circumstances.get("notes", ()))
 
     @property
     def interrupted(self) -> bool:
-        """Whether it was stopped before its end; what was complete by then is here."""
+        """Whether the run was interrupted; complete measurements are kept."""
         return bool(self.circumstances.get("interrupted", False))
 
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getitem__(self, column: str) -> "pd.Series[Any]":
+        return self.table[column].copy()
+
     def summary(self) -> pd.DataFrame:
-        """Medians with 95 % intervals and doubts, a row per arm.
+        """Medians with 95 % intervals and warnings, a row per variant.
 
         Returns
         -------
@@ -108,84 +114,64 @@ class Result:
         return table
 
     def fits(self, y: str | None = None) -> pd.DataFrame:
-        """A least-squares line ``a + b * x`` per arm, with intervals, R² and residual.
+        """A least-squares line ``a + b * x`` per variant.
 
         Parameters
         ----------
         y : str, optional
             The column; the first of :attr:`values` by default.
 
+        Returns
+        -------
+        pandas.DataFrame
+            See :func:`epolllab.analysis.statistics.fits`.
+
         Raises
         ------
         ValueError
-            The experiment has no axis along which a line would mean something.
+            The experiment has no column to fit a line along.
         """
         if self.x is None:
             raise ValueError(f"{self.name} has no axis for a line; summary() has its medians")
-        arms = [name for name in self.by if name != self.x]
-        return statistics.fits(self.table, arms, self.x, y or self.values[0])
+        by = [name for name in self.by if name != self.x]
+        return statistics.fits(self.table, by, self.x, y or self.values[0])
 
     def checks(self) -> pd.DataFrame:
-        """Hold a sweep's shape against named margins: flat, straight, how far apart.
+        """Check the shape of a sweep: flat, straight, and how far apart.
 
         Returns
         -------
         pandas.DataFrame
-            See :func:`epolllab.analysis.shape.shape`. (``result.shape`` is the
-            frame's: its rows and columns.)
+            See :func:`epolllab.analysis.shape`.
 
         Raises
         ------
         ValueError
-            The experiment is no sweep.
+            The experiment is not a sweep.
         """
-        from epolllab.analysis.shape import shape
-
         if self.name != "sweep":
-            raise ValueError(f"checks() are of a sweep, and this is {self.name}; see summary()")
+            raise ValueError(
+                f"checks() needs the result of sweep(), and this is {self.name}; see summary()"
+            )
         return shape(self.table)
 
     def describe(self) -> str:
-        """Say the circumstances in a few lines: the method box of a chart."""
+        """Return the circumstances in a few lines: the method box of a chart."""
         facts = {key: value for key, value in self.circumstances.items() if key != "notes"}
         return "\n".join([environment.describe(facts), *(f"note: {note}" for note in self.notes)])
-
-    # ---- as a frame ---------------------------------------------------------------
-
-    def __len__(self) -> int:
-        return len(self.table)
-
-    def __getitem__(self, key: Any) -> Any:
-        return self.frame[key]
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self.table)
-
-    def __getattr__(self, name: str) -> Any:
-        # Private names are looked up by copy and pickle before there is a table.
-        if name.startswith("_") or "table" not in vars(self):
-            raise AttributeError(name)
-        try:
-            return getattr(self.frame, name)
-        except AttributeError:
-            raise AttributeError(
-                f"neither a Result nor its frame has {name!r}; its columns are "
-                f"{', '.join(map(str, self.table.columns))}"
-            ) from None
-
-    # ---- how it looks -------------------------------------------------------------
 
     def __repr__(self) -> str:
         stopped = ", interrupted" if self.interrupted else ""
         return f"<Result of {self.name}: {len(self):,} measurements{stopped}>"
 
     def _repr_html_(self) -> str:
+        seconds = self.circumstances.get("seconds")
         card = html.card(
             f"{self.name}: {len(self):,} measurements",
             {
                 "rounds": self.table["round"].nunique() if "round" in self.table else None,
                 "circumstances": environment.summary(self.circumstances),
-                "took": _seconds(self.circumstances.get("seconds")),
+                "took": None if seconds is None else f"{seconds:.1f} s",
                 "notes": "; ".join(self.notes) or None,
             },
         )
@@ -195,15 +181,13 @@ class Result:
         shown = [name for name in table if not str(name).endswith("_spread")]
         return card + table[shown].to_html(index=False, float_format="{:,.1f}".format, max_rows=24)
 
-    # ---- to a file and back -------------------------------------------------------
-
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write one Parquet file, whole or not at all.
+        """Write one Parquet file, completely or not at all.
 
         Parameters
         ----------
         path : path-like
-            An existing file is replaced, once the new one is complete.
+            An existing file is replaced once the new one is complete.
 
         Returns
         -------
@@ -217,25 +201,32 @@ class Result:
         """
         import pyarrow as pa
 
-        path = Path(path)
         bare = self.table.copy(deep=False)
         bare.attrs = {}
+        header = {
+            "format_version": FORMAT_VERSION,
+            "name": self.name,
+            "by": list(self.by),
+            "values": list(self.values),
+            "x": self.x,
+            "circumstances": dict(self.circumstances),
+        }
         table = pa.Table.from_pandas(bare, preserve_index=False)
-        storage.write_table(path, table, METADATA_KEY, self._header())
-        return path
+        storage.write_table(Path(path), table, METADATA_KEY, header)
+        return Path(path)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Result":
-        """Read a file that :meth:`save` wrote, on any operating system.
+        """Read a file written by :meth:`save`, on any operating system.
 
         Raises
         ------
         ValueError
-            The file is not a result, or a newer version of this package wrote it.
+            The file is not a result, or a newer version of epolllab wrote it.
         FileNotFoundError
             There is no such file.
         """
-        hint = "Result.save() writes what this reads; for a recording use epolllab.Recording.load"
+        hint = "Result.load() reads files of Result.save(); for a recording use Recording.load()"
         table, header = storage.read_table(
             path, METADATA_KEY, FORMAT_VERSION, what="the result of an experiment", hint=hint
         )
@@ -247,17 +238,3 @@ class Result:
             header["values"],
             header["x"],
         )
-
-    def _header(self) -> dict[str, Any]:
-        return {
-            "format_version": FORMAT_VERSION,
-            "name": self.name,
-            "by": list(self.by),
-            "values": list(self.values),
-            "x": self.x,
-            "circumstances": dict(self.circumstances),
-        }
-
-
-def _seconds(seconds: float | None) -> str | None:
-    return None if seconds is None else f"{seconds:.1f} s"

@@ -1,8 +1,7 @@
-"""The shape of a sweep in named checks: flat, straight, and how far apart.
+"""Named checks of a sweep's shape: flat, straight, and how far apart.
 
-One job: hold measured medians against the margins that the published tables suggest.
-It measures nothing, and a verdict is about the run at hand: a check that does not hold
-is a finding, and on a busy machine first of all a reason to measure again.
+The margins follow the published tables. A verdict concerns one run: a check that differs
+on a busy machine is first of all a reason to measure again.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,20 +12,20 @@ import pandas as pd
 
 from epolllab.analysis import statistics
 
-__all__ = ["FLAT", "POLLERS", "RATIO", "STRAIGHT", "shape"]
+__all__ = ["FLAT", "POLLERS", "RATIO", "STRAIGHT", "select_api", "shape"]
 
 
 POLLERS = ("epoll-level", "epoll-edge", "epoll-oneshot", "poll", "select")
-"""The pollers of a result, in the order in which tables and charts list them."""
+"""The pollers of a result, in the order of tables and charts."""
 
 FLAT = 2.0
-"""epoll's median at the largest N over that at the least: at most this."""
+"""Maximum of epoll's median at the largest N over that at the smallest."""
 
 STRAIGHT = 0.98
-"""R² of the line through poll's and select's medians: over this."""
+"""R² of the line through poll's and select's medians must exceed this."""
 
 RATIO = 0.01
-"""poll's median over epoll's at the largest N: over this times N, so 100 at 10,000."""
+"""poll's median over epoll's at the largest N must exceed this times N: 100 at 10,000."""
 
 VERDICTS = ("holds", "differs", "not measured")
 _LEAST_SIZES = 3  # a line through two points is always straight
@@ -46,26 +45,34 @@ def shape(frame: pd.DataFrame, *, value: str = "wait_ns") -> pd.DataFrame:
     Parameters
     ----------
     frame : pandas.DataFrame
-        Of :func:`epolllab.experiments.scaling.sweep`.
+        From :func:`epolllab.experiments.sweep`.
     value : {"wait_ns", "op_ns"}
-        The wait alone, or the whole operation (by Python only).
+        The wait alone, or the whole operation (Python's functions only).
 
     Returns
     -------
     pandas.DataFrame
-        A row per check: ``check``, its name; ``claim``, a sentence; ``value``, what was
-        found, without unit; ``margin``, what the claim allows; ``verdict``: ``"holds"``,
-        ``"differs"``, or ``"not measured"`` where the sweep lacks what it takes. By raw
-        calls where there are any, else by Python's functions.
+        A row per check: ``check``, its name; ``claim``, a sentence; ``value``, the
+        measured number, without unit; ``margin``, what the claim allows; ``verdict``:
+        ``"holds"``, ``"differs"``, or ``"not measured"`` if the sweep lacks the data.
+        Raw calls are used if there are any, otherwise Python's functions.
     """
-    kept = frame[~frame["warmup"] & frame[value].notna()]
-    api = "raw" if (kept["api"] == "raw").any() else "python"
-    kept = kept[kept["api"] == api]
+    kept = select_api(frame, value)
     medians = kept.groupby(["poller", "n_fds"], observed=True)[value].median().astype(float)
     rows = [*_flat(medians), *_straight(kept, value), _apart(medians)]
     return pd.DataFrame(rows, columns=pd.Index(_Check._fields)).astype(
         {"verdict": pd.CategoricalDtype(list(VERDICTS))}
     )
+
+
+def select_api(frame: pd.DataFrame, value: str, api: str | None = None) -> pd.DataFrame:
+    """Return the measurements of `value` by one API, without warm-up.
+
+    Raw calls by default, or Python's functions if there are none.
+    """
+    kept = frame[~frame["warmup"] & frame[value].notna()]
+    chosen = api or ("raw" if (kept["api"] == "raw").any() else "python")
+    return kept[kept["api"] == chosen]
 
 
 def _sizes(medians: "pd.Series[float]", poller: str) -> list[int]:
@@ -79,7 +86,7 @@ def _flat(medians: "pd.Series[float]") -> Iterator[_Check]:
         found = medians[poller, sizes[-1]] / medians[poller, sizes[0]] if sizes[1:] else np.nan
         yield _Check(
             f"{poller} is flat",
-            f"{poller}: the median at {_at(sizes[-1:])} over that at {_at(sizes[:1], 'least')}",
+            f"{poller}: the median at {_at(sizes[-1:])} over that at {_at(sizes[:1], 'smallest')}",
             float(found),
             f"at most {FLAT:g}",
             _verdict(found, found <= FLAT),
@@ -117,8 +124,8 @@ def _apart(medians: "pd.Series[float]") -> _Check:
     )
 
 
-def _at(sizes: Sequence[int], where: str = "largest") -> str:
-    return f"N = {sizes[0]:,}" if sizes else f"the {where} N"
+def _at(sizes: Sequence[int], which: str = "largest") -> str:
+    return f"N = {sizes[0]:,}" if sizes else f"the {which} N"
 
 
 def _verdict(found: float, holds: bool) -> str:

@@ -1,16 +1,13 @@
-"""Medians, intervals, straight lines, and when to doubt them.
+"""Medians and straight lines with bootstrap intervals, and warnings about weak numbers.
 
-One job: turn repeated measurements into numbers with their uncertainty. It knows
-nothing of descriptors, pollers or charts, and never drops a measurement.
-
-Operations of one round share that round's luck: what else the machine did, where the
-memory lay. So an interval is found by resampling *rounds* first and operations within
-them second (a two-stage bootstrap: Davison and Hinkley, *Bootstrap Methods and their
-Application*, section 3.8). Resampling all operations alike would make a thousand
-operations of one unlucky round look like a thousand independent facts.
+Operations of one round share conditions: other load on the machine, memory layout. So an
+interval is found by resampling *rounds* first and operations within them second (a
+two-stage bootstrap: Davison and Hinkley, *Bootstrap Methods and their Application*,
+section 3.8). Resampling all operations equally would treat a thousand operations of one
+slow round as a thousand independent observations.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -27,17 +24,17 @@ __all__ = ["Interval", "Line", "fit_line", "fits", "median_interval", "ratio_int
 
 
 RESAMPLES = 400
-"""Resamples behind each interval: its ends are good to about a tenth of its width."""
+"""Resamples per interval: its ends are accurate to about a tenth of its width."""
 
-_DRAWS_A_ROUND = 128  # operations drawn from each chosen round; bounds the work and memory
-_WIDE = 0.2  # an interval wider than this share of its median is worth a word
-_UNEVEN = 1.5  # medians of two rounds that differ by more than this factor are, too
+_DRAWS_PER_ROUND = 128  # limits the work and memory
+_WIDE = 0.2  # warn of an interval wider than this share of its median
+_UNEVEN = 1.5  # warn if medians of two rounds differ by more than this factor
 _CLOCK_SHARE = 0.1
 _FEW_ROUNDS = 3
 
 
 class Interval(NamedTuple):
-    """A median and where it would plausibly lie if all were measured again."""
+    """A median and the range in which it would lie if everything were measured again."""
 
     median: float
     low: float
@@ -56,19 +53,19 @@ def median_interval(
     Parameters
     ----------
     values : array-like
-        Measurements in any unit; missing ones are left out.
+        Measurements in any unit; missing ones are ignored.
     rounds : array-like, optional
-        The round of each; without it all count as one round, and the interval says
-        nothing about what differs between rounds.
+        The round of each. Without it all count as one round, and the interval does not
+        include differences between rounds.
     confidence : float
-        Share of repetitions whose median the interval is to hold.
+        Share of repetitions whose median the interval should contain.
     seed : int
         Of the resampling, so that the same data give the same interval.
 
     Returns
     -------
     Interval
-        In the unit of `values`; three NaN where there are none.
+        In the unit of `values`; three NaN if there are none.
     """
     medians = _resampled_medians(values, rounds, seed)
     return _interval(_median(np.asarray(values, dtype=float)), medians, confidence)
@@ -88,18 +85,16 @@ def ratio_interval(
     Parameters
     ----------
     values, others : array-like
-        Measurements of the two arms, in one unit.
+        Measurements of the two variants, in one unit.
     rounds, other_rounds : array-like
         The rounds they belong to.
-    confidence : float
-        As in :func:`median_interval`.
-    seed : int
+    confidence, seed
         As in :func:`median_interval`.
 
     Returns
     -------
     Interval
-        A ratio without unit; it holds 1 where neither can be called faster.
+        A ratio without unit; it contains 1 if neither is clearly faster.
     """
     above = _resampled_medians(values, rounds, seed)
     below = _resampled_medians(others, other_rounds, seed + 1)
@@ -134,7 +129,7 @@ def _resampled_medians(values: "ArrayLike", rounds: "ArrayLike | None", seed: in
     random = np.random.default_rng(seed)
     n_rounds = len(starts)
     chosen = random.integers(n_rounds, size=(RESAMPLES, n_rounds, 1))
-    n_draws = min(int(np.max(sizes)), _DRAWS_A_ROUND)
+    n_draws = min(int(np.max(sizes)), _DRAWS_PER_ROUND)
     within = random.random((RESAMPLES, n_rounds, n_draws)) * sizes[chosen]
     drawn = numbers[starts[chosen] + within.astype(int)]
     medians: Floats = np.median(drawn.reshape(RESAMPLES, -1), axis=1)
@@ -144,7 +139,7 @@ def _resampled_medians(values: "ArrayLike", rounds: "ArrayLike | None", seed: in
 def summarise(
     frame: pd.DataFrame, by: Sequence[str], values: Sequence[str], *, clock_cost_ns: float = 0.0
 ) -> pd.DataFrame:
-    """Medians with intervals and doubts, a row per arm.
+    """Medians with intervals and warnings, a row per variant.
 
     Parameters
     ----------
@@ -152,22 +147,22 @@ def summarise(
         Raw measurements with a column ``round``. Rows whose ``warmup`` is true, if
         there is such a column, are left out.
     by : sequence of str
-        Columns that tell arms apart.
+        Columns that identify a variant.
     values : sequence of str
-        Columns measured.
+        Measured columns.
     clock_cost_ns : float
-        Cost of one reading of the clock, for the doubt that it is a large part of a
-        time. Only columns ending in ``_ns`` are times.
+        Cost of reading the clock once; a warning says if it is a large part of a time.
+        Only columns ending in ``_ns`` are times.
 
     Returns
     -------
     pandas.DataFrame
         The columns of `by`; ``n`` measurements in ``rounds`` rounds; for each value
         its median under its own name, ``_low`` and ``_high`` ends of the 95 % interval,
-        ``_spread``: the quartile range over the median; and ``doubt``: sentences, empty
-        where there is none.
+        ``_spread``: the interquartile range over the median; and ``doubt``: warnings as
+        text, empty if there are none.
     """
-    kept = frame[~frame["warmup"]] if "warmup" in frame else frame
+    kept = _without_warmup(frame)
     rows = [
         {
             **dict(zip(by, key, strict=True)),
@@ -177,13 +172,14 @@ def summarise(
         }
         for key, group in kept.groupby(list(by), observed=True, sort=True)
     ]
-    columns = [*by, "n", "rounds", *_value_columns(values), "doubt"]
+    measured = [name + end for name in values for end in ("", "_low", "_high", "_spread")]
+    columns = [*by, "n", "rounds", *measured, "doubt"]
     table = pd.DataFrame(rows, columns=pd.Index(columns))
     return table.astype({name: frame[name].dtype for name in by} | {"doubt": "str"})
 
 
-def _value_columns(values: Iterable[str]) -> list[str]:
-    return [name + end for name in values for end in ("", "_low", "_high", "_spread")]
+def _without_warmup(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame[~frame["warmup"]] if "warmup" in frame else frame
 
 
 def _described(group: pd.DataFrame, values: Sequence[str], clock_cost_ns: float) -> dict[str, Any]:
@@ -197,7 +193,7 @@ def _described(group: pd.DataFrame, values: Sequence[str], clock_cost_ns: float)
         clock = clock_cost_ns if name.endswith("_ns") else 0.0
         doubts += _doubts(name, numbers, group["round"].to_numpy(), interval, clock)
     if group["round"].nunique() < _FEW_ROUNDS:
-        doubts.append(f"fewer than {_FEW_ROUNDS} rounds, so little is known of their differences")
+        doubts.append(f"fewer than {_FEW_ROUNDS} rounds, too few to show how rounds differ")
     return row | {"doubt": "; ".join(doubts)}
 
 
@@ -212,7 +208,6 @@ def _spread(numbers: "Floats") -> float:
 def _doubts(
     name: str, numbers: "Floats", rounds: "Ints", interval: Interval, clock_cost_ns: float
 ) -> list[str]:
-    """Reasons not to lean on a median."""
     if not interval.median > 0:
         return []
     found = []
@@ -234,35 +229,35 @@ class Line(NamedTuple):
     """``a + b * x`` by least squares, with 95 % intervals over rounds."""
 
     a: float
-    """Where the line meets x = 0, in the unit of y."""
+    """Value at x = 0, in the unit of y."""
     a_low: float
     a_high: float
     b: float
-    """Growth for each unit of x."""
+    """Growth per unit of x."""
     b_low: float
     b_high: float
     r2: float
-    """Share of y's variance that the line explains. Of a flat line it says nothing:
-    where y does not grow there is no variance to explain."""
+    """Share of y's variance that the line explains; without meaning for a flat line,
+    which has no variance to explain."""
     residual: float
-    """Root of the mean squared distance of the points from the line, in the unit of y."""
+    """Root mean square distance of the points from the line, in the unit of y."""
     worst_x: float
-    """The x whose median is farthest from the line, as a share of itself."""
+    """The x whose median is farthest from the line, relative to the median."""
     worst_share: float
-    """That share; 0.5 says that the line is wrong by half there."""
+    """That relative distance; 0.5 means that the line is wrong by half there."""
 
 
 def fit_line(x: "ArrayLike", y: "ArrayLike", rounds: "ArrayLike | None" = None) -> Line:
-    """Least squares through one point at each x: the median over rounds of their medians.
+    """Least squares through one point per x: the median over rounds of their medians.
 
-    Medians, so that a round in which the machine did something else does not tilt the line.
+    With medians, one disturbed round does not tilt the line.
 
     Parameters
     ----------
     x, y : array-like
-        Raw measurements; missing ones are left out.
+        Raw measurements; missing ones are ignored.
     rounds : array-like, optional
-        The round of each. The intervals come of resampling whole rounds.
+        The round of each. The intervals come from resampling whole rounds.
 
     Returns
     -------
@@ -271,8 +266,8 @@ def fit_line(x: "ArrayLike", y: "ArrayLike", rounds: "ArrayLike | None" = None) 
 
     Notes
     -----
-    Squares are of absolute distances, so the largest x decides, and at small x the
-    line can miss by a large share without harm to R²; ``worst_share`` says so.
+    The squares are of absolute distances, so the largest x dominates. At small x the line
+    can miss by a large share while R² stays high; see ``worst_share``.
     """
     data = pd.DataFrame({"x": np.asarray(x), "y": np.asarray(y, dtype=float)}).assign(
         round=0 if rounds is None else np.asarray(rounds)
@@ -287,7 +282,7 @@ def fit_line(x: "ArrayLike", y: "ArrayLike", rounds: "ArrayLike | None" = None) 
 
 
 def _line_intervals(xs: "Floats", ys: "Floats") -> list[list[float]]:
-    """Ends for a and for b; `ys` has a row per round, and holes where one was cut short."""
+    """Interval ends of a and b; a row of `ys` per round, NaN where a round was cut short."""
     n = len(ys)
     if n < 2:
         return [[np.nan, np.nan]] * 2
@@ -321,24 +316,23 @@ def _quality(xs: "Floats", ys: "Floats", a: float, b: float) -> tuple[float, flo
 
 
 def fits(frame: pd.DataFrame, by: Sequence[str], x: str, y: str) -> pd.DataFrame:
-    """Fit a line to each arm, a row per arm.
+    """Fit a line to each variant, without warm-up.
 
     Parameters
     ----------
     frame : pandas.DataFrame
-        Raw measurements with a column ``round``; warm-up is left out.
+        Raw measurements with a column ``round``.
     by : sequence of str
-        Columns that tell arms apart.
+        Columns that identify a variant.
     x, y : str
         Columns of the line.
 
     Returns
     -------
     pandas.DataFrame
-        The columns of `by`, then those of :class:`Line`.
+        A row per variant: the columns of `by`, then those of :class:`Line`.
     """
-    kept = frame[~frame["warmup"]] if "warmup" in frame else frame
-    groups = kept.groupby(list(by), observed=True, sort=True)
+    groups = _without_warmup(frame).groupby(list(by), observed=True, sort=True)
     rows = [
         (*key, *fit_line(group[x], group[y].to_numpy(float, na_value=np.nan), group["round"]))
         for key, group in groups

@@ -1,246 +1,276 @@
-"""The sound method that all sweeps share.
+"""Measuring in rounds: the method that sweeps and comparisons of servers share.
 
-One job: run cells (one arm at one size) round after round in random order, in a quiet
-process, with room for descriptors, and keep what is complete when interrupted. It
-does not know what a cell measures.
+It avoids the usual faults of such comparisons:
 
-What it does against the usual faults of such comparisons:
-
-- *Drift.* A machine that gets slower meanwhile would charge it to the arm measured
-  last. So each round measures every cell once, in a fresh random order.
-- *Luck.* One round has one layout of memory and one set of neighbours. So there are
-  several, and intervals are found by resampling rounds (see ``statistics``).
-- *Garbage.* The collector is run before each round and off within it.
-- *Migration.* The thread is pinned to one processor where the system lets it.
-- *The clock.* One reading of it is timed and stated with each result; it is not
-  subtracted, since a time then might come out negative.
+- *Drift.* A machine that slows down during a run would slow the variant measured last. So
+  each round measures every cell (a variant at a size) once, in a new random order.
+- *Luck.* One round has one memory layout and one set of neighbours. So there are several,
+  and intervals come from resampling rounds (see ``analysis.statistics``).
+- *Garbage collection.* It runs before each round and is off during it.
+- *Migration.* The thread is pinned to one processor if the system permits it.
+- *The clock.* The cost of reading it is measured and stored with each result. It is not
+  subtracted, since a time could become negative.
 """
 
-import errno
 import gc
 import os
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, TypeVar
 
+import pandas as pd
 from tqdm.auto import tqdm
 
-from epolllab import kernel
-from epolllab.checks import check_int
+from epolllab.analysis.result import Result
+from epolllab.checks import check_bool, check_choice, check_int
 from epolllab.recording import environment
 
-__all__ = ["Logbook", "numbers", "room", "run_rounds", "still"]
+__all__ = ["Effort", "ExperimentRun", "Layout", "check_names", "check_sizes", "choose_effort"]
 
 
 Cell = TypeVar("Cell")
-Measured = TypeVar("Measured")
 
-SPARE_DESCRIPTORS = 64
-"""Left free for the program around an experiment, and for the pollers measured."""
+Block = Mapping[str, Any]
+"""Rows of a frame: for each column a list, or one value for all rows of the block."""
 
 
-@dataclass
-class Logbook:
-    """What has to be said about a run, noted while it goes on.
+# --- parameters -------------------------------------------------------------------------
 
-    Attributes
+
+def check_sizes(name: str, values: int | Sequence[int], least: int = 1) -> tuple[int, ...]:
+    """Return one integer or a rising sequence of them as a tuple, each `least` or more."""
+    given = tuple(values) if isinstance(values, Iterable) else (values,)
+    if not given:
+        raise ValueError(f"{name} must not be empty; give at least one, such as {name}=(10, 100)")
+    sizes = tuple(check_int(name, value, least) for value in given)
+    if any(later <= earlier for earlier, later in pairwise(sizes)):
+        raise ValueError(
+            f"{name} must rise, each number once, not {sizes}; "
+            f"did you mean {tuple(sorted(set(sizes)))}?"
+        )
+    return sizes
+
+
+def check_names(name: str, given: Sequence[str], allowed: Sequence[str]) -> tuple[str, ...]:
+    """Return a sequence of different names, each one of `allowed`, as a tuple."""
+    if isinstance(given, str):
+        raise ValueError(f"{name} must be a sequence of names; write {name}=({given!r},)")
+    names = tuple(check_choice(name, value, allowed) for value in given)
+    if not names or len(set(names)) < len(names):
+        raise ValueError(
+            f"{name} must have at least one of {tuple(allowed)}, each once, not {given!r}"
+        )
+    return names
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much to measure: the parameters that all experiments with rounds share."""
+
+    counts: Mapping[str, int]
+    """``rounds``, ``ops``, ``warmup``, or what the experiment calls them."""
+    seed: int = 0
+    pin: bool = False
+    progress: bool = False
+
+    def __getitem__(self, name: str) -> int:
+        return self.counts[name]
+
+
+def choose_effort(
+    quick: bool,
+    *,
+    warmup: int | None = None,
+    seed: int,
+    pin: bool = False,
+    progress: bool,
+    **counts: tuple[int | None, int, int],
+) -> Effort:
+    """Check the shared parameters and fill in defaults.
+
+    Parameters
     ----------
-    notes : list of str
-        Whole sentences without a full stop, each once, in order.
-    interrupted : bool
-        Whether the run was stopped before its end.
+    quick, warmup, seed, pin, progress
+        As in :func:`epolllab.experiments.sweep`.
+    **counts : tuple
+        Parameter to the value given or None, its default, and its default with `quick`.
     """
-
-    notes: list[str] = field(default_factory=list)
-    interrupted: bool = False
-    facts: dict[str, Any] = field(default_factory=environment.collect)
-    """Circumstances at the start, before the run itself is a load and raises limits."""
-
-    def note(self, sentence: str) -> None:
-        """Note a sentence, if it is new."""
-        if sentence not in self.notes:
-            self.notes.append(sentence)
-
-    def circumstances(self, **parameters: Any) -> dict[str, Any]:
-        """Circumstances of the run, which ends now, and what it was asked to do."""
-        lasted_ns = time.monotonic_ns() - int(self.facts["started_ns"])
-        return {
-            **self.facts,
-            **parameters,
-            "notes": list(self.notes),
-            "interrupted": self.interrupted,
-            "seconds": round(lasted_ns / 1e9, 3),
-        }
+    for name, switch in (("quick", quick), ("pin", pin), ("progress", progress)):
+        check_bool(name, switch)
+    chosen = {
+        name: check_int(name, (short if quick else usual) if given is None else given, 1)
+        for name, (given, usual, short) in counts.items()
+    }
+    if warmup is not None:
+        chosen["warmup"] = check_int("warmup", warmup, 0)
+    return Effort(chosen, check_int("seed", seed), pin, progress)
 
 
-def numbers(name: str, values: int | Sequence[int], least: int = 1) -> tuple[int, ...]:
-    """Check one whole number or a rising sequence of them.
+# --- results ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The columns of an experiment's result."""
+
+    columns: Mapping[str, Any]
+    """Name to dtype, in order."""
+    by: tuple[str, ...]
+    """Columns that identify a variant."""
+    values: tuple[str, ...]
+    """Measured columns."""
+    x: str | None = None
+    """Column to fit a line along."""
+
+    def frame(self, blocks: Sequence[Block]) -> pd.DataFrame:
+        """Join blocks of rows to one frame; it has all columns even without rows."""
+        lengths = [
+            max((len(value) for value in block.values() if isinstance(value, list)), default=1)
+            for block in blocks
+        ]
+        columns = {}
+        for name, dtype in self.columns.items():
+            values: list[Any] = []
+            for block, n in zip(blocks, lengths, strict=True):
+                value = block[name]
+                values += value if isinstance(value, list) else [value] * n
+            columns[name] = pd.Series(values, dtype=dtype)
+        return pd.DataFrame(columns)
+
+
+class ExperimentRun:
+    """One run of an experiment: it measures cells in rounds and collects the result.
 
     Parameters
     ----------
     name : str
-        The parameter, for the message.
-    values : int or sequence of int
-        What was given.
-    least : int
-        The least that makes sense.
+        Of the experiment.
+    layout : Layout
+        Columns of the result.
+    effort : Effort
+        How much to measure.
 
-    Raises
-    ------
-    ValueError
-        Nothing was given, a number is too small, or they do not rise.
-    TypeError
-        One of them is no whole number.
-    """
-    given = (values,) if isinstance(values, int) else tuple(values)
-    if not given:
-        raise ValueError(f"{name} is empty; give at least one number, such as {name}=(10, 100)")
-    for value in given:
-        check_int(name, value, least)
-    if any(later <= earlier for earlier, later in pairwise(given)):
-        raise ValueError(
-            f"{name} rises, each number once; {given} does not. "
-            f"Did you mean {tuple(sorted(set(given)))}?"
-        )
-    return given
-
-
-# --- room for descriptors ---------------------------------------------------------------
-
-
-@contextmanager
-def room(n_descriptors: int) -> Iterator[int]:
-    """Raise the soft limit as far as `n_descriptors` more need it, and put it back.
-
-    Parameters
+    Attributes
     ----------
-    n_descriptors : int
-        Wanted beside those that are open.
-
-    Yields
-    ------
-    int
-        How many of them the limit allows: fewer where the hard limit is in the way.
+    notes : list of str
+        What was reduced, refused or interrupted: sentences without a full stop.
+    interrupted : bool
+        Whether the run was interrupted.
     """
-    taken = kernel.descriptors_open() + SPARE_DESCRIPTORS
-    wanted = min(n_descriptors + taken, kernel.descriptor_limits().hard)
-    with kernel.raise_descriptor_limit(max(wanted, 1)) as soft:
-        yield max(min(n_descriptors, soft - taken), 0)
 
+    def __init__(self, name: str, layout: Layout, effort: Effort) -> None:
+        self.name = name
+        self.layout = layout
+        self.effort = effort
+        self.notes: list[str] = []
+        self.interrupted = False
+        self._blocks: list[Block] = []
+        # At the start, before the run itself adds load and raises limits.
+        self._circumstances = environment.collect()
 
-OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
-"""This process has no more, and the whole system has no more (another program has them)."""
+    def note(self, sentence: str) -> None:
+        """Add a note unless it is there already."""
+        if sentence not in self.notes:
+            self.notes.append(sentence)
 
+    @contextmanager
+    def quiet_process(self) -> Iterator[None]:
+        """Turn garbage collection off and pin the calling thread, until the block ends."""
+        with ExitStack() as undo:
+            if gc.isenabled():
+                undo.callback(gc.enable)
+                gc.disable()
+            self._circumstances["pinned_cpu"] = self._pin(undo) if self.effort.pin else None
+            yield
 
-# --- a quiet process --------------------------------------------------------------------
+    def _pin(self, undo: ExitStack) -> int | None:
+        """Pin to the last permitted processor, since the first serves most interrupts."""
+        try:
+            before = os.sched_getaffinity(0)  # of the calling thread, despite its name
+            cpu = max(before)
+            os.sched_setaffinity(0, {cpu})
+        except (OSError, AttributeError) as error:
+            self.note(f"not pinned to one processor: the system refuses it ({error})")
+            return None
+        undo.callback(os.sched_setaffinity, 0, before)
+        return cpu
 
+    def measure(
+        self,
+        cells: Sequence[Cell],
+        measure: Callable[[Cell, int], Sequence[Block]],
+        *,
+        rounds: int | None = None,
+        label: Callable[[Cell], str] | None = None,
+    ) -> None:
+        """Measure every cell once per round, each round in a new random order.
 
-@contextmanager
-def still(*, pin: bool, book: Logbook) -> Iterator[int | None]:
-    """Turn the garbage collector off and pin the calling thread; put both back.
+        An interrupt (Ctrl-C, the notebook's stop button) ends the run early and is not
+        raised; cells that are complete are kept.
 
-    Yields
-    ------
-    int or None
-        The processor pinned to, the last of those allowed: the first serves most
-        interrupts. None where it is not wanted or not possible, which is noted.
-    """
-    with ExitStack() as undo:
-        if gc.isenabled():
-            undo.callback(gc.enable)
-            gc.disable()
-        yield _pin(undo, book) if pin else None
+        Parameters
+        ----------
+        cells : sequence
+            A variant at a size each.
+        measure : callable
+            ``measure(cell, round)`` returns rows and cleans up after itself, also when it
+            is interrupted.
+        rounds : int, optional
+            The effort's ``rounds`` by default.
+        label : callable, optional
+            The name of a cell in a note. With it an exception in a cell becomes a note and
+            the rest goes on, for cells with their own servers and clients; without it
+            the exception is raised.
+        """
+        rounds = self.effort["rounds"] if rounds is None else rounds
+        shuffled = random.Random(self.effort.seed)
+        failures: dict[str, int] = {}
+        n_done, n_cells = 0, len(cells) * rounds
+        # tqdm starts a thread even for a bar that shows nothing.
+        bar = tqdm(total=n_cells, desc=self.name, leave=False) if self.effort.progress else None
+        try:
+            for round_ in range(rounds):
+                gc.collect()  # once per round: with pandas loaded it takes tens of milliseconds
+                for cell in shuffled.sample(cells, len(cells)):
+                    try:
+                        self._blocks += measure(cell, round_)
+                        n_done += 1
+                    except Exception as error:
+                        if label is None:
+                            raise
+                        message = next(iter(str(error).splitlines()), "")
+                        note = f"{label(cell)} failed with {type(error).__name__}: {message}"
+                        failures[note] = failures.get(note, 0) + 1
+                    if bar is not None:
+                        bar.update()
+        except KeyboardInterrupt:
+            self.interrupted = True
+            self.note(
+                f"interrupted after {n_done} of {n_cells} cells; incomplete rounds have fewer"
+            )
+        finally:
+            if bar is not None:
+                bar.close()
+        for note, n in failures.items():
+            self.note(f"{note} (in {n} of {rounds} rounds, which are left out)")
 
-
-def _pin(undo: ExitStack, book: Logbook) -> int | None:
-    try:
-        before = os.sched_getaffinity(0)  # of the calling thread, despite its name
-        cpu = max(before)
-        os.sched_setaffinity(0, {cpu})
-    except (OSError, AttributeError) as error:
-        book.note(f"not pinned to one processor, which the system refuses ({error})")
-        return None
-    undo.callback(os.sched_setaffinity, 0, before)
-    return cpu
-
-
-# --- rounds -----------------------------------------------------------------------------
-
-
-def run_rounds(
-    cells: Sequence[Cell],
-    measure: Callable[[Cell, int], Measured],
-    *,
-    rounds: int,
-    seed: int,
-    title: str,
-    progress: bool,
-    book: Logbook,
-    name: Callable[[Cell], str] | None = None,
-) -> list[Measured]:
-    """Measure every cell once a round, each round in a new random order.
-
-    Parameters
-    ----------
-    cells : sequence
-        One arm at one size each.
-    measure : callable
-        ``measure(cell, round)`` makes the measurement and clears up after itself,
-        also when it is interrupted.
-    rounds : int
-        How many times over.
-    seed : int
-        Of the order.
-    title : str
-        Before the progress bar.
-    progress : bool
-        Show a bar with the time left.
-    book : Logbook
-        An interrupt is noted here.
-    name : callable, optional
-        How a cell is called in a note. With it an exception in a cell is noted and the
-        rest goes on, as it should where each cell has servers and clients of its own
-        that may fail alone; without it the exception is raised.
-
-    Returns
-    -------
-    list
-        What `measure` returned, of the cells that were complete when the run ended or
-        was interrupted. An interrupt (Ctrl-C, the notebook's stop button) ends the
-        run early and is not raised: what was measured has its worth.
-    """
-    shuffled = random.Random(seed)
-    done: list[Measured] = []
-    failures: dict[str, list[int]] = {}
-    # Even a bar that shows nothing would start tqdm's own thread.
-    bar = tqdm(total=len(cells) * rounds, desc=title, leave=False) if progress else None
-    try:
-        for round_ in range(rounds):
-            gc.collect()  # once a round: beside pandas it takes tens of milliseconds
-            for cell in shuffled.sample(cells, len(cells)):
-                try:
-                    done.append(measure(cell, round_))
-                except Exception as error:
-                    if name is None:
-                        raise
-                    words = next(iter(str(error).splitlines()), "")
-                    said = f"{name(cell)} failed with {type(error).__name__}: {words}"
-                    failures.setdefault(said, []).append(round_)
-                if bar is not None:
-                    bar.update()
-    except KeyboardInterrupt:
-        book.interrupted = True
-        book.note(
-            f"interrupted after {len(done)} of {len(cells) * rounds} cells; "
-            "rounds that are not complete have fewer"
-        )
-    finally:
-        if bar is not None:
-            bar.close()
-    for said, where in failures.items():
-        book.note(f"{said} (in {len(where)} of {rounds} rounds, which are left out)")
-    return done
+    def result(self, **parameters: Any) -> Result:
+        """The measured rows with the circumstances of the run, which ends now."""
+        lasted_ns = time.monotonic_ns() - int(self._circumstances["started_ns"])
+        circumstances = {
+            **self._circumstances,
+            "experiment": self.name,
+            **parameters,
+            **self.effort.counts,
+            "seed": self.effort.seed,
+            "notes": list(self.notes),
+            "interrupted": self.interrupted,
+            "seconds": round(lasted_ns / 1e9, 3),
+        }
+        layout = self.layout
+        frame = layout.frame(self._blocks)
+        return Result(self.name, frame, circumstances, layout.by, layout.values, layout.x)

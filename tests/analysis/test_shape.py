@@ -1,4 +1,4 @@
-"""The named checks of a sweep's shape, on made-up times and on a real default run."""
+"""The named checks of a sweep's shape, on synthetic times and on a real default run."""
 
 import pandas as pd
 import pytest
@@ -12,7 +12,7 @@ STEEP = {10: 1500, 100: 6000, 1_000: 51_000, 10_000: 501_000}
 
 
 def _frame(api="raw", **times):
-    """Three rounds with a wait of so many ns at each N; an absurd one as warm-up."""
+    """Three rounds with the given waits in ns at each N; an extreme one as warm-up."""
     rows = [
         {"round": r, "poller": poller.replace("_", "-"), "api": api, "n_fds": n, "warmup": warmup,
          "wait_ns": 10**9 if warmup else ns + r, "op_ns": None}
@@ -26,7 +26,7 @@ def _frame(api="raw", **times):
 
 
 def test_the_published_shape_holds():
-    """A flat epoll, straight poll and select, and a factor far over 100."""
+    """A flat epoll, straight poll and select, and a factor far above 100."""
     table = shape(_frame(epoll_level=FLAT, epoll_edge=FLAT, poll=STEEP, select=STEEP))
     assert table["check"].tolist() == [
         "epoll-level is flat", "epoll-edge is flat", "poll is straight", "select is straight",
@@ -40,7 +40,7 @@ def test_the_published_shape_holds():
 
 
 def test_another_shape_differs():
-    """An epoll that grows, a poll that bends, and a factor that is too small are told."""
+    """A growing epoll, a bent poll and a factor that is too small are detected."""
     bent = {10: 10_000, 100: 100, 1_000: 10_000, 10_000: 9_000}
     grows = {10: 1000, 100: 1000, 1_000: 1000, 10_000: 2100}
     table = shape(_frame(epoll_level=grows, poll=bent, select=STEEP)).set_index("check")
@@ -52,8 +52,8 @@ def test_another_shape_differs():
     }
 
 
-def test_what_was_not_measured_is_no_verdict():
-    """One size has no flatness, two no straightness, and no poll has no ratio."""
+def test_not_measured():
+    """Flatness needs two sizes, straightness three, and the ratio needs poll."""
     two = {10: 1000, 100: 1000}
     table = shape(_frame(epoll_level={10: 1000}, select=two))
     assert set(table["verdict"]) == {"not measured"}
@@ -63,14 +63,14 @@ def test_what_was_not_measured_is_no_verdict():
 
 
 def test_the_margin_follows_the_largest_size():
-    """A sweep that a limit cut at 1,000 is held to a factor of 10."""
+    """A sweep up to 1,000 needs a factor of 10."""
     cut = {n: ns for n, ns in STEEP.items() if n <= 1_000}
     row = shape(_frame(epoll_level=FLAT, poll=cut)).iloc[-1]
     assert (row["margin"], row["verdict"]) == ("over 10", "holds")
 
 
-def test_python_serves_where_there_is_no_raw():
-    """The checks are of raw calls where there are any."""
+def test_raw_calls_are_preferred():
+    """Python's functions are used only if there are no raw calls."""
     python = _frame("python", epoll_level=FLAT, poll=STEEP)
     assert shape(python).iloc[-1]["verdict"] == "holds"
     raw = _frame("raw", epoll_level=FLAT, poll=FLAT)
@@ -78,10 +78,9 @@ def test_python_serves_where_there_is_no_raw():
 
 
 def test_the_default_run_has_the_shape():
-    """Epoll hardly grows with N, poll and select do in a line, and they end far apart.
+    """Epoll hardly grows with N, poll and select grow linearly, and they end far apart.
 
-    The margins here are several times wider than those of the checks, so that a machine
-    that does something else meanwhile does not decide.
+    The margins are several times wider than those of the checks, for a busy machine.
     """
     result = experiments.sweep(progress=False)
     most = int(result["n_fds"].max())
@@ -93,10 +92,3 @@ def test_the_default_run_has_the_shape():
     assert found[[f"{poller} is flat" for poller in POLLERS[:3]]].max() < 5
     assert found[["poll is straight", "select is straight"]].min() > 0.9
     assert found["poll over epoll"] > most / 400
-
-
-def test_checks_are_of_sweeps():
-    """Another experiment's result says what it is and where its numbers are."""
-    result = experiments.wait_kinds((2, 5), ops=1, rounds=1, progress=False)
-    with pytest.raises(ValueError, match=r"this is wait_kinds; see summary\(\)"):
-        result.checks()

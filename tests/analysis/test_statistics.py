@@ -1,4 +1,4 @@
-"""Medians, intervals, lines and doubts, against cases that can be worked out by hand."""
+"""Medians, intervals, lines and warnings, in cases that can be worked out by hand."""
 
 import numpy as np
 import pandas as pd
@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from epolllab.analysis import statistics
 
 
-def test_median_interval_holds_the_median_and_repeats():
-    """The interval holds its median, and the same data give the same interval."""
+def test_median_interval_contains_the_median_and_repeats():
+    """The interval contains its median, and the same data give the same interval."""
     values = np.random.default_rng(1).normal(100, 5, 300)
     rounds = np.repeat([0, 1, 2], 100)
     first = statistics.median_interval(values, rounds)
@@ -19,8 +19,8 @@ def test_median_interval_holds_the_median_and_repeats():
     assert first == statistics.median_interval(values, rounds)
 
 
-def test_interval_is_wide_where_rounds_differ():
-    """Many operations in rounds that disagree are not taken for many facts."""
+def test_interval_is_wide_if_rounds_differ():
+    """Operations of one round do not count as independent."""
     chance = np.random.default_rng(2)
     values = np.concatenate([chance.normal(middle, 1, 500) for middle in (100, 150, 200)])
     rounds = np.repeat([0, 1, 2], 500)
@@ -30,8 +30,8 @@ def test_interval_is_wide_where_rounds_differ():
     assert alike.high - alike.low < apart.high - apart.low
 
 
-def test_intervals_of_normal_data_hold_the_truth_about_as_often_as_they_say():
-    """Of 100 samples with a known median, most 95 % intervals hold it."""
+def test_coverage_of_intervals():
+    """Of 100 samples with a known median, most 95 % intervals contain it."""
     chance = np.random.default_rng(3)
     held = 0
     for _ in range(100):
@@ -42,7 +42,7 @@ def test_intervals_of_normal_data_hold_the_truth_about_as_often_as_they_say():
 
 @given(st.lists(st.floats(1, 1e6), min_size=1, max_size=40))
 def test_median_lies_within_its_interval(values):
-    """Whatever the values, low <= median <= high, within the range of the values."""
+    """Low <= median <= high, within the range of the values."""
     interval = statistics.median_interval(values)
     assert min(values) <= interval.low <= interval.median <= interval.high <= max(values)
 
@@ -54,7 +54,7 @@ def test_nothing_measured_is_nan():
 
 
 def test_ratio_interval():
-    """A ratio of exact values is exact; one of noisy values holds the truth."""
+    """A ratio of exact values is exact; the interval of noisy ones contains the true ratio."""
     rounds = [0] * 50
     assert statistics.ratio_interval([3.0] * 50, rounds, [2.0] * 50, rounds) == (1.5, 1.5, 1.5)
     chance = np.random.default_rng(4)
@@ -65,7 +65,7 @@ def test_ratio_interval():
 
 
 def test_line_through_exact_points():
-    """Points on a line give it back, with R² 1 and no residual."""
+    """The line is found, with R² 1 and no residual."""
     x = [10, 100, 1000] * 3
     rounds = np.repeat([0, 1, 2], 3)
     line = statistics.fit_line(x, [5 + 2 * n for n in x], rounds)
@@ -76,8 +76,8 @@ def test_line_through_exact_points():
     assert line.residual == pytest.approx(0, abs=1e-9)
 
 
-def test_line_says_where_it_misses():
-    """A curve has a high R², and the line's worst share at its small end."""
+def test_worst_share_of_a_line():
+    """A curve has a high R², and the worst share at its small end."""
     x = [10, 100, 1000, 10_000]
     line = statistics.fit_line(x, [n + n**2 / 20_000 for n in x])
     assert line.r2 > 0.99
@@ -86,7 +86,7 @@ def test_line_says_where_it_misses():
 
 
 def test_line_needs_two_sizes():
-    """One size has no slope: NaN."""
+    """One size has no slope."""
     assert np.isnan(statistics.fit_line([10, 10], [1.0, 2.0]).b)
 
 
@@ -102,7 +102,7 @@ def _frame(times, rounds=3):
 
 
 def test_summary_leaves_warmup_out_and_keeps_order():
-    """A row per arm, without the warm-up, with its counts."""
+    """A row per variant, without warm-up, with counts."""
     table = statistics.summarise(_frame({"a": [900, 5, 5], "b": [900, 7, 7]}), ["arm"], ["wait_ns"])
     assert table["arm"].tolist() == ["a", "b"]
     assert table["wait_ns"].tolist() == [5, 7]
@@ -111,8 +111,8 @@ def test_summary_leaves_warmup_out_and_keeps_order():
     assert table["doubt"].tolist() == ["", ""]
 
 
-def test_doubts_are_said():
-    """Wide intervals, uneven rounds, few rounds and a dear clock are each named."""
+def test_warnings():
+    """Wide intervals, uneven rounds, few rounds and a slow clock each have one."""
     frame = _frame({"a": [0, 100, 100]}).assign(
         wait_ns=lambda f: f["wait_ns"] * f["round"].map({0: 1, 1: 2, 2: 4})
     )
@@ -124,8 +124,8 @@ def test_doubts_are_said():
     assert "fewer than 3 rounds" in few["doubt"][0]
 
 
-def test_summary_of_nothing_has_its_columns():
-    """An empty frame gives an empty table of the same columns."""
+def test_summary_of_an_empty_frame():
+    """It has the same columns."""
     frame = _frame({"a": [1, 2]})
     full = statistics.summarise(frame, ["arm"], ["wait_ns"])
     empty = statistics.summarise(frame.iloc[:0], ["arm"], ["wait_ns"])
@@ -133,15 +133,9 @@ def test_summary_of_nothing_has_its_columns():
     assert len(empty) == 0
 
 
-def test_fits_have_a_row_per_arm():
-    """Each arm gets a line of its own."""
-    frame = pd.DataFrame(
-        {
-            "round": [0, 0, 0, 0],
-            "arm": ["a", "a", "b", "b"],
-            "n": [1, 2, 1, 2],
-            "wait_ns": [1.0, 2.0, 5.0, 5.0],
-        }
-    )
+def test_fits_have_a_row_per_variant():
+    """Each variant has its own line."""
+    columns = {"arm": ["a", "a", "b", "b"], "n": [1, 2, 1, 2], "wait_ns": [1.0, 2.0, 5.0, 5.0]}
+    frame = pd.DataFrame(columns).assign(round=0)
     table = statistics.fits(frame, ["arm"], "n", "wait_ns").set_index("arm")
     assert table["b"].tolist() == [pytest.approx(1), pytest.approx(0)]

@@ -1,23 +1,23 @@
-"""idle_connections() on real servers, small: rows, counts, limits, and nothing left."""
+"""idle_connections() on real servers: rows, counts, limits and failures."""
 
 from pathlib import Path
 
 import pytest
 
 from epolllab import experiments, kernel
-from epolllab.experiments import rounds
 from epolllab.experiments.comparisons import idle
-from epolllab.experiments.workers.idle import hold_idle
+from epolllab.experiments.rounds import Effort, ExperimentRun
+from epolllab.experiments.workers.idle import open_idle
 from epolllab.server.server import start_server
 
 pytestmark = pytest.mark.usefixtures("descriptor_limits_put_back")
 
 
-def test_every_server_answers_with_idle_connections_open():
-    """Each kind of server holds what is asked and answers all; its calls are its life cycle's."""
+def test_every_server_serves_with_idle_connections_open():
+    """Each server responds to all requests; its calls are those of its life cycle."""
     result = experiments.idle_connections((0, 12), active=3, requests=20, rounds=1, progress=False)
     frame = result.frame
-    assert dict(frame.dtypes) == dict(idle._frame([]).dtypes)
+    assert dict(frame.dtypes) == dict(idle.LAYOUT.frame([]).dtypes)
     assert len(frame) == len(idle.SERVERS) * 2 * 2
     assert (frame["held"] == frame["idle"]).all()
     assert (frame["errors"] == 0).all()
@@ -25,7 +25,7 @@ def test_every_server_answers_with_idle_connections_open():
     assert (counted["requests"] == 20).all()
     ctl = counted.groupby("server", observed=True)["epoll_ctl"].max()
     assert ctl["epoll-level-eager"] == ctl["epoll-edge-once"] == 1
-    # The last connections' end may come after the count was taken.
+    # The last connections may end after the count was taken.
     assert 3 < ctl["epoll-level-howto"] <= 4
     assert ctl["epoll-oneshot"] >= 1
     assert ctl["poll-eager"] == ctl["select-eager"] == 0
@@ -33,64 +33,68 @@ def test_every_server_answers_with_idle_connections_open():
     assert (counted["cpu_us"] > 0).all()
 
 
-def test_select_ends_where_its_bitmap_does():
-    """More than fits gets select's own last size and a note; others go on."""
+def _run():
+    return ExperimentRun("made", idle.LAYOUT, Effort({}))
+
+
+def test_select_ends_at_its_bitmap():
+    """Sizes beyond it are replaced by select's largest, with a note; poll has them."""
     if kernel.descriptor_limits().hard < 2_500:
         pytest.skip("the hard limit on descriptors is below 2,500")
-    book = rounds.Logbook()
-    fitting = idle._fitting("select-eager", (0, 100, 1_500), 50, book)
+    run = _run()
+    fitting = idle._fitting("select-eager", (0, 100, 1_500), 50, run)
     assert fitting[:2] == [0, 100]
     assert 500 < fitting[2] < 1_024
-    assert "select-eager cut to" in book.notes[0]
-    assert "1,500 asked" in book.notes[0]
-    assert idle._fitting("poll-eager", (0, 100, 1_500), 50, book) == [0, 100, 1_500]
+    assert "select-eager cut to" in run.notes[0]
+    assert "1,500 asked" in run.notes[0]
+    assert idle._fitting("poll-eager", (0, 100, 1_500), 50, run) == [0, 100, 1_500]
 
 
-def test_the_server_limit_is_said(monkeypatch):
-    """What the hard limit leaves no room for is cut, with the reason."""
+def test_the_servers_limit_is_noted(monkeypatch):
+    """Sizes beyond the hard limit are reduced, with the reason."""
     monkeypatch.setattr(kernel, "descriptor_limits", lambda: kernel.DescriptorLimits(1_000, 1_000))
-    book = rounds.Logbook()
-    fitting = idle._fitting("epoll-level-eager", (0, 10_000), 50, book)
+    run = _run()
+    fitting = idle._fitting("epoll-level-eager", (0, 10_000), 50, run)
     assert 0 < fitting[1] < 1_000
-    assert "the server process may have 1,000 descriptors" in book.notes[0]
+    assert "the server process may have 1,000 descriptors" in run.notes[0]
 
 
-def test_held_connections_come_from_addresses_of_their_own():
-    """They stand while the block lasts, from 127.0.0.2, and are gone after it."""
-    with start_server() as server, hold_idle(server.address, 5) as held:
-        assert held == (5, None)
+def test_idle_connections_have_their_own_source_address():
+    """They are open until the block ends, from 127.0.0.2."""
+    with start_server() as server, open_idle(server.address, 5) as opened:
+        assert opened == (5, None)
         assert _sources(server.address[1]) == ["127.0.0.2"] * 5
     assert _sources(server.address[1]) == []
 
 
 def _sources(port):
-    """Addresses from which connections to a local port are established, by the kernel."""
+    """Source addresses of established connections to a local port."""
     lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
     fields = [line.split() for line in lines]
     found = [f[1] for f in fields if f[2].endswith(f":{port:04X}") and f[3] == "01"]
     return [".".join(str(byte) for byte in bytes.fromhex(at[:8])[::-1]) for at in found]
 
 
-def test_a_refused_holder_says_so():
-    """Nobody listens: none is held, and the reason is the kernel's."""
+def test_refused_connections():
+    """Without a listener none is open, and the reason is the kernel's."""
     with start_server() as server:
         address = server.address
-    with hold_idle(address, 3) as held:
-        assert held.n_held == 0
-        assert "refused" in held.reason
+    with open_idle(address, 3) as opened:
+        assert opened.n_open == 0
+        assert "refused" in opened.reason
 
 
-def test_interrupt_ends_servers_and_holders(monkeypatch):
-    """An interrupt in the middle of a load keeps earlier rows and leaves nothing."""
-    real, calls = idle.measured_load, []
+def test_interrupt_ends_all_processes(monkeypatch):
+    """An interrupt during a load keeps earlier rows."""
+    real, calls = idle.measure_load, []
 
-    def interrupted(*arguments, **wishes):
+    def interrupted(*arguments, **options):
         calls.append(1)
         if len(calls) == 4:
             raise KeyboardInterrupt
-        return real(*arguments, **wishes)
+        return real(*arguments, **options)
 
-    monkeypatch.setattr(idle, "measured_load", interrupted)
+    monkeypatch.setattr(idle, "measure_load", interrupted)
     result = experiments.idle_connections(
         (3,), ("epoll-level-eager", "poll-eager"), active=2, requests=5, rounds=2, progress=False
     )
@@ -98,8 +102,8 @@ def test_interrupt_ends_servers_and_holders(monkeypatch):
     assert len(result) == 2
 
 
-def test_a_server_that_fails_is_a_note(monkeypatch):
-    """The other server is measured in every round, and what failed is said with its cell."""
+def test_a_failed_server_is_noted(monkeypatch):
+    """The other server is measured in every round, and the note names the failed cell."""
     real = idle.start_server
 
     def start(**options):
@@ -119,18 +123,18 @@ def test_a_server_that_fails_is_a_note(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    "arguments",
     [
-        ({"idle": (-1,)}, "idle must be at least 0"),
-        ({"idle": (100, 10)}, "Did you mean"),
-        ({"servers": ("epoll-eager",)}, "servers must be one of"),
-        ({"servers": "poll-eager"}, "each once"),
-        ({"active": 0}, "active must be at least 1"),
-        ({"requests": 0}, "requests must be at least 1"),
-        ({"rounds": 0}, "rounds must be at least 1"),
+        {"idle": (-1,)},
+        {"idle": (100, 10)},
+        {"servers": ("epoll-eager",)},
+        {"servers": "poll-eager"},
+        {"active": 0},
+        {"requests": 0},
+        {"rounds": 0},
     ],
 )
-def test_bad_input(arguments, message):
-    """Each mistake is named before anything starts."""
-    with pytest.raises(ValueError, match=message):
+def test_bad_input(arguments):
+    """The error begins with the name of the parameter."""
+    with pytest.raises(ValueError, match=f"^{next(iter(arguments))} "):
         experiments.idle_connections(progress=False, **arguments)

@@ -1,8 +1,4 @@
-"""What a load did to a server: rates, times and CPU, from one run of clients.
-
-One job: run clients at an address while a process's CPU time is read, and give one
-row of numbers. It starts no server.
-"""
+"""The effect of a load on a server: rates, latencies and CPU time, from one run of clients."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -12,19 +8,19 @@ import numpy as np
 from epolllab import kernel
 from epolllab.clients.run import run_clients
 
-__all__ = ["cpu_of", "measured_load"]
+__all__ = ["cpu_reader", "measure_load"]
 
 
-def cpu_of(pid: int | None, tids: Iterable[int] | None = None) -> Callable[[], int]:
-    """A function that reads the CPU time of a process, or of some threads of it, in ns."""
+def cpu_reader(pid: int | None, tids: Iterable[int] | None = None) -> Callable[[], int]:
+    """Return a function that reads the CPU time of a process, or of some threads of it, in ns."""
     if tids is None:
         return lambda: kernel.cpu_time_ns(pid)
     chosen = list(tids)
     return lambda: sum(kernel.cpu_time_ns(pid, tid) for tid in chosen)
 
 
-def measured_load(
-    target: Any, cpus: Mapping[str, Callable[[], int]], **wishes: Any
+def measure_load(
+    target: Any, cpus: Mapping[str, Callable[[], int]], **options: Any
 ) -> dict[str, Any]:
     """Run clients and measure.
 
@@ -33,19 +29,19 @@ def measured_load(
     target : Server or address
         As for :func:`epolllab.run_clients`.
     cpus : mapping of str to callable
-        Column to what reads a CPU time in ns, such as :func:`cpu_of` makes.
-    **wishes
+        Column to a function that reads a CPU time in ns, such as :func:`cpu_reader` returns.
+    **options
         For :func:`epolllab.run_clients`.
 
     Returns
     -------
     dict
-        ``requests`` succeeded, ``errors``, ``requests_per_s``, ``p50_us``, ``p99_us`` (from
-        the due instant, connecting included), and each column of `cpus` in
-        microseconds for each request that succeeded. NaN where none did.
+        Successful ``requests``, ``errors``, ``requests_per_s``, ``p50_us``, ``p99_us``
+        (from the intended start, connecting included), and each column of `cpus` in
+        microseconds per successful request. NaN if there was none.
     """
     before = {column: read() for column, read in cpus.items()}
-    run = run_clients(target, progress=False, record=False, **wishes)
+    run = run_clients(target, progress=False, record=False, **options)
     spent = {column: read() - before[column] for column, read in cpus.items()}
     rows = run.requests()
     good = rows[rows["error"].isna()]

@@ -1,18 +1,25 @@
-"""Descriptors that can be made ready and unready at will.
+"""Descriptors that can be made readable and unreadable at will, as many as the limits allow."""
 
-One job: open many of one kind, make a chosen one readable with one write and
-unreadable with one read. It knows no poller and reads no clock.
-"""
-
+import errno
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 
+from epolllab import kernel
 from epolllab.checks import check_choice
-from epolllab.experiments.rounds import OUT_OF_DESCRIPTORS
+from epolllab.experiments.rounds import ExperimentRun
 
-__all__ = ["KINDS", "Targets", "open_targets"]
+__all__ = ["KINDS", "Targets", "open_targets", "prepare"]
+
+
+SPARE_DESCRIPTORS = 64
+"""Left free for the surrounding program and the pollers measured."""
+
+OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
+"""The limit of this process, and of the whole system."""
 
 
 @dataclass
@@ -22,14 +29,14 @@ class Targets:
     Attributes
     ----------
     fds : list of int
-        What is watched, in the order of opening, so with rising numbers where there
-        are no holes.
+        The watched descriptors, in the order of opening, so rising unless a lower number
+        became free meanwhile.
     writers : list of int
-        Where to write so that the watched one of the same place becomes readable.
+        Where to write to make the descriptor at the same index readable.
     payload : bytes
         What to write.
     size : int
-        What to read to take it back.
+        How much to read to make it unreadable again.
     """
 
     kind: str
@@ -54,7 +61,7 @@ class Targets:
 
 
 def _eventfd() -> tuple[int, int]:
-    # One descriptor both ways, and so the only kind of which a common limit of 20,000
+    # One descriptor for both ends, so the only kind of which the usual limit of 20,000
     # allows 10,000 and their pollers.
     fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
     return fd, fd
@@ -65,39 +72,30 @@ def _pipe() -> tuple[int, int]:
 
 
 def _socketpair() -> tuple[int, int]:
-    ours, theirs = socket.socketpair()
-    ours.setblocking(False)
-    theirs.setblocking(False)
-    return ours.detach(), theirs.detach()
+    reader, writer = socket.socketpair()
+    reader.setblocking(False)
+    writer.setblocking(False)
+    return reader.detach(), writer.detach()
 
 
-class _TcpPairs:
-    """Connected TCP sockets over loopback, accepted from one listener."""
-
-    def __init__(self) -> None:
-        self._listener = socket.create_server(("127.0.0.1", 0))
-
-    def __call__(self) -> tuple[int, int]:
-        near = socket.create_connection(self._listener.getsockname())
-        try:
-            far, _ = self._listener.accept()
-        except BaseException:
-            near.close()
-            raise
-        # Without this a write of one byte could wait for the acknowledgement of the last.
-        far.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        near.setblocking(False)
-        far.setblocking(False)
-        return near.detach(), far.detach()
-
-    def close(self) -> None:
-        self._listener.close()
+def _tcp_pair(listener: socket.socket) -> tuple[int, int]:
+    reader = socket.create_connection(listener.getsockname())
+    try:
+        writer, _ = listener.accept()
+    except BaseException:
+        reader.close()
+        raise
+    # Otherwise a write of one byte could wait for the acknowledgement of the last.
+    writer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    reader.setblocking(False)
+    writer.setblocking(False)
+    return reader.detach(), writer.detach()
 
 
 KINDS = {"eventfd": 1, "pipe": 2, "socketpair": 2, "tcp": 2}
-"""Kinds of descriptor that can be watched, and the descriptors that one takes."""
+"""Kinds of watched descriptor, and the descriptors that one takes."""
 
-_SIMPLE: dict[str, Callable[[], tuple[int, int]]] = {
+_OPENERS: dict[str, Callable[[], tuple[int, int]]] = {
     "eventfd": _eventfd,
     "pipe": _pipe,
     "socketpair": _socketpair,
@@ -105,50 +103,79 @@ _SIMPLE: dict[str, Callable[[], tuple[int, int]]] = {
 
 
 def open_targets(kind: str, n: int) -> Targets:
-    """Open as many as there is room for, and `n` at most.
+    """Open up to `n` descriptors of a kind, one of :data:`KINDS`.
 
-    Parameters
-    ----------
-    kind : {"eventfd", "pipe", "socketpair", "tcp"}
-        What they are.
-    n : int
-        How many.
-
-    Returns
-    -------
-    Targets
-        With fewer than `n` where this process, or the whole system, ran out of
-        descriptors: another program may have taken them meanwhile.
-
-    Raises
-    ------
-    ValueError
-        An unknown kind.
+    There are fewer if this process or the whole system runs out of descriptors.
     """
     check_choice("kind", kind, list(KINDS))
     targets = Targets(kind)
     if kind == "eventfd":
         targets.payload, targets.size = (1).to_bytes(8, "little"), 8
-    pairs = _TcpPairs() if kind == "tcp" else None
-    make = pairs or _SIMPLE[kind]
-    try:
-        _fill(targets, make, n)
-    except BaseException:
-        targets.close()
-        raise
-    finally:
-        if pairs is not None:
-            pairs.close()
+    with socket.create_server(("127.0.0.1", 0)) if kind == "tcp" else nullcontext() as listener:
+        try:
+            _fill(targets, partial(_tcp_pair, listener) if listener else _OPENERS[kind], n)
+        except BaseException:
+            targets.close()
+            raise
     return targets
 
 
-def _fill(targets: Targets, make: Callable[[], tuple[int, int]], n: int) -> None:
+def _fill(targets: Targets, open_pair: Callable[[], tuple[int, int]], n: int) -> None:
     for _ in range(n):
         try:
-            reader, writer = make()
+            reader, writer = open_pair()
         except OSError as error:
             if error.errno not in OUT_OF_DESCRIPTORS:
                 raise
             return
         targets.fds.append(reader)
         targets.writers.append(writer)
+
+
+@contextmanager
+def prepare(
+    run: ExperimentRun, kinds: Sequence[str], sizes: Sequence[int]
+) -> Iterator[tuple[dict[str, Targets], tuple[int, ...]]]:
+    """Quiet the process and open descriptors for the largest size, until the block ends.
+
+    Yields
+    ------
+    tuple
+        Targets by kind; and the sizes that fit: the largest possible one replaces those
+        that do not, which is noted.
+
+    Raises
+    ------
+    DescriptorLimitError
+        Not even the smallest size fits under the hard limit.
+    """
+    each = sum(KINDS[kind] for kind in kinds)
+    with ExitStack() as opened:
+        opened.enter_context(run.quiet_process())
+        n = opened.enter_context(_raised_limit(sizes[-1] * each)) // each
+        targets = {kind: opened.enter_context(open_targets(kind, n)) for kind in kinds}
+        n_open = min(len(some.fds) for some in targets.values())
+        yield targets, _fitting(sizes, n_open, run)
+
+
+@contextmanager
+def _raised_limit(n_descriptors: int) -> Iterator[int]:
+    """Raise the soft limit for `n_descriptors` more; yield how many of them are possible."""
+    taken = kernel.descriptors_open() + SPARE_DESCRIPTORS
+    wanted = min(n_descriptors + taken, kernel.descriptor_limits().hard)
+    with kernel.raise_descriptor_limit(max(wanted, 1)) as soft:
+        yield max(min(n_descriptors, soft - taken), 0)
+
+
+def _fitting(sizes: Sequence[int], n_open: int, run: ExperimentRun) -> tuple[int, ...]:
+    kept = tuple(n for n in sizes if n <= n_open)
+    if len(kept) == len(sizes):
+        return kept
+    soft, hard = kernel.descriptor_limits()
+    if not kept:
+        raise kernel.DescriptorLimitError(sizes[0], soft, hard)
+    if n_open > kept[-1]:
+        kept += (n_open,)
+    asked = ", ".join(f"{n:,}" for n in sizes if n > n_open)
+    run.note(f"cut to N = {kept[-1]:,}: {asked} asked, and the limit is {hard:,} descriptors here")
+    return kept

@@ -1,31 +1,53 @@
-"""propagate(): libevent's benchmark, a token passed around n socket pairs.
+"""propagate(): libevent's benchmark, bytes passed around n socket pairs.
 
-One job: run that method's loop on each poller and count its waits. The method is that
-of ``bench.c`` in libevent; this is a program of its own, in Python.
+The method is that of ``bench.c`` in libevent; this is an independent program in Python.
 """
 
 import os
 import select
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from functools import partial
 from typing import Any, NamedTuple
 
 import pandas as pd
 
 from epolllab.analysis.result import Result
-from epolllab.checks import check_choice, check_int
+from epolllab.checks import check_int
 from epolllab.events import EPOLLET, EPOLLIN
-from epolllab.experiments.rounds import Logbook, numbers, room, run_rounds, still
-from epolllab.experiments.scaling.fds import Targets, open_targets
-from epolllab.experiments.scaling.waits import DEFAULT_MAX_EVENTS, fit
+from epolllab.experiments.rounds import (
+    ExperimentRun,
+    Layout,
+    check_names,
+    check_sizes,
+    choose_effort,
+)
+from epolllab.experiments.scaling.fds import Targets, prepare
+from epolllab.experiments.scaling.waits import DEFAULT_MAX_EVENTS
 from epolllab.kernel.pollers import FD_SETSIZE
 
-__all__ = ["POLLERS", "propagate"]
+__all__ = ["LAYOUT", "POLLERS", "propagate"]
 
 
 POLLERS = ("epoll-level", "epoll-edge", "poll", "select")
+
+LAYOUT = Layout(
+    {
+        "round": "int32",
+        "poller": pd.CategoricalDtype(list(POLLERS)),
+        "pairs": "int32",
+        "active": "int32",
+        "writes": "int32",
+        "max_events": "int32",
+        "loop_ns": "int64",
+        "waits": "int32",
+        "events": "int32",
+        "warmup": "bool",
+    },
+    ("poller", "pairs", "active", "writes", "max_events"),
+    ("loop_ns", "waits"),
+    "pairs",
+)
 
 
 class _Cell(NamedTuple):
@@ -49,29 +71,29 @@ def propagate(
     seed: int = 0,
     progress: bool = True,
 ) -> Result:
-    """Pass bytes from pair to pair until all writes are done; count waits as well.
+    """Pass bytes from pair to pair until all writes are done, and count the waits.
 
-    Each run registers all n pairs anew and writes one byte into `active` of them,
-    evenly spaced. Then the loop, which alone is timed, waits without blocking; for each
-    pair found ready it reads the byte and, while there are writes left, writes one into
-    the next pair. What it shows: with little active the poller's cost decides, with all
-    active it does not, and CPython's bound of 1,023 events a wait cuts a large batch
+    Each run registers all n pairs with a new poller and writes one byte into `active` of
+    them, evenly spaced. Then the loop, which alone is timed, waits without blocking; for
+    each ready pair it reads the byte and, while there are writes left, writes one into
+    the next pair. What it shows: with little active the poller's cost dominates, with all
+    active it does not, and CPython's limit of 1,023 events per wait splits a large batch
     into a staircase of waits.
 
     Parameters
     ----------
     pairs : int or rising sequence of int
-        Socket pairs (AF_UNIX, stream), two descriptors each; cut to the limit as in
+        Socket pairs (AF_UNIX, stream), two descriptors each; reduced to the limit as in
         :func:`sweep`.
     active : int or rising sequence of int
-        Bytes under way at once; each at most the least of `pairs`.
+        Bytes in transit at once; each at most the smallest of `pairs`.
     writes : int, optional
         Bytes written by the loop; as many as there are pairs by default.
     pollers : sequence of str
-        Of ``"epoll-level"``, ``"epoll-edge"``, ``"poll"``, ``"select"``; by Python's
-        functions, as a port of a loop would be. select only below descriptor 1,024.
+        Of ``"epoll-level"``, ``"epoll-edge"``, ``"poll"``, ``"select"``, through Python's
+        functions. select works below descriptor 1,024 only.
     max_events : int or rising sequence of int
-        Descriptors one epoll wait returns at most.
+        Maximum number of descriptors that one epoll wait returns.
     runs : int, optional
         Runs of each combination, interleaved: 25, or 5 with `quick`; one more comes
         before them and is marked as warm-up.
@@ -86,10 +108,10 @@ def propagate(
         ========== ======== ================================================
         round      int32    ordinal of the run
         poller     category as above
-        pairs      int32    socket pairs watched
-        active     int32    bytes under way at once
+        pairs      int32    watched socket pairs
+        active     int32    bytes in transit at once
         writes     int32    bytes written by the loop
-        max_events int32    bound on what an epoll wait returned
+        max_events int32    maximum that an epoll wait returned
         loop_ns    int64    the loop alone
         waits      int32    its calls to the poller
         events     int32    descriptors these returned: active + writes
@@ -99,67 +121,48 @@ def propagate(
     Raises
     ------
     ValueError, TypeError
-        Numbers that are not positive or do not rise, active over pairs, unknown names.
+        Invalid or contradictory arguments, before anything is opened.
     DescriptorLimitError
-        Not even the least number of pairs fits.
+        Not even the smallest number of pairs fits under the hard limit.
     """
-    sizes, counts = numbers("pairs", pairs), numbers("active", active)
-    bounds = numbers("max_events", max_events)
-    runs = (5 if quick else 25) if runs is None else runs
-    check_int("runs", runs, 1)
+    sizes, counts = check_sizes("pairs", pairs), check_sizes("active", active)
+    bounds = check_sizes("max_events", max_events)
     if writes is not None:
         check_int("writes", writes, 0)
-    _check(sizes, counts, pollers)
-    book = Logbook()
-    with ExitStack() as opened:
-        cpu = opened.enter_context(still(pin=pin, book=book))
-        n = opened.enter_context(room(2 * sizes[-1])) // 2
-        targets = opened.enter_context(open_targets("socketpair", min(n, sizes[-1])))
-        fitting = fit(sizes, len(targets.fds), book)
+    if counts[-1] > sizes[0]:
+        raise ValueError(
+            f"active must be at most the smallest of pairs, {sizes[0]}, not {counts[-1]}: each "
+            "pair holds one byte"
+        )
+    pollers = check_names("pollers", pollers, POLLERS)
+    effort = choose_effort(quick, runs=(runs, 25, 5), pin=pin, seed=seed, progress=progress)
+    run = ExperimentRun("propagate", LAYOUT, effort)
+    with prepare(run, ("socketpair",), sizes) as (opened, fitting):
+        targets = opened["socketpair"]
         cells = [
             _Cell(poller, size, count, size if writes is None else writes, bound)
             for poller in pollers
             for size in fitting
-            if not _ends(poller, size, targets, book)
+            if _is_possible(poller, size, targets, run)
             for count in counts
             for bound in (bounds if poller.startswith("epoll") else bounds[:1])
         ]
-        rows = run_rounds(
-            cells, partial(_row, targets), rounds=runs + 1, seed=seed, title="propagate",
-            progress=progress, book=book,
-        )  # fmt: skip
-    circumstances = book.circumstances(
-        experiment="propagate", pollers=list(pollers), pairs=list(sizes), active=list(counts),
-        writes=writes, max_events=list(bounds), runs=runs, seed=seed, pinned_cpu=cpu,
+        run.measure(cells, partial(_rows, targets), rounds=effort["runs"] + 1)
+    return run.result(
+        pollers=list(pollers), pairs=list(sizes), active=list(counts), writes=writes,
+        max_events=list(bounds),
     )  # fmt: skip
-    by = ("poller", "pairs", "active", "writes", "max_events")
-    return Result("propagate", _frame(rows), circumstances, by, ("loop_ns", "waits"), "pairs")
 
 
-def _check(sizes: Sequence[int], counts: Sequence[int], pollers: Sequence[str]) -> None:
-    if counts[-1] > sizes[0]:
-        raise ValueError(
-            f"active={counts[-1]} of pairs={sizes[0]}: more bytes under way than pairs to hold "
-            "them; active is at most the least of pairs"
-        )
-    if isinstance(pollers, str) or not pollers or len(set(pollers)) < len(pollers):
-        raise ValueError(f"pollers names at least one of {POLLERS}, each once, not {pollers!r}")
-    for poller in pollers:
-        check_choice("pollers", poller, POLLERS)
+def _is_possible(poller: str, size: int, targets: Targets, run: ExperimentRun) -> bool:
+    possible = poller != "select" or max(targets.fds[:size]) < FD_SETSIZE
+    if not possible:
+        run.note(f"Python's select refuses descriptors from {FD_SETSIZE:,} on: not {size:,} pairs")
+    return possible
 
 
-def _ends(poller: str, size: int, targets: Targets, book: Logbook) -> bool:
-    ended = poller == "select" and max(targets.fds[:size]) >= FD_SETSIZE
-    if ended:
-        book.note(f"Python's select refuses descriptors from {FD_SETSIZE:,} on: not {size:,} pairs")
-    return ended
-
-
-# --- one run ----------------------------------------------------------------------------
-
-
-def _row(targets: Targets, cell: _Cell, round_: int) -> dict[str, Any]:
-    wait, close = _registered(cell, targets.fds[: cell.pairs])
+def _rows(targets: Targets, cell: _Cell, round_: int) -> list[dict[str, Any]]:
+    wait, close = _register(cell, targets.fds[: cell.pairs])
     try:
         spacing = cell.pairs // cell.active
         for place in range(0, spacing * cell.active, spacing):
@@ -167,27 +170,25 @@ def _row(targets: Targets, cell: _Cell, round_: int) -> dict[str, Any]:
         loop_ns, waits, events = _loop(targets, cell, wait)
     finally:
         close()
-    return {
-        "round": round_, **cell._asdict(), "loop_ns": loop_ns, "waits": waits, "events": events,
-        "warmup": round_ == 0,
-    }  # fmt: skip
+    measured = {"loop_ns": loop_ns, "waits": waits, "events": events}
+    return [{"round": round_, **cell._asdict(), **measured, "warmup": round_ == 0}]
 
 
-def _registered(cell: _Cell, fds: Sequence[int]) -> tuple[Callable[[], Any], Callable[[], None]]:
-    """Register all pairs anew: a wait that gives descriptors (or pairs with a mask)."""
-    if cell.poller.startswith("epoll"):
-        epoll = select.epoll()
-        mask = EPOLLIN | (EPOLLET if cell.poller == "epoll-edge" else 0)
-        for fd in fds:
-            epoll.register(fd, mask)
-        return partial(epoll.poll, 0, cell.max_events), epoll.close
+def _register(cell: _Cell, fds: Sequence[int]) -> tuple[Callable[[], Any], Callable[[], None]]:
+    """Register all pairs with a new poller; return its wait, which gives pairs, and its close."""
+    if cell.poller == "select":
+        watched = list(fds)
+        return lambda: [(fd, 1) for fd in select.select(watched, (), (), 0)[0]], lambda: None
     if cell.poller == "poll":
         poll = select.poll()
         for fd in fds:
             poll.register(fd, EPOLLIN)
         return partial(poll.poll, 0), lambda: None
-    watched = list(fds)
-    return lambda: [(fd, 1) for fd in select.select(watched, (), (), 0)[0]], lambda: None
+    epoll = select.epoll()
+    mask = EPOLLIN | (EPOLLET if cell.poller == "epoll-edge" else 0)
+    for fd in fds:
+        epoll.register(fd, mask)
+    return partial(epoll.poll, 0, cell.max_events), epoll.close
 
 
 def _loop(targets: Targets, cell: _Cell, wait: Callable[[], Any]) -> tuple[int, int, int]:
@@ -205,12 +206,3 @@ def _loop(targets: Targets, cell: _Cell, wait: Callable[[], Any]) -> tuple[int, 
                 fired += 1
                 write(writers[(place[fd] + 1) % cell.pairs], b"x")
     return time.monotonic_ns() - start, n_waits, n_events
-
-
-def _frame(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    columns: dict[str, Any] = {
-        "round": "int32", "poller": pd.CategoricalDtype(list(POLLERS)), "pairs": "int32",
-        "active": "int32", "writes": "int32", "max_events": "int32", "loop_ns": "int64",
-        "waits": "int32", "events": "int32", "warmup": "bool",
-    }  # fmt: skip
-    return pd.DataFrame(list(rows), columns=pd.Index(columns)).astype(columns)

@@ -1,7 +1,4 @@
-"""register_cost(): what it costs to add, change and take out one descriptor.
-
-One job: time these three calls on tables of different sizes.
-"""
+"""register_cost(): the cost of adding, changing and removing one descriptor among N."""
 
 import ctypes
 import platform
@@ -16,19 +13,36 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from epolllab.analysis.result import Result
-from epolllab.checks import check_choice, check_int
+from epolllab.checks import check_choice
 from epolllab.events import EPOLLIN, EPOLLOUT
-from epolllab.experiments.rounds import Logbook, numbers, room, run_rounds, still
-from epolllab.experiments.scaling.fds import KINDS, Targets, open_targets
+from epolllab.experiments.rounds import Effort, ExperimentRun, Layout, check_sizes, choose_effort
+from epolllab.experiments.scaling.fds import KINDS, Targets, prepare
 from epolllab.experiments.scaling.variants import APIS
-from epolllab.experiments.scaling.waits import clock_floor_ns, fit, raw_floor_ns
+from epolllab.experiments.scaling.waits import call_floors
 from epolllab.kernel import raw
 
-__all__ = ["OPERATIONS", "register_cost"]
+__all__ = ["LAYOUT", "OPERATIONS", "register_cost"]
 
 
 OPERATIONS = ("register", "modify", "unregister")
-_ARMS = (("epoll-level", "python"), ("epoll-level", "raw"), ("poll", "python"))
+
+_VARIANTS = (("epoll-level", "python"), ("epoll-level", "raw"), ("poll", "python"))
+
+LAYOUT = Layout(
+    {
+        "round": "int32",
+        "poller": pd.CategoricalDtype(["epoll-level", "poll"]),
+        "api": pd.CategoricalDtype(list(APIS)),
+        "n_fds": "int32",
+        "operation": pd.CategoricalDtype(list(OPERATIONS)),
+        "op": "int32",
+        "warmup": "bool",
+        "call_ns": "int64",
+    },
+    ("poller", "api", "operation", "n_fds"),
+    ("call_ns",),
+    "n_fds",
+)
 
 
 class _Cell(NamedTuple):
@@ -51,19 +65,19 @@ def register_cost(
 ) -> Result:
     """Time registering, modifying and unregistering one descriptor among N.
 
-    What it shows: what a connection costs epoll before the first wait. Each call enters
+    What it shows: the cost of a connection to epoll before the first wait. Each call enters
     the kernel, which looks the descriptor up in a tree, so the time grows with the
-    logarithm of N at most. poll's are entries in a dictionary of Python's and never
-    reach the kernel: poll pays at every wait instead. This is the price that a life
-    cycle with many epoll_ctl a request pays (Gammo and others, 2004).
+    logarithm of N at most. poll's are entries in a Python dictionary and never reach the
+    kernel: poll pays at every wait instead. A life cycle with many epoll_ctl per request
+    pays this price (Gammo and others, 2004).
 
     Parameters
     ----------
     n_fds : int or rising sequence of int
-        Descriptors registered meanwhile; cut as in :func:`sweep`.
+        Registered descriptors; reduced as in :func:`sweep`.
     ops : int, optional
-        Descriptors taken out, put back and modified in each round: 300, or 100 with
-        `quick`.
+        Descriptors unregistered, registered again and modified in each round: 300, or 100
+        with `quick`.
     rounds : int, optional
         5, or 3 with `quick`.
     warmup, kind, quick, pin, seed, progress
@@ -74,60 +88,48 @@ def register_cost(
     Result
         ``frame`` with a row per call: round, poller, api (epoll by Python and raw, poll
         by Python), n_fds, operation (one of :data:`OPERATIONS`), op, warmup, and
-        call_ns (int64).
-
-    Raises
-    ------
-    ValueError, TypeError, DescriptorLimitError
-        As :func:`sweep`.
+        call_ns (int64). Errors as in :func:`sweep`.
     """
-    sizes = numbers("n_fds", n_fds)
+    sizes = check_sizes("n_fds", n_fds)
     check_choice("kind", kind, list(KINDS))
-    ops = (100 if quick else 300) if ops is None else ops
-    rounds = (3 if quick else 5) if rounds is None else rounds
-    for name, value, least in (("ops", ops, 1), ("rounds", rounds, 1), ("warmup", warmup, 0)):
-        check_int(name, value, least)
-    book = Logbook()
-    with ExitStack() as opened:
-        cpu = opened.enter_context(still(pin=pin, book=book))
-        n = opened.enter_context(room(KINDS[kind] * sizes[-1])) // KINDS[kind]
-        targets = opened.enter_context(open_targets(kind, min(n, sizes[-1])))
-        fitting = fit(sizes, len(targets.fds), book)
-        blocks = run_rounds(
-            [_Cell(*arm, size) for arm in _ARMS for size in fitting],
-            partial(_block, targets, warmup + ops, warmup, seed),
-            rounds=rounds, seed=seed, title="register_cost", progress=progress, book=book,
-        )  # fmt: skip
-        floors = {"clock_floor_ns": clock_floor_ns(), "raw_floor_ns": raw_floor_ns()}
-    circumstances = book.circumstances(
-        experiment="register_cost", n_fds=list(sizes), kind=kind, ops=ops, warmup=warmup,
-        rounds=rounds, seed=seed, pinned_cpu=cpu, **floors,
+    effort = choose_effort(
+        quick, ops=(ops, 300, 100), rounds=(rounds, 5, 3), warmup=warmup, pin=pin, seed=seed,
+        progress=progress,
     )  # fmt: skip
-    by = ("poller", "api", "operation", "n_fds")
-    return Result("register_cost", _frame(blocks), circumstances, by, ("call_ns",), "n_fds")
+    run = ExperimentRun("register_cost", LAYOUT, effort)
+    with prepare(run, (kind,), sizes) as (targets, fitting):
+        cells = [_Cell(*variant, size) for variant in _VARIANTS for size in fitting]
+        run.measure(cells, partial(_blocks, targets[kind], effort))
+        floors = call_floors()
+    return run.result(n_fds=list(sizes), kind=kind, **floors)
 
 
-def _block(
-    targets: Targets, n_ops: int, warmup: int, seed: int, cell: _Cell, round_: int
-) -> list[tuple[Any, ...]]:
+def _blocks(targets: Targets, effort: Effort, cell: _Cell, round_: int) -> list[dict[str, Any]]:
     fds = targets.fds[: cell.n_fds]
-    chosen = random.Random(f"{seed} {round_} {cell}").choices(fds, k=n_ops)
+    n_ops = effort["warmup"] + effort["ops"]
+    chosen = random.Random(f"{effort.seed} {round_} {cell}").choices(fds, k=n_ops)
     with ExitStack() as opened:
-        calls = _CALLS[cell.poller, cell.api](opened, fds)
+        calls = (_raw_calls if cell.api == "raw" else _python_calls)(cell.poller, opened, fds)
         return [
-            (round_, *cell, operation, i, i < warmup, call_ns)
+            {
+                "round": round_,
+                **cell._asdict(),
+                "operation": ["unregister", "register", "modify"],
+                "op": i,
+                "warmup": i < effort["warmup"],
+                "call_ns": _timed(*calls(fd)),
+            }
             for i, fd in enumerate(chosen)
-            for operation, call_ns in zip(
-                ("unregister", "register", "modify"), _timed(*calls(fd)), strict=True
-            )
         ]
 
 
 Call = Callable[[], Any]
+CallsOf = Callable[[int], tuple[Call, Call, Call]]
+"""From a descriptor to calls that unregister, register and modify it."""
 
 
-def _timed(unregister: Call, register: Call, modify: Call) -> tuple[int, int, int]:
-    """Time the three, in an order that leaves the table as it was."""
+def _timed(unregister: Call, register: Call, modify: Call) -> list[int]:
+    """Time the three, in an order that leaves the descriptor registered."""
     clock = time.monotonic_ns
     a = clock()
     unregister()
@@ -138,36 +140,29 @@ def _timed(unregister: Call, register: Call, modify: Call) -> tuple[int, int, in
     e = clock()
     modify()
     f = clock()
-    return b - a, d - c, f - e
+    return [b - a, d - c, f - e]
 
 
-def _python(opened: ExitStack, poller: Any, fds: Sequence[int]) -> Callable[[int], Any]:
+def _python_calls(poller: str, opened: ExitStack, fds: Sequence[int]) -> CallsOf:
+    watcher: Any = select.poll() if poller == "poll" else opened.enter_context(select.epoll())
     for fd in fds:
-        poller.register(fd, EPOLLIN)
+        watcher.register(fd, EPOLLIN)
     return lambda fd: (
-        partial(poller.unregister, fd),
-        partial(poller.register, fd, EPOLLIN),
-        partial(poller.modify, fd, EPOLLIN | EPOLLOUT),
+        partial(watcher.unregister, fd),
+        partial(watcher.register, fd, EPOLLIN),
+        partial(watcher.modify, fd, EPOLLIN | EPOLLOUT),
     )
-
-
-def _epoll_python(opened: ExitStack, fds: Sequence[int]) -> Callable[[int], Any]:
-    return _python(opened, opened.enter_context(select.epoll()), fds)
-
-
-def _poll_python(opened: ExitStack, fds: Sequence[int]) -> Callable[[int], Any]:
-    return _python(opened, select.poll(), fds)
 
 
 class _Event(ctypes.Structure):
     # Packed on x86-64 and on no other machine: EPOLL_PACKED in eventpoll.h.
     _pack_ = 1 if platform.machine() == "x86_64" else 8
-    _layout_ = "ms"  # what packing means; Python 3.14 wants it said
+    _layout_ = "ms"  # required by Python 3.14 beside _pack_
     _fields_ = (("events", ctypes.c_uint32), ("data", ctypes.c_uint64))
 
 
-def _epoll_raw(opened: ExitStack, fds: Sequence[int]) -> Callable[[int], Any]:
-    """epoll_ctl itself over prepared arguments; it must not fail unseen, so it is tried."""
+def _raw_calls(_poller: str, opened: ExitStack, fds: Sequence[int]) -> CallsOf:
+    """epoll_ctl itself over prepared arguments, tried first since timed calls are unchecked."""
     epoll = opened.enter_context(select.epoll())
     for fd in fds:
         epoll.register(fd, EPOLLIN)
@@ -181,26 +176,8 @@ def _epoll_raw(opened: ExitStack, fds: Sequence[int]) -> Callable[[int], Any]:
             partial(ctl, raw.CTL_ADD, number, ctypes.byref(only)),
             partial(ctl, raw.CTL_MOD, number, ctypes.byref(both)),
         )
-        if any(call() < 0 for call in prepared):  # leaves the table as it was
+        if any(call() < 0 for call in prepared):  # leaves the descriptor registered
             raise OSError(ctypes.get_errno(), f"epoll_ctl of descriptor {fd}")
         return prepared
 
     return calls
-
-
-_CALLS: dict[tuple[str, str], Callable[[ExitStack, Sequence[int]], Callable[[int], Any]]] = {
-    ("epoll-level", "python"): _epoll_python,
-    ("epoll-level", "raw"): _epoll_raw,
-    ("poll", "python"): _poll_python,
-}
-
-
-def _frame(blocks: Sequence[Sequence[tuple[Any, ...]]]) -> pd.DataFrame:
-    columns: dict[str, Any] = {
-        "round": "int32", "poller": pd.CategoricalDtype(["epoll-level", "poll"]),
-        "api": pd.CategoricalDtype(list(APIS)), "n_fds": "int32",
-        "operation": pd.CategoricalDtype(list(OPERATIONS)), "op": "int32", "warmup": "bool",
-        "call_ns": "int64",
-    }  # fmt: skip
-    rows = [row for block in blocks for row in block]
-    return pd.DataFrame(rows, columns=pd.Index(columns)).astype(columns)

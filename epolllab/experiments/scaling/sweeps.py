@@ -1,24 +1,23 @@
-"""sweep() and wait_kinds(): one wait over N descriptors, N from ten to ten thousand.
-
-One job: check what is asked and turn it into a plan of waits.
-"""
+"""sweep(), wait_kinds() and crossover(): one wait over 10 to 10,000 descriptors."""
 
 from collections.abc import Sequence
 from functools import partial
 
 from epolllab.analysis.ratios import SHARES
 from epolllab.analysis.result import Result
-from epolllab.checks import check_choice, check_int
-from epolllab.experiments.rounds import numbers
-from epolllab.experiments.scaling import waits
+from epolllab.checks import check_bool, check_choice, check_int
+from epolllab.experiments.rounds import Effort, check_names, check_sizes, choose_effort
 from epolllab.experiments.scaling.fds import KINDS
-from epolllab.experiments.scaling.variants import APIS, POLLERS, arms
+from epolllab.experiments.scaling.variants import APIS, POLLERS, variants
+from epolllab.experiments.scaling.waits import WaitPlan, run_plan
 
-__all__ = ["SIZES", "sweep", "wait_kinds"]
+__all__ = ["CROSSOVER_SIZES", "SIZES", "crossover", "sweep", "wait_kinds"]
 
 
 SIZES = (10, 100, 1_000, 10_000)
-"""Descriptors watched, as in Kerrisk's table 63-9."""
+"""Watched descriptors, as in Kerrisk's table 63-9."""
+
+CROSSOVER_SIZES = (1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000)
 
 
 def sweep(
@@ -40,46 +39,45 @@ def sweep(
     """Time a wait over N descriptors of which a few, chosen at random, are ready.
 
     Kerrisk's method (*The Linux Programming Interface*, section 63.4.5). What it
-    shows: poll and select hand all N to the kernel at every call, and it looks at
-    every one, so their time grows with N; epoll keeps the list in the kernel, and
-    ready descriptors put themselves on another, so its time grows with what is ready.
+    shows: poll and select pass all N to the kernel with every call, and the kernel checks
+    each of them, so their time grows with N. epoll keeps the interest list in the kernel,
+    and ready descriptors are added to a ready list, so its time grows with the ready ones.
 
     Parameters
     ----------
     n_fds : int or rising sequence of int
-        Descriptors watched. What the hard limit does not allow is cut to the
-        greatest size it does, with a note in the result and on the chart; the soft
-        limit is raised for the run and put back.
+        Watched descriptors. Sizes beyond the hard limit are replaced by the largest
+        possible one, with a note in the result and on the chart; the soft limit is raised
+        during the run.
     pollers : sequence of str
         Of ``"epoll-level"``, ``"epoll-edge"``, ``"epoll-oneshot"``, ``"poll"``,
         ``"select"``.
     active : int
         Descriptors made ready for each operation.
     api : sequence of {"python", "raw"}
-        Python's own functions, the C library's by ctypes over prepared arrays, or both:
-        see :func:`shares`. Python's select ends below descriptor 1,024,
-        and raw select goes on with a larger bitmap.
+        Python's own functions, the C library's through ctypes over prepared arrays, or
+        both: see :func:`epolllab.analysis.shares`. Python's select works below descriptor
+        1,024 only; raw select uses a larger bitmap.
     ops : int, optional
-        Operations of each arm at each size in a round: 200, or 50 with `quick`.
+        Operations per variant and size in a round: 200, or 50 with `quick`.
     rounds : int, optional
         10, or 3 with `quick`.
     warmup : int
         Operations before them in each round, marked in the result.
     kind : {"eventfd", "pipe", "socketpair", "tcp"}
         What is watched. An eventfd takes one descriptor and the others two, so a limit
-        of 20,000 allows 10,000 of eventfds only. :func:`wait_kinds` compares them.
+        of 20,000 allows 10,000 eventfds only. :func:`wait_kinds` compares them.
     fresh : bool
-        Make a new poller for each operation and time its first wait; registering is
-        not timed, but all of it comes right before. N registrations an operation take
-        their time, so ask for few `ops`.
+        Create a poller for each operation and time its first wait. Registering is not
+        timed, but takes a while: N registrations per operation, so use few `ops`.
     quick : bool
-        Fewer operations: an answer in under ten seconds, with wider intervals.
+        Fewer operations: a result in under ten seconds, with wider intervals.
     pin : bool
-        Keep the calling thread on one processor meanwhile, where the system lets it.
+        Pin the calling thread to one processor during the run, if the system permits it.
     seed : int
-        Of every random choice.
+        Of all random choices.
     progress : bool
-        Show a bar with the time left.
+        Show a progress bar.
 
     Returns
     -------
@@ -91,15 +89,15 @@ def sweep(
         poller  category as above
         api     category ``"python"`` or ``"raw"``
         kind    category what is watched
-        n_fds   int32    descriptors watched
-        active  int32    descriptors ready
-        op      int32    ordinal in its round, arm and size
+        n_fds   int32    watched descriptors
+        active  int32    ready descriptors
+        op      int32    ordinal in its round, variant and size
         warmup  bool     before those that count
         t_ns    int64    monotonic clock when the wait began
         wait_ns int64    the wait alone, with one reading of the clock
-        op_ns   Int64    wait, dispatch and read (one-shot: and arm again);
+        op_ns   Int64    wait, dispatch and read (one-shot: and rearm);
                          missing by ``raw``, where Python would have to
-                         search the array and nobody would in C
+                         scan the array, unlike a C program
         ======= ======== ==============================================
 
         ``summary()`` has medians with intervals, ``fits()`` a line per poller.
@@ -107,23 +105,24 @@ def sweep(
     Raises
     ------
     ValueError, TypeError
-        Sizes that are not positive, do not rise or are fewer than `active`; unknown
-        names. Before anything is opened.
+        Invalid or contradictory arguments, before anything is opened.
     DescriptorLimitError
         Not even the smallest size fits under the hard limit.
 
     Examples
     --------
-    >>> from epolllab.experiments import scaling
-    >>> result = scaling.sweep((10, 100), ops=5, rounds=2, progress=False)
+    >>> from epolllab import experiments
+    >>> result = experiments.sweep((10, 100), ops=5, rounds=2, progress=False)
     >>> sorted(result["n_fds"].unique().tolist())
     [10, 100]
     """
     check_choice("kind", kind, list(KINDS))
-    return waits.run(
-        _plan("sweep", n_fds, pollers, active, api, (kind,), ops, rounds, warmup, quick, pin, seed,
-              progress, fresh)
+    check_bool("fresh", fresh)
+    effort = choose_effort(
+        quick, ops=(ops, 200, 50), rounds=(rounds, 10, 3), warmup=warmup, pin=pin, seed=seed,
+        progress=progress,
     )  # fmt: skip
+    return _sweep("sweep", n_fds, pollers, active, api, (kind,), effort, fresh)
 
 
 def wait_kinds(
@@ -143,17 +142,17 @@ def wait_kinds(
 ) -> Result:
     """Time the same wait over pipes, socket pairs, TCP connections and eventfds.
 
-    What it shows: poll and select ask each descriptor's own ``poll`` function in the
-    kernel, and TCP's has more to look at than an eventfd's; epoll asks only those that
-    reported themselves. So the kind matters to poll and select N times over. select
-    in addition passes over the bitmap below its first descriptor, a word for each 64;
-    kinds are opened in the order of `kinds`, so the last has the greatest numbers.
+    What it shows: poll and select call each descriptor's own ``poll`` function in the
+    kernel, and TCP's checks more than an eventfd's; epoll calls only those of the ready
+    list. So the kind matters N times to poll and select. select also scans the bitmap
+    below its first descriptor, a word for each 64; kinds are opened in the order of
+    `kinds`, so the last has the highest numbers.
 
     Parameters
     ----------
     n_fds : int or rising sequence of int
-        Descriptors watched, of each kind. All kinds are open at once (seven
-        descriptors for one of each), so that arms can take turns.
+        Watched descriptors, of each kind. All kinds are open at once (seven
+        descriptors for one of each), so that variants can take turns.
     kinds : sequence of str
         Of ``"eventfd"``, ``"pipe"``, ``"socketpair"`` (AF_UNIX, stream), ``"tcp"``.
     pollers, active, api, ops, rounds, warmup, quick, pin, seed, progress
@@ -162,57 +161,35 @@ def wait_kinds(
     Returns
     -------
     Result
-        As of :func:`sweep`.
-
-    Raises
-    ------
-    ValueError, TypeError, DescriptorLimitError
-        As :func:`sweep`.
+        As of :func:`sweep`, with the same errors.
     """
-    if isinstance(kinds, str) or not kinds or len(set(kinds)) < len(kinds):
-        raise ValueError(f"kinds names at least one of {tuple(KINDS)}, each once, not {kinds!r}")
-    for kind in kinds:
-        check_choice("kinds", kind, list(KINDS))
-    return waits.run(
-        _plan("wait_kinds", n_fds, pollers, active, api, kinds, ops, rounds, warmup, quick, pin,
-              seed, progress)
+    kinds = check_names("kinds", kinds, tuple(KINDS))
+    effort = choose_effort(
+        quick, ops=(ops, 200, 50), rounds=(rounds, 10, 3), warmup=warmup, pin=pin, seed=seed,
+        progress=progress,
     )  # fmt: skip
+    return _sweep("wait_kinds", n_fds, pollers, active, api, kinds, effort)
 
 
-def _plan(
+def _sweep(
     name: str,
     n_fds: int | Sequence[int],
     pollers: Sequence[str],
     active: int,
     api: Sequence[str],
     kinds: Sequence[str],
-    ops: int | None,
-    rounds: int | None,
-    warmup: int,
-    quick: bool,
-    pin: bool,
-    seed: int,
-    progress: bool,
+    effort: Effort,
     fresh: bool = False,
-) -> waits.Plan:
-    sizes = numbers("n_fds", n_fds)
-    check_int("active", active, 1)
+) -> Result:
+    sizes = check_sizes("n_fds", n_fds)
+    active = check_int("active", active, 1)
     if active > sizes[0]:
         raise ValueError(
-            f"active={active} of n_fds={sizes[0]} cannot be ready; active is at most the "
-            "smallest number watched"
+            f"active must be at most the smallest of n_fds, {sizes[0]}, not {active}: more "
+            "descriptors cannot be ready than are watched"
         )
-    ops = (50 if quick else 200) if ops is None else ops
-    rounds = (3 if quick else 10) if rounds is None else rounds
-    for parameter, value, least in (("ops", ops, 1), ("rounds", rounds, 1), ("warmup", warmup, 0)):
-        check_int(parameter, value, least)
-    return waits.Plan(
-        name, arms(pollers, api), sizes, lambda _: (active,), kinds, ops, warmup, rounds, seed,
-        pin, progress, fresh,
-    )  # fmt: skip
-
-
-CROSSOVER_SIZES = (1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000)
+    compared = variants(pollers, api)
+    return run_plan(WaitPlan(name, compared, sizes, lambda _: (active,), kinds, effort, fresh))
 
 
 def crossover(
@@ -232,36 +209,35 @@ def crossover(
 ) -> Result:
     """Compare two pollers over the number of descriptors and the share that is ready.
 
-    What it shows: epoll's time is bounded by what is ready, not by what is watched
-    (J. Lokier said so in 2003). Where all of a few descriptors are ready, poll has no
-    more to look at than epoll has, and less to do for each: epoll takes each off its
-    ready list and, level-triggered, puts it back.
+    What it shows: epoll's time depends on the ready descriptors, not on the watched ones
+    (J. Lokier, 2003). When all of a few descriptors are ready, poll checks no more of them
+    than epoll, and does less for each: epoll takes each off its ready list and,
+    level-triggered, puts it back.
 
     Parameters
     ----------
     n_fds : int or rising sequence of int
-        Descriptors watched; cut as in :func:`sweep`.
+        Watched descriptors; reduced as in :func:`sweep`.
     shares : rising sequence of float
-        Shares of them ready in each operation, from 0 to 1; at least one always is, and 0
-        stands for one.
+        Shares of them that are ready in each operation, from 0 to 1; 0 means one
+        descriptor, which is also the minimum.
     pollers : tuple of two str
         The first's time is divided by the second's.
-    api, kind, pin, seed, progress
-        As in :func:`sweep`.
     ops : int, optional
-        Operations of each poller at each field in a round: 15, or 6 with `quick`.
+        Operations per variant and combination in a round: 15, or 6 with `quick`.
     rounds : int, optional
-        5, or 3 with `quick`, which also leaves out every other size.
+        5, or 3 with `quick`, which also skips every other default size.
     warmup : int
         Operations before them, marked in the result.
+    api, kind, pin, seed, progress
+        As in :func:`sweep`.
 
     Returns
     -------
     Result
-        As of :func:`sweep`. :func:`ratios` makes the map, and
-        :func:`epolllab.plots.scaling.crossover` draws it. An epoll wait
-        may return all that are ready here; what Python's default bound of 1,023 does is
-        :func:`propagate`'s subject.
+        As of :func:`sweep`. :func:`epolllab.analysis.crossover_ratios` computes the map,
+        and :func:`epolllab.plots.scaling.crossover` draws it. Here an epoll wait may return
+        all ready descriptors; :func:`propagate` shows Python's default limit of 1,023.
 
     Raises
     ------
@@ -270,29 +246,29 @@ def crossover(
     DescriptorLimitError
         As :func:`sweep`.
     """
-    sizes = numbers("n_fds", n_fds)
-    _check_crossover(shares, pollers)
+    sizes = check_sizes("n_fds", n_fds)
     if quick and n_fds is CROSSOVER_SIZES:
         sizes = CROSSOVER_SIZES[::2]
-    ops = (6 if quick else 15) if ops is None else ops
-    rounds = (3 if quick else 5) if rounds is None else rounds
-    for name, value, least in (("ops", ops, 1), ("rounds", rounds, 1), ("warmup", warmup, 0)):
-        check_int(name, value, least)
-    plan = waits.Plan(
-        "crossover", arms(pollers, api), sizes, partial(_active_counts, tuple(shares)), (kind,), ops,
-        warmup, rounds, seed, pin, progress,
-    )  # fmt: skip
-    return waits.run(plan)
-
-
-def _check_crossover(shares: Sequence[float], pollers: Sequence[str]) -> None:
+    check_choice("kind", kind, list(KINDS))
     if len(pollers) != 2:
-        raise ValueError(f"pollers are two to be compared, not {pollers!r}")
-    given = list(shares)
+        raise ValueError(f"pollers must be two to compare, not {pollers!r}")
+    active = partial(_active_counts, _check_shares(shares))
+    effort = choose_effort(
+        quick, ops=(ops, 15, 6), rounds=(rounds, 5, 3), warmup=warmup, pin=pin, seed=seed,
+        progress=progress,
+    )  # fmt: skip
+    plan = WaitPlan("crossover", variants(pollers, api), sizes, active, (kind,), effort)
+    return run_plan(plan)
+
+
+def _check_shares(shares: Sequence[float]) -> tuple[float, ...]:
+    given = tuple(shares)
     if not given or any(not 0 <= share <= 1 for share in given):
-        raise ValueError(f"shares are from 0 (one descriptor) to 1 (all), not {shares!r}")
-    if sorted(set(given)) != given:
-        raise ValueError(f"shares rise, each once; did you mean {tuple(sorted(set(given)))}?")
+        raise ValueError(f"shares must be from 0 (one descriptor) to 1 (all), not {shares!r}")
+    rising = tuple(sorted(set(given)))
+    if rising != given:
+        raise ValueError(f"shares must rise, each once, not {shares!r}; did you mean {rising}?")
+    return given
 
 
 def _active_counts(shares: Sequence[float], n: int) -> list[int]:

@@ -1,7 +1,7 @@
-"""What the other processes of a phenomenon do; runs in children, standard library only.
+"""The other processes of phenomena and of the herd comparisons.
 
-One job: obey. A child of :class:`epolllab.child.Child` runs one of these functions,
-which takes commands over its connection and answers each.
+Each function is the target of an :class:`epolllab.child.Child`: it executes commands from
+its connection and replies to each.
 """
 
 import array
@@ -10,27 +10,33 @@ import os
 import select
 import socket
 import time
+from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from typing import Any
 
-__all__ = ["act", "herd", "load", "ping"]
+__all__ = ["FLAGS", "accept_connections", "connect_load", "make_calls", "ping"]
 
 
-def act(control: Connection) -> None:
-    """Do single calls on inherited descriptors, and answer with their results."""
+def _commands(control: Connection) -> Iterator[Any]:
+    """Commands until the parent closes the connection."""
     while True:
         try:
-            what, *arguments = control.recv()
+            yield control.recv()
         except EOFError:
             return
+
+
+def make_calls(control: Connection) -> None:
+    """Make single calls on inherited descriptors; reply with the result or the errno's name."""
+    for name, *arguments in _commands(control):
         try:
-            control.send(_ACTS[what](*arguments))
+            control.send(_CALLS[name](*arguments))
         except OSError as error:
             control.send(errno.errorcode.get(error.errno or 0, str(error)))
 
 
 def _register_ready_eventfd(epfd: int) -> int:
-    # A high number, so that it is none that the parent could have as well by chance.
+    # A high number, so that the parent does not have the same one by chance.
     low = os.eventfd(1, os.EFD_NONBLOCK)
     fd = 300
     os.dup2(low, fd)
@@ -40,43 +46,16 @@ def _register_ready_eventfd(epfd: int) -> int:
 
 
 def _epoll(epfd: int) -> Any:
-    """The inherited epoll; the duplicate of its number dies with the object."""
+    """The inherited epoll, through a duplicate that is closed with the object."""
     return select.epoll.fromfd(os.dup(epfd))
 
 
-_ACTS: dict[str, Any] = {
+_CALLS: dict[str, Any] = {
     "register ready eventfd": _register_ready_eventfd,
     "close": os.close,
     "wait": lambda epfd: _epoll(epfd).poll(0),
     "unregister": lambda epfd, fd: _epoll(epfd).unregister(fd),
 }
-
-
-def herd(control: Connection) -> None:
-    """Serve one arm after the other as a worker: accept, say who it was, close.
-
-    Commands are ``(number, arm, listening fd, epoll fd or -1, burn_ns)``. The answer
-    is ``"ready"``, and at the arm's end, which comes when the listener is shut down,
-    the counts ``(waits that returned, accepts, would-blocks)``.
-    """
-    while True:
-        try:
-            number, arm, listening, epfd, burn_ns = control.recv()
-        except EOFError:
-            return
-        listener = socket.socket(fileno=os.dup(listening))
-        name = bytes([number])
-        with listener:
-            if arm == "blocking accept":
-                listener.setblocking(True)
-                control.send("ready")
-                counts = _accept_blocking(listener, name, burn_ns)
-            else:
-                listener.setblocking(False)
-                with _epoll_of(arm, listener, epfd) as epoll:
-                    control.send("ready")
-                    counts = _accept_waiting(epoll, listener, name, burn_ns, arm)
-        control.send(counts)
 
 
 FLAGS = {
@@ -87,7 +66,29 @@ FLAGS = {
     "shared edge": select.EPOLLIN | select.EPOLLET,
     "reuseport": select.EPOLLIN,
 }
-"""Interest of each arm that waits with epoll."""
+"""Interest of each way of sharing that waits with epoll."""
+
+
+def accept_connections(control: Connection) -> None:
+    """Serve as a worker: accept, send the worker's number, close.
+
+    Commands are ``(number, arm, listening fd, epoll fd or -1, burn_ns)``. The reply is
+    ``"ready"``, and once the listener is shut down the counts ``(waits that returned,
+    accepts, would-blocks)``.
+    """
+    for number, arm, listening, epfd, burn_ns in _commands(control):
+        name = bytes([number])
+        with socket.socket(fileno=os.dup(listening)) as listener:
+            if arm == "blocking accept":
+                listener.setblocking(True)
+                control.send("ready")
+                counts = _accept_blocking(listener, name, burn_ns)
+            else:
+                listener.setblocking(False)
+                with _epoll_of(arm, listener, epfd) as epoll:
+                    control.send("ready")
+                    counts = _accept_ready(epoll, listener, name, burn_ns, arm)
+        control.send(counts)
 
 
 def _epoll_of(arm: str, listener: socket.socket, epfd: int) -> Any:
@@ -111,7 +112,7 @@ def _accept_blocking(listener: socket.socket, name: bytes, burn_ns: int) -> tupl
         _serve(sock, name, burn_ns)
 
 
-def _accept_waiting(
+def _accept_ready(
     epoll: Any, listener: socket.socket, name: bytes, burn_ns: int, arm: str
 ) -> tuple[int, int, int]:
     returned = accepts = blocked = 0
@@ -119,7 +120,7 @@ def _accept_waiting(
         ((fd, mask),) = epoll.poll()
         if mask & select.EPOLLHUP:
             if arm == "shared edge":
-                # One edge wakes one waiter: make another for the next one.
+                # One edge wakes one waiter: trigger another for the next.
                 epoll.modify(fd, FLAGS[arm])
             return returned, accepts, blocked
         returned += 1
@@ -136,7 +137,7 @@ def _accept_waiting(
 
 
 def _serve(sock: socket.socket, name: bytes, burn_ns: int) -> None:
-    """Work for a while, tell the client who served it, and close."""
+    """Use the processor for a while, send the worker's number, and close."""
     end = time.thread_time_ns() + burn_ns
     while time.thread_time_ns() < end:
         pass
@@ -144,54 +145,46 @@ def _serve(sock: socket.socket, name: bytes, burn_ns: int) -> None:
         sock.send(name)
 
 
-def load(control: Connection) -> None:
-    """Keep a number of connections going to a port, each a request, and time them.
+def connect_load(control: Connection) -> None:
+    """Keep a number of connections to a port active, one request each, and time them.
 
-    Commands are ``(port, connections, requests)``; the answer is two packed arrays:
-    latencies in nanoseconds, from the connect to the end of the answer, as ``"q"``,
-    and the numbers of the workers that answered, as ``"b"``.
+    Commands are ``(port, connections, requests)``; the reply is two packed arrays:
+    latencies in nanoseconds, from the connect to the end of the response, as ``"q"``,
+    and the numbers of the workers, as ``"b"``, -1 if the connection failed.
     """
-    while True:
-        try:
-            port, connections, requests = control.recv()
-        except EOFError:
-            return
+    for port, connections, requests in _commands(control):
         latencies, workers = array.array("q"), array.array("b")
         with select.epoll() as epoll:
-            going: dict[int, tuple[socket.socket, int]] = {}
+            active: dict[int, tuple[socket.socket, int]] = {}
             left = requests
-            while left or going:
-                while left and len(going) < connections:
+            while left or active:
+                while left and len(active) < connections:
                     left -= 1
                     start = time.monotonic_ns()
                     sock = socket.socket()
                     sock.setblocking(False)
                     sock.connect_ex(("127.0.0.1", port))
                     epoll.register(sock, select.EPOLLIN)
-                    going[sock.fileno()] = sock, start
+                    active[sock.fileno()] = sock, start
                 for fd, _ in epoll.poll():
-                    sock, start = going.pop(fd)
+                    sock, start = active.pop(fd)
                     with sock:
                         try:
-                            answer = sock.recv(1)
+                            response = sock.recv(1)
                         except OSError:
-                            answer = b""
+                            response = b""
                     latencies.append(time.monotonic_ns() - start)
-                    workers.append(answer[0] if answer else -1)
+                    workers.append(response[0] if response else -1)
         control.send((latencies.tobytes(), workers.tobytes()))
 
 
 def ping(control: Connection) -> None:
-    """Send a byte and wait for it to come back, again and again, and time it.
+    """Send a byte and wait for it to come back, repeatedly, and time it.
 
-    Commands are ``(fd, times, pause_s)``; the answer is the times in nanoseconds, packed
-    as ``"q"``. The pause before each lets whoever answers fall asleep.
+    Commands are ``(fd, times, pause_s)``; the reply is the times in nanoseconds, packed
+    as ``"q"``. The pause before each lets the other process fall asleep.
     """
-    while True:
-        try:
-            fd, times, pause_s = control.recv()
-        except EOFError:
-            return
+    for fd, times, pause_s in _commands(control):
         took = array.array("q")
         with socket.socket(fileno=os.dup(fd)) as sock:
             sock.setblocking(True)

@@ -1,43 +1,47 @@
-"""A server in a process of its own that another program can be wrapped around.
+"""A server in its own process, started through another command such as strace.
 
-One job: start ``strace python ... serve`` or the like, learn the server's port and
-process, and end it. ``start_server(process=True)`` starts its child by itself, and
-leaves no place for a tracer before it.
+``start_server(process=True)`` starts its child directly, so no tracer can run in front.
 """
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
-__all__ = ["TracerFailed", "Watched", "serve", "watched_server"]
+from epolllab.server.server import start_server
+
+__all__ = ["TracedServer", "TracerFailed", "serve_until_eof", "traced_server"]
 
 
-_BOOTSTRAP = "import sys; sys.path[:] = {path!r}; from {module} import serve; serve({options!r})"
+_BOOTSTRAP = (
+    "import sys; sys.path[:] = {path!r}; "
+    "from {module} import serve_until_eof; serve_until_eof({options!r})"
+)
 START_S = 30.0
 END_S = 10.0
 
 
 class TracerFailed(RuntimeError):
-    """The command did not bring a server up; the message has what it said."""
+    """The command did not start a server; the message is the last line of its output."""
 
 
-class Watched(NamedTuple):
-    """A server that is up."""
+class TracedServer(NamedTuple):
+    """A running server."""
 
     address: tuple[str, int]
     pid: int
-    """The process the loop runs in."""
+    """The process of the loop."""
     tracer_pid: int | None
-    """The process around it; None without one."""
+    """The process of the tracer, if there is one."""
 
 
 @contextmanager
-def watched_server(prefix: Sequence[str], **options: Any) -> Iterator[Watched]:
+def traced_server(prefix: Sequence[str], **options: Any) -> Iterator[TracedServer]:
     """Run a server under the command `prefix` until the block ends.
 
     Parameters
@@ -45,68 +49,56 @@ def watched_server(prefix: Sequence[str], **options: Any) -> Iterator[Watched]:
     prefix : sequence of str
         A command that runs the command after it: ``["strace", "-f", ...]``; empty for none.
     **options
-        For :func:`epolllab.start_server`; of what JSON can hold.
+        For :func:`epolllab.start_server`; JSON values.
 
     Raises
     ------
     TracerFailed
-        No server came up: the command is not permitted here, or does not work.
+        The command did not start a server: it is not permitted here, or does not work.
     """
     code = _BOOTSTRAP.format(path=sys.path, module=__name__, options=json.dumps(options))
-    process = subprocess.Popen(
+    process: Any = subprocess.Popen(
         [*prefix, sys.executable, "-c", code],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        start_new_session=True,  # a notebook's interrupt is not meant for the tracer
+        start_new_session=True,  # a notebook's interrupt must not reach the tracer
     )
-    assert process.stdin is not None
     try:
         facts = _first_line(process)
         address = (str(facts["address"][0]), int(facts["address"][1]))
-        yield Watched(address, facts["pid"], process.pid if prefix else None)
+        yield TracedServer(address, facts["pid"], process.pid if prefix else None)
     finally:
-        # End of file ends the server, and that ends what is around it.
-        process.stdin.close()
+        process.stdin.close()  # end of file ends the server, and with it the tracer
         try:
             process.wait(END_S)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        for stream in (process.stdout, process.stderr):
-            if stream is not None:
-                stream.close()
+        process.stdout.close()
+        process.stderr.close()
 
 
-def _first_line(process: "subprocess.Popen[bytes]") -> dict[str, Any]:
-    """What the server says of itself; a tracer that hangs is killed."""
+def _first_line(process: Any) -> dict[str, Any]:
+    """The server's address and pid; a tracer that hangs is killed."""
     killer = threading.Timer(START_S, process.kill)
     killer.start()
     try:
-        line = _stream(process.stdout).readline()
+        line = process.stdout.readline()
     finally:
         killer.cancel()
         killer.join()
     if not line:
         process.wait()
-        said = _stream(process.stderr).read().decode(errors="replace").strip().splitlines()
-        raise TracerFailed(said[-1] if said else f"it ended with exit code {process.returncode}")
+        output = process.stderr.read().decode(errors="replace").strip().splitlines()
+        raise TracerFailed(output[-1] if output else f"exit code {process.returncode}, no output")
     facts: dict[str, Any] = json.loads(line)
     return facts
 
 
-def _stream(stream: IO[bytes] | None) -> IO[bytes]:
-    assert stream is not None
-    return stream
-
-
-def serve(options: str) -> None:
-    """Run in the process: a server until standard input ends."""
-    import signal
-
-    from epolllab.server.server import start_server
-
-    # A notebook's interrupt goes to the whole process group; it is meant for the cell.
+def serve_until_eof(options: str) -> None:
+    """Run in the process: a server until end of file on standard input."""
+    # A notebook's interrupt goes to the whole process group, and is meant for the cell.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with start_server(**json.loads(options)) as server:
         line = json.dumps({"address": server.address, "pid": os.getpid()})
