@@ -26,8 +26,6 @@ from epolllab.recording import environment
 if TYPE_CHECKING:
     import pandas as pd
 
-from epolllab.analysis.literature import WOKEN
-
 __all__ = ["ARMS", "Herd", "accept_balance", "latency_tails", "thundering_herd"]
 
 
@@ -42,6 +40,19 @@ ARMS = (
 )
 """The ways: an epoll for each worker (level, edge, EPOLLEXCLUSIVE), one epoll that all
 inherit (level, edge), accept(2) without epoll, and a listener for each worker."""
+
+
+WOKEN: dict[str, Callable[[int], int]] = {
+    "level": lambda n: n,
+    "edge": lambda n: n,
+    "exclusive": lambda n: 1,
+    "shared level": lambda n: 2,
+    "shared edge": lambda n: 1,
+    "blocking accept": lambda n: 1,
+    "reuseport": lambda n: 1,
+}
+"""Workers woken per connection when all `n` sleep, by arm. Exact except for shared level:
+each worker woken before the connection has been accepted wakes one more."""
 
 
 def is_woken(arm: str, n: int, seen: float) -> bool:
@@ -85,7 +96,7 @@ class Herd:
         self.workers: list[Child] = []
         try:
             for _ in range(n_workers):
-                worker = Child("epolllab.experiments.workers.herd:herd", fds=fds)
+                worker = Child("epolllab.experiments.workers.herd:accept_connections", fds=fds)
                 self.workers.append(worker)
                 self._open.callback(worker.close)
         except BaseException:
@@ -289,7 +300,7 @@ def accept_balance(
 
     Notes
     -----
-    :data:`CLOUDFLARE_BALANCE` has what Cloudflare published of the same experiment.
+    ``literature.published_balance()`` has what Cloudflare published of the same experiment.
     """
     import pandas as pd
 
@@ -351,7 +362,7 @@ def latency_tails(
     Notes
     -----
     The workers compete for the processors, so on a machine with fewer of them than
-    workers the numbers tell of the scheduler as well. :data:`CLOUDFLARE_TAILS` has
+    workers the numbers tell of the scheduler as well. ``literature.published_tails()`` has
     what Cloudflare published for 12 workers.
     """
     import numpy as np
@@ -365,7 +376,7 @@ def latency_tails(
     parts: list[pd.DataFrame] = []
 
     def measure(herd: Herd, arm: str) -> None:
-        client = Child("epolllab.experiments.workers.herd:load")
+        client = Child("epolllab.experiments.workers.herd:connect_load")
         try:
             herd.begin(arm, service_us * 1000)
             client.send((herd.port(arm), connections, requests))

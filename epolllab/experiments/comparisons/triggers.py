@@ -16,7 +16,7 @@ from epolllab import kernel
 from epolllab.checks import check_choice, check_int
 from epolllab.child import Child
 from epolllab.events import Op
-from epolllab.experiments.workers.senders import COLUMNS, Plan
+from epolllab.experiments.workers.senders import COLUMNS, SendPlan
 from epolllab.kernel.waiting import until_asleep
 from epolllab.recording import environment
 from epolllab.server.options import Trigger
@@ -172,11 +172,11 @@ class _Plans:
         self.seed = seed
         self.connections = connections
 
-    def of(self, how: str, size: int) -> list[Plan]:
+    def of(self, how: str, size: int) -> list[SendPlan]:
         draw = random.Random(f"{self.seed} {how} {size}")
         return [self._one(how, size, draw) for _ in range(self.connections)]
 
-    def _one(self, how: str, size: int, draw: random.Random) -> Plan:
+    def _one(self, how: str, size: int, draw: random.Random) -> SendPlan:
         if how == "at once":
             return [(0, size)]
         if how == "pieces":
@@ -186,7 +186,7 @@ class _Plans:
         return _between(cuts, size, [draw.randint(0, 2 * MS) for _ in range(len(cuts) + 1)])
 
 
-def _between(cuts: list[int], size: int, pauses: list[int]) -> Plan:
+def _between(cuts: list[int], size: int, pauses: list[int]) -> SendPlan:
     # The last piece holds the blank line that ends the request, so it has two bytes at least.
     edges = [0, *(cut for cut in cuts if cut <= size - 2), size]
     sizes = (stop - start for start, stop in pairwise(edges))
@@ -205,7 +205,7 @@ def _measured(
     from tqdm.auto import tqdm
 
     draw = random.Random(plans.seed)
-    clients = Child("epolllab.experiments.workers.senders:serve")
+    clients = Child("epolllab.experiments.workers.senders:send_plans")
     total = rounds * len(ARMS) * len(cells)
     with tqdm(total=total, unit="cell", disable=not progress) as bar:
         try:
@@ -240,7 +240,7 @@ def _server(trigger: Trigger, reading: str, recv_size: int, largest: int) -> Ser
     )
 
 
-def _cell(server: Server, clients: Child, plans: Sequence[Plan]) -> dict[str, Any]:
+def _cell(server: Server, clients: Child, plans: Sequence[SendPlan]) -> dict[str, Any]:
     """Let the clients send, and count what the server did about it."""
     until_asleep(server.pid)
     cpu_before = kernel.cpu_time_ns(server.pid)
@@ -269,7 +269,7 @@ def _cell(server: Server, clients: Child, plans: Sequence[Plan]) -> dict[str, An
     }
 
 
-def _send(server: Server, clients: Child, plans: Sequence[Plan]) -> dict[str, Any]:
+def _send(server: Server, clients: Child, plans: Sequence[SendPlan]) -> dict[str, Any]:
     """Send by the plans; the columns of :data:`COLUMNS`, each an array."""
     clients.send((server.address[1], server.pid, PATIENCE_NS, plans))
     table = np.frombuffer(clients.receive(60.0), dtype="i8").reshape(-1, len(COLUMNS))
@@ -352,7 +352,7 @@ def strand_connections(
     check_int("connections", connections, 1)
     check_int("recv_size", recv_size, 1)
     check_int("size", size, recv_size + 1)
-    clients = Child("epolllab.experiments.workers.senders:serve")
+    clients = Child("epolllab.experiments.workers.senders:send_plans")
     try:
         with _server("edge", "one read", recv_size, size) as server:
             ends = _send(server, clients, [[(0, size)]] * connections)
