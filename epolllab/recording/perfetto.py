@@ -28,19 +28,16 @@ if TYPE_CHECKING:
 __all__ = ["write"]
 
 
-class Records(Protocol):
-    """What a trace is made of: records and their metadata, as a Recording has them."""
+class _Records(Protocol):
+    """What a trace is made of, as a Recording has it."""
 
     @property
-    def metadata(self) -> Mapping[str, Any]:
-        """Environment and parameters."""
+    def metadata(self) -> Mapping[str, Any]: ...
 
     @property
-    def overwritten(self) -> int:
-        """Records that the ring lost."""
+    def overwritten(self) -> int: ...
 
-    def array(self) -> "NDArray[Any]":
-        """The records."""
+    def array(self) -> "NDArray[Any]": ...
 
 
 SERVER = 1
@@ -61,7 +58,7 @@ _ENCLOSING = ',"bp":"e"'  # the arrow ends at the slice around it, not at the ne
 
 
 def write(
-    recording: Records, path: str | os.PathLike[str], clients: Sequence[Records] = ()
+    recording: _Records, path: str | os.PathLike[str], clients: Sequence[_Records] = ()
 ) -> Path:
     """Write a recording as one trace file.
 
@@ -116,7 +113,7 @@ def write(
 class _Process:
     """One recording as a process of the trace, with its tracks."""
 
-    def __init__(self, pid: int, recording: Records, first_track: int) -> None:
+    def __init__(self, pid: int, recording: _Records, first_track: int) -> None:
         self.pid = pid
         self.metadata = recording.metadata
         self.array = check_operations(recording.array())
