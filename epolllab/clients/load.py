@@ -1,45 +1,47 @@
-"""The callers: connections that ask, read the answer, and note when each happened.
+"""The load generator: connections that send requests in a closed or an open loop.
 
-One job: carry out one :class:`~epolllab.clients.options.Share` of requests over one epoll, and
-leave one row for each request, also for one that failed. It knows no frame, no
-process and no progress bar.
+A *closed* loop keeps a fixed number of requests in flight: each connection sends the next
+request when its response is complete, so a slow server gets fewer requests. An *open*
+loop sends at a fixed rate, independent of the server: a request that becomes due while
+every connection is busy waits in a queue, and that wait is part of its latency.
 
-A *closed* loop keeps a fixed number of requests in flight: each connection asks again
-when its answer is complete, so a slow server is asked less often. An *open* loop asks
-at a fixed rate, whatever the server does: a request whose time has come while every
-connection is busy waits in a queue, and that wait is part of its latency.
-
-Where the time goes
--------------------
+Timestamps of a request
+-----------------------
 ``intended``
-    when the request was due: in an open loop its place in the rhythm, in a closed one
-    the instant at which its connection turned to it.
+    when the request was due: in an open loop its place in the schedule, in a closed one
+    when its connection became free for it.
 ``connected``
     when its connection was found to be established.
 ``sent``
     when the first send that took any of its bytes began. The peer can have read them
-    before that send returns, so the send's end would be too late a stamp.
+    before that send returns, so the end of the send would be too late.
 ``first byte``, ``done``
-    when the recv that brought the first, the last byte of the answer returned.
+    when the recv that returned the first, the last byte of the response returned.
 
-One connection's way to an answer is socket, connect, send, register, wait, recv,
-close. Nothing is waited for that need not be: on loopback a connection is usually
-established by the time connect returns, so the request is sent at once, and OUT is
-asked for only if that would block. A connection that the server ends is closed only
-after the server's FIN has come (RDHUP), which leaves TIME_WAIT, and the port that it
-blocks, on the server's side.
+The calls of one connection are socket, connect, send, register, wait, recv, close. On
+loopback a connection is usually established by the time connect returns, so the request
+is sent at once, and OUT is requested only if that would block. A connection that the
+server closes is closed only after the server's FIN has arrived (RDHUP), which leaves
+TIME_WAIT, and the port that it blocks, on the server's side.
 """
 
 from collections import deque
+from dataclasses import dataclass
+from errno import EIO
 from typing import TYPE_CHECKING, Any
 
-from epolllab.clients.loop import BAD_RESPONSE, CLOSED_EARLY, ROW, TIMEOUT, ClientLoop
+from epolllab.clients.loop import (
+    BAD_RESPONSE,
+    CLOSED_EARLY,
+    TIMEOUT,
+    ClientConnection,
+    ClientLoop,
+)
 from epolllab.clients.response import BadResponse, make_response_parser
 from epolllab.events import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP
 
 if TYPE_CHECKING:
     from epolllab.clients.options import Share
-    from epolllab.kernel.pollers import Ready
     from epolllab.recording.recorder import Recorder
 
 
@@ -48,122 +50,80 @@ __all__ = ["LoadLoop"]
 
 RECV_SIZE = 65_536
 LINGER_NS = 1_000_000_000
-"""How long a server may take to end a connection after its last answer."""
+"""How long to wait for the server to close a connection after its last response."""
 
-REST_NS = 10_000_000
-"""Pause of a connection after one that failed at once, such as one refused: without
-it, an absent server would be asked as fast as the processor can."""
+RETRY_NS = 10_000_000
+"""Pause after a connection that failed immediately, for example because it was refused.
+Without it, requests to an absent server would be repeated as fast as the CPU allows."""
 
-_CLOSED, _CONNECTING, _ASKING, _IDLE, _ENDING = range(5)
-_FOR_ANSWER = EPOLLIN | EPOLLRDHUP
+_CLOSED, _CONNECTING, _IN_FLIGHT, _IDLE, _ENDING = range(5)
+_READABLE = EPOLLIN | EPOLLRDHUP
 _BROKEN = EPOLLERR | EPOLLHUP
 
 
-class _Timer:
-    """The endpoint of the arrivals' timer."""
-
-    def __init__(self, timer: Any) -> None:
-        self.sock = timer
-        self.key = self.fd = timer.fileno()  # of connection 0: none
-
-
-class _Caller:
-    """One of the connections that take turns at asking."""
-
-    __slots__ = (
-        "answer",
-        "conn",
-        "connected_ns",
-        "fd",
-        "first_byte_ns",
-        "intended_ns",
-        "interest",
-        "key",
-        "n_bytes",
-        "phase",
-        "port",
-        "request",
-        "sent_ns",
-        "since_ns",
-        "sock",
-        "unsent",
-    )
-
-    def __init__(self, answer: Any) -> None:
-        self.answer = answer
-        self.sock: Any = None
-        self.fd = -1
-        self.key = self.conn = self.request = self.port = 0
-        self.phase = _CLOSED
-        self.interest = 0
-        self.unsent: bytes | memoryview = b""
-        self.intended_ns = self.connected_ns = self.sent_ns = self.first_byte_ns = 0
-        self.n_bytes = 0
-        self.since_ns = 0  # of the present phase, where that matters
+@dataclass(slots=True, eq=False)
+class _Connection(ClientConnection):
+    parser: Any = None
+    phase: int = _CLOSED
+    since_ns: int = 0
+    """When the phase _ENDING began."""
 
 
-class LoadLoop(ClientLoop):
-    """Ask and ask again: the closed and the open loop."""
+class LoadLoop(ClientLoop[_Connection]):
+    """Send requests in a closed or an open loop."""
 
     def __init__(self, share: "Share", recorder: "Recorder | None" = None) -> None:
         super().__init__(share, recorder)
         self._is_open = bool(share.interval_ns)
-        self._callers = [
-            _Caller(make_response_parser(share.protocol, share.message))
+        self._connections = [
+            _Connection(parser=make_response_parser(share.protocol, share.message))
             for _ in range(share.n_connections)
         ]
-        self._by_fd: dict[int, _Caller] = {}
-        self._free: deque[_Caller] = deque()
-        self._resting: deque[tuple[int, _Caller]] = deque()
-        self._queue: deque[int] = deque()
-        self._timer: _Timer | None = None
-        self._first_ns = self._arrived = 0
+        self._free: deque[_Connection] = deque()
+        self._queue: deque[int] = deque()  # due instants of an open loop
+        self._timer: _Connection | None = None
+        self._first_ns = self._arrived = self._n_paused = 0
         self._left = share.n_requests
         self._until_ns: int | None = None
 
-    # ---- when to ask ----------------------------------------------------------------
+    # ---- when to send ---------------------------------------------------------------
 
     def begin(self, start_ns: int) -> None:
-        """Let every caller ask, or start the timer of the arrivals."""
+        """Start a request on every connection, or the timer of an open loop."""
         share = self.share
         if share.duration_ns is not None:
             self._until_ns = start_ns + share.duration_ns
-        if self._is_open:
-            self._free.extend(self._callers)
-            self._start_timer(start_ns + share.first_arrival_ns)
-        else:
-            for caller in self._callers:
-                self._next(caller)
-
-    def _start_timer(self, first_ns: int) -> None:
-        from epolllab.kernel.raw import Timer
-
-        self._first_ns = first_ns
+        if not self._is_open:
+            for connection in self._connections:
+                self._next(connection)
+            return
+        self._free.extend(self._connections)
+        self._first_ns = start_ns + share.first_arrival_ns
         if self._left:
-            self._timer = _Timer(Timer(first_ns, self.share.interval_ns))
-            self.calls.register(self._timer, EPOLLIN)
+            from epolllab.kernel.raw import Timer  # ctypes, which a closed loop does not need
 
-    def _arrive(self, timer: _Timer) -> None:
-        """Put the requests that are due into the queue, and serve it."""
-        count = int.from_bytes(self.calls.read(timer, 8), "little")
-        count = min(count, self._left or 0)
+            timer = Timer(self._first_ns, share.interval_ns)
+            fd = timer.fileno()
+            self._timer = self.by_fd[fd] = _Connection(sock=timer, fd=fd, key=fd)
+            self.set_interest(self._timer, EPOLLIN)
+
+    def _on_timer(self, timer: _Connection) -> None:
+        """Queue the requests that are due, and send on the free connections."""
+        left = self._left or 0
+        count = min(int.from_bytes(self.calls.read(timer, 8), "little"), left)
         first = self._first_ns + self._arrived * self.share.interval_ns
         due = [first + i * self.share.interval_ns for i in range(count)]
         self._queue.extend(due)
         self.account(now := self.clock(), begun=count)
-        # They were in flight from when they were due, although nobody had noticed.
+        # They count as in flight from when they were due.
         self.in_flight_ns += sum(max(0, now - instant) for instant in due)
         self._arrived += count
-        self._left = (self._left or 0) - count
+        self._left = left - count
         if not self._left:
-            self._end_timer()
+            self._timer = None
+            self.drop(timer)
         while self._queue and self._free:
             self._next(self._free.popleft())
-
-    def _end_timer(self) -> None:
-        timer, self._timer = self._timer, None
-        if timer is not None:
-            self.calls.close(timer)
 
     def _take(self) -> int:
         """The intended instant of the next request; 0 if there is none now."""
@@ -179,257 +139,198 @@ class LoadLoop(ClientLoop):
         self.in_flight += 1
         return now
 
-    def _next(self, caller: _Caller) -> None:
-        """Let a caller that has nothing to do take up the next request, if there is one."""
-        if self.stopping or not (intended := self._take()):
+    def _next(self, connection: _Connection) -> None:
+        """Start the next request, if there is one, on a connection that is free."""
+        if self.stopping or not (intended_ns := self._take()):
             if self._is_open:
-                self._free.append(caller)
-            elif caller.phase == _IDLE:
-                self._close(caller)
+                self._free.append(connection)
+            elif connection.phase == _IDLE:
+                self.drop(connection)
             return
-        caller.intended_ns = intended
-        caller.first_byte_ns = caller.sent_ns = caller.n_bytes = 0
-        caller.answer.begin()
-        if caller.phase == _IDLE:
-            caller.request += 1
-            self._ask(caller)
+        connection.intended_ns = intended_ns
+        connection.first_byte_ns = connection.sent_ns = connection.n_bytes = 0
+        connection.parser.begin()
+        if connection.phase == _IDLE:
+            connection.request += 1
+            connection.unsent = self.share.message
+            self._send_or_fail(connection)
         else:
-            self._connect(caller)
+            self._connect(connection)
 
     def is_busy(self) -> bool:
-        """Whether requests are in flight or to come, or connections wait for their end."""
+        """Whether requests are in flight or to come, or connections wait for the server's FIN."""
         return bool(
             self.in_flight
             or self._timer is not None
-            or self._resting
-            or any(caller.phase == _ENDING for caller in self._by_fd.values())
+            or self._n_paused
+            or any(connection.phase == _ENDING for connection in self.by_fd.values())
         )
 
-    def next_due_ns(self) -> int:
-        """When the first of the resting callers has rested."""
-        return self._resting[0][0] if self._resting else 0
+    def on_time(self, connection: _Connection) -> None:
+        """Start the next request after a pause."""
+        self._n_paused -= 1
+        self._next(connection)
 
-    # ---- one turn -------------------------------------------------------------------
+    # ---- sending --------------------------------------------------------------------
 
-    def handle(self, ready: "Ready", now: int) -> None:
-        """Give each ready descriptor its turn."""
-        by_fd, observe, turn = self._by_fd, self.calls.observe, self._turn
-        for fd, mask in ready:
-            caller = by_fd.get(fd)
-            if observe:
-                observe(caller.key if caller else fd, mask)
-            if caller is not None:
-                turn(caller, mask)
-            elif self._timer is not None and fd == self._timer.fd:
-                self._arrive(self._timer)
-        while self._resting and self._resting[0][0] <= now:
-            self._next(self._resting.popleft()[1])
-
-    def _turn(self, caller: _Caller, mask: int) -> None:
-        if caller.unsent and mask & (EPOLLOUT | _BROKEN):
-            conn = caller.conn
-            self._push(caller)
-            # A failed push may have gone on to a new connection, which the mask is not about.
-            if not mask & (_FOR_ANSWER | _BROKEN) or caller.conn != conn or caller.fd < 0:
+    def on_ready(self, connection: _Connection, mask: int) -> None:
+        """Send what is left of the request; then read."""
+        if connection is self._timer:
+            self._on_timer(connection)
+            return
+        if connection.unsent and mask & (EPOLLOUT | _BROKEN):
+            conn = connection.conn
+            self._send_or_fail(connection)
+            # After a failure this may be a new connection, to which the mask does not apply.
+            is_same = connection.conn == conn and connection.fd >= 0
+            if not is_same or not mask & (_READABLE | _BROKEN):
                 return
-        self._read(caller, mask)
+        self._read(connection, mask)
 
-    # ---- asking ---------------------------------------------------------------------
-
-    def _connect(self, caller: _Caller) -> None:
-        """Open a connection and send at once; ask for OUT only if that would block."""
-        calls, share = self.calls, self.share
+    def _connect(self, connection: _Connection) -> None:
+        """Open a connection and send at once; request OUT only if that would block."""
         self.n_conns += 1
-        caller.conn = self.n_conns
-        caller.request = caller.port = caller.connected_ns = 0
-        try:
-            fd = calls.socket(caller, share.family, caller.conn)
-        except OSError as error:
-            self._fail_at_once(caller, error.errno or 0)
-            return
-        self._by_fd[fd] = caller
-        caller.phase = _CONNECTING
-        try:
-            if share.sources:
-                calls.bind(caller, share.sources[caller.conn % len(share.sources)])
-            number, caller.port = calls.dial(caller, share.address)
-            if number:
-                self._fail_at_once(caller, number)
-                return
-            caller.unsent = share.message
-            caller.interest = _FOR_ANSWER
-            self._send(caller)
-            if caller.unsent:
-                caller.interest |= EPOLLOUT
-            calls.register(caller, caller.interest)
-        except OSError as error:
-            self._fail_at_once(caller, error.errno or 0)
+        connection.conn = self.n_conns
+        connection.request = connection.local_port = connection.connected_ns = 0
+        connection.phase = _CONNECTING
+        error = self.dial(connection)
+        if not error:
+            connection.unsent = self.share.message
+            try:
+                self._send(connection)
+            except OSError as failure:
+                error = failure.errno or EIO
+        if error:
+            self._fail_and_pause(connection, error)
 
-    def _ask(self, caller: _Caller) -> None:
-        """Send the next request on an open connection."""
-        caller.unsent = self.share.message
-        self._push(caller)
-
-    def _push(self, caller: _Caller) -> None:
-        """Send what is left, and keep the interest in step."""
+    def _send_or_fail(self, connection: _Connection) -> None:
         try:
-            self._send(caller)
+            self._send(connection)
         except OSError as error:
-            self._fail(caller, error.errno or 0)
-            return
-        interest = _FOR_ANSWER | EPOLLOUT if caller.unsent else _FOR_ANSWER
-        if interest != caller.interest:
-            caller.interest = interest
-            self.calls.modify(caller, interest)
+            self._fail(connection, error.errno or EIO)
 
-    def _send(self, caller: _Caller) -> None:
-        """Send until it would block; what is left stays in ``unsent``."""
-        data = caller.unsent
+    def _send(self, connection: _Connection) -> None:
+        """Send until it would block, and request OUT only if something is left."""
+        data = connection.unsent
         send = self.calls.send
         start = self.clock()
         try:
-            sent = send(caller, data)
-            if caller.phase == _CONNECTING:
-                caller.connected_ns = start
-            caller.phase = _ASKING
-            caller.sent_ns = caller.sent_ns or start
+            sent = send(connection, data)
+            if connection.phase == _CONNECTING:
+                connection.connected_ns = start
+            connection.phase = _IN_FLIGHT
+            connection.sent_ns = connection.sent_ns or start
             while sent < len(data):
                 data = memoryview(data)[sent:]
-                sent = send(caller, data)
-            caller.unsent = b""
+                sent = send(connection, data)
+            data = b""
         except BlockingIOError:
-            caller.unsent = data
+            pass
+        connection.unsent = data
+        self.set_interest(connection, _READABLE | EPOLLOUT if data else _READABLE)
 
-    # ---- the answer -----------------------------------------------------------------
+    # ---- the response ---------------------------------------------------------------
 
-    def _read(self, caller: _Caller, mask: int) -> None:
+    def _read(self, connection: _Connection, mask: int) -> None:
         try:
-            data = self.calls.recv(caller, RECV_SIZE)
+            data = self.calls.recv(connection, RECV_SIZE)
         except BlockingIOError:
             return
         except OSError as error:
-            self._broken(caller, error.errno or 0)
+            self._on_error(connection, error.errno or EIO)
             return
         if not data:
-            self._ended(caller)
-        elif caller.phase == _ASKING:
-            # The whole of what came and the end of the stream are known from one recv.
+            self._on_eof(connection)
+        elif connection.phase == _IN_FLIGHT:
+            # With RDHUP and a buffer that is not full, this recv returned the last bytes.
             is_last = bool(mask & EPOLLRDHUP) and len(data) < RECV_SIZE
-            self._feed(caller, data, is_last)
-        elif caller.phase == _IDLE:
-            self._close(caller)  # it speaks without having been asked
+            self._feed(connection, data, is_last)
+        elif connection.phase == _IDLE:
+            self.drop(connection)  # bytes that are no response to any request
 
-    def _feed(self, caller: _Caller, data: bytes, is_last: bool) -> None:
+    def _feed(self, connection: _Connection, data: bytes, is_last: bool) -> None:
         now = self.clock()
-        if not caller.first_byte_ns:
-            caller.first_byte_ns = now
-        caller.n_bytes += len(data)
+        if not connection.first_byte_ns:
+            connection.first_byte_ns = now
+        connection.n_bytes += len(data)
         try:
-            is_complete = caller.answer.feed(data)
+            is_complete = connection.parser.feed(data)
         except BadResponse:
-            self._fail(caller, BAD_RESPONSE)
+            self._fail(connection, BAD_RESPONSE)
             return
         if is_complete:
-            self._done(caller, now, is_last)
+            self._complete(connection, now, is_last)
         elif is_last:
-            self._ended(caller)
+            self._on_eof(connection)
 
-    def _done(self, caller: _Caller, now: int, is_last: bool) -> None:
-        """Write the row; then keep the connection, or bring it to its end."""
-        self._note(caller, now, 0)
-        closes = caller.answer.closes
-        if self.share.keep_alive and not (closes or is_last or caller.unsent):
-            caller.phase = _IDLE
+    def _complete(self, connection: _Connection, now: int, is_last: bool) -> None:
+        """Write the row; then keep the connection, close it, or wait for the server's FIN."""
+        self._write(connection, now, 0)
+        closes = connection.parser.closes
+        if self.share.keep_alive and not (closes or is_last or connection.unsent):
+            connection.phase = _IDLE
         elif is_last or not closes:
-            self._close(caller)
+            self.drop(connection)
         else:
-            caller.phase = _ENDING
-            caller.since_ns = now
+            connection.phase = _ENDING
+            connection.since_ns = now
             return
-        self._next(caller)
+        self._next(connection)
 
-    def _ended(self, caller: _Caller) -> None:
-        """End-of-file: the end of an answer without a length, of a connection, or too early."""
-        if caller.phase == _ASKING:
-            if caller.answer.end():
-                self._done(caller, self.clock(), True)
-            else:
-                self._fail(caller, CLOSED_EARLY)
+    def _on_eof(self, connection: _Connection) -> None:
+        """The peer closed: after a response without a length, an idle connection, or early."""
+        if connection.phase != _IN_FLIGHT:
+            self._on_error(connection, CLOSED_EARLY)
+        elif connection.parser.eof():
+            self._complete(connection, self.clock(), True)
         else:
-            self._broken(caller, CLOSED_EARLY)
+            self._fail(connection, CLOSED_EARLY)
 
-    def _broken(self, caller: _Caller, error: int) -> None:
-        """A connection is gone; that is an error only while something is asked."""
-        if caller.phase in (_CONNECTING, _ASKING):
-            self._fail(caller, error)
+    def _on_error(self, connection: _Connection, error: int) -> None:
+        """The connection is broken, which is an error only during a request."""
+        if connection.phase in (_CONNECTING, _IN_FLIGHT):
+            self._fail(connection, error)
             return
-        was_ending = caller.phase == _ENDING
-        self._close(caller)
+        was_ending = connection.phase == _ENDING
+        self.drop(connection)
         if was_ending:
-            self._next(caller)
+            self._next(connection)
 
-    # ---- rows and ends --------------------------------------------------------------
+    # ---- rows and failures ----------------------------------------------------------
 
-    def _note(self, caller: _Caller, now: int, error: int) -> None:
-        """Write a row for a request that has ended, one way or the other."""
-        self.rows += ROW.pack(
-            caller.conn,
-            caller.intended_ns,
-            caller.connected_ns,
-            caller.sent_ns,
-            caller.first_byte_ns,
-            now,
-            caller.n_bytes,
-            caller.request,
-            caller.port,
-            caller.answer.status,
-            error,
-        )
-        self.n_done += 1
-        self.in_flight -= 1
+    def _write(self, connection: _Connection, now: int, error: int) -> None:
+        connection.status = connection.parser.status
+        self.write_row(connection, now, error)
 
-    def _fail(self, caller: _Caller, error: int) -> None:
-        self._note(caller, self.clock(), error)
-        self._close(caller)
-        self._next(caller)
+    def _fail(self, connection: _Connection, error: int) -> None:
+        self._write(connection, self.clock(), error)
+        self.drop(connection)
+        self._next(connection)
 
-    def _fail_at_once(self, caller: _Caller, error: int) -> None:
-        """Fail, and let the caller rest: the next attempt would hardly go better."""
+    def _fail_and_pause(self, connection: _Connection, error: int) -> None:
+        """Fail, and pause: the next attempt would probably fail too."""
         now = self.clock()
-        self._note(caller, now, error)
-        self._close(caller)
-        self._resting.append((now + REST_NS, caller))
+        self._write(connection, now, error)
+        self.drop(connection)
+        self._n_paused += 1
+        self.wait_until(connection, now + RETRY_NS)
 
-    def _close(self, caller: _Caller) -> None:
-        if caller.fd >= 0:
-            self._by_fd.pop(caller.fd, None)
-            self.calls.close(caller)
-        caller.fd = -1
-        caller.phase = _CLOSED
-        caller.unsent = b""
+    def drop(self, connection: _Connection) -> None:
+        """Close the connection's socket, if it is open."""
+        super().drop(connection)
+        connection.phase = _CLOSED
+        connection.unsent = b""
 
     def give_up(self, now: int) -> None:
-        """Fail requests past their time, and close connections that do not end."""
+        """Fail requests past their timeout, and close connections that the server keeps open."""
         oldest = now - self.share.timeout_ns
-        for caller in list(self._by_fd.values()):
-            if caller.phase in (_CONNECTING, _ASKING) and caller.intended_ns < oldest:
-                self._fail(caller, TIMEOUT)
-            elif caller.phase == _ENDING and caller.since_ns < now - LINGER_NS:
-                self._close(caller)
-                self._next(caller)
-        self._give_up_queued(now, oldest)
-
-    def _give_up_queued(self, now: int, oldest: int) -> None:
-        """Write rows for requests that waited for a connection for too long."""
+        for connection in list(self.by_fd.values()):
+            if connection.phase in (_CONNECTING, _IN_FLIGHT):
+                if connection.intended_ns < oldest:
+                    self._fail(connection, TIMEOUT)
+            elif connection.phase == _ENDING and connection.since_ns < now - LINGER_NS:
+                self.drop(connection)
+                self._next(connection)
         while self._queue and self._queue[0] < oldest:
-            self.rows += ROW.pack(0, self._queue.popleft(), 0, 0, 0, now, 0, 0, 0, 0, TIMEOUT)
-            self.n_done += 1
-            self.in_flight -= 1
-
-    def close(self) -> None:
-        """Close all that the loop has open; for a loop that was not run, too."""
-        self._end_timer()
-        for caller in self._callers:
-            self._close(caller)
-        self.poller.close()
-        self.calls.publish()
+            # It waited for a connection, so its row has none.
+            self.write_row(ClientConnection(intended_ns=self._queue.popleft()), now, TIMEOUT)

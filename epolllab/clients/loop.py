@@ -1,15 +1,16 @@
-"""What the loops of requests and of scripted peers have in common.
+"""The event loop that the load generator and the scripted peers share.
 
-One job: wait, handle, keep account of what is in flight, and end when nothing is; and
-the layout of the row that every request, or peer, leaves. It does not know what is
-asked or answered, and knows no frame, no process and no progress bar.
+It also defines the row written for every request, or for every scripted peer.
 """
 
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
+from errno import EIO
+from heapq import heappop, heappush
 from struct import Struct
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from epolllab.clients.syscalls import make_calls
 from epolllab.kernel.pollers import Ready, make_poller
@@ -19,7 +20,16 @@ if TYPE_CHECKING:
     from epolllab.recording.recorder import Recorder
 
 
-__all__ = ["BAD_RESPONSE", "CLOSED_EARLY", "FIELDS", "ROW", "TIMEOUT", "ClientLoop", "Facts"]
+__all__ = [
+    "BAD_RESPONSE",
+    "CLOSED_EARLY",
+    "FIELDS",
+    "ROW",
+    "TIMEOUT",
+    "ClientConnection",
+    "ClientLoop",
+    "Facts",
+]
 
 
 FIELDS = (
@@ -35,80 +45,100 @@ FIELDS = (
     ("status", "<i4"),
     ("error", "<i4"),
 )
-"""Name and numpy type code of each field of a row. 0 is an instant that never came;
-``done_ns`` is when the request ended, also where it failed."""
+"""Name and numpy type code of each field of a row. An instant that was not reached is 0;
+``done_ns`` is when the request ended, also if it failed."""
 
 ROW = Struct("<qqqqqqqiiii")
 """The same for :mod:`struct`; 72 bytes."""
 
 TIMEOUT, CLOSED_EARLY, BAD_RESPONSE = -1, -2, -3
-"""Values of ``error`` that are no errno."""
+"""Values of ``error`` other than errnos."""
 
 SWEEP_NS = 100_000_000
+MAX_EVENTS = 1023
 
 
 class Facts(NamedTuple):
-    """What a loop tells of itself when it has ended; times in nanoseconds."""
+    """What a loop measured about itself; times in nanoseconds."""
 
     process: int
     start_ns: int
     end_ns: int
     cpu_ns: int
     in_flight_ns: int
-    """Integral over time of the requests in flight, those in the queue included."""
+    """Integral over time of the requests in flight, including queued ones."""
     n_conns: int
     """Connections opened; their serials are 1 to this."""
 
 
-class ClientLoop(ABC):
-    """Carry out one share of a run; a base.
+@dataclass(slots=True, eq=False)
+class ClientConnection:
+    """A connection and the current request on it; reused after the connection closes."""
+
+    conn: int = 0
+    sock: Any = None
+    fd: int = -1
+    key: int = 0
+    interest: int = -1
+    """The registered mask; -1 if the descriptor is not registered."""
+    unsent: bytes | memoryview = b""
+    intended_ns: int = 0
+    connected_ns: int = 0
+    sent_ns: int = 0
+    first_byte_ns: int = 0
+    n_bytes: int = 0
+    request: int = 0
+    local_port: int = 0
+    status: int = 0
+
+
+C = TypeVar("C", bound=ClientConnection)
+
+
+class ClientLoop(ABC, Generic[C]):
+    """Carry out one share of a run; base of the load generator's and the peers' loop.
 
     Parameters
     ----------
     share : Share
         What to do.
     recorder : Recorder, optional
-        Where to record; none leaves it out altogether.
-    clock : callable, optional
-        Nanoseconds of the monotonic clock.
+        Where to record system calls.
 
     Attributes
     ----------
     rows : bytearray
         Packed :data:`ROW`, in the order in which requests ended.
     steps : bytearray
-        What scripted peers did, packed; empty for requests.
+        Packed steps of scripted peers; empty for requests.
     n_done : int
-        How many rows there are.
+        Number of rows.
     stopping : bool
-        Set it, from any thread, and the loop ends within a tenth of a second.
+        Set from any thread to end the loop within a tenth of a second.
     on_tick : callable or None
         Called about ten times a second.
     """
 
-    def __init__(
-        self,
-        share: "Share",
-        recorder: "Recorder | None" = None,
-        clock: Callable[[], int] = time.monotonic_ns,
-    ) -> None:
+    def __init__(self, share: "Share", recorder: "Recorder | None" = None) -> None:
         self.share = share
-        self.clock = clock
+        self.clock = time.monotonic_ns
         self.poller = make_poller("epoll")
-        self.calls = make_calls(self.poller, min(share.n_connections + 1, 1023), recorder)
+        self.calls = make_calls(self.poller, min(share.n_connections + 1, MAX_EVENTS), recorder)
         self.rows = bytearray()
         self.steps = bytearray()
         self.n_done = 0
         self.stopping = False
         self.on_tick: Callable[[], None] | None = None
+        self.by_fd: dict[int, C] = {}
         self.n_conns = 0
         self.in_flight = self.in_flight_ns = 0
         self._counted_ns = self._counted = 0
+        self._due: list[tuple[int, int, C]] = []  # a heap
         self._sweep_ns = max(1_000_000, min(SWEEP_NS, share.timeout_ns // 10))
         self._next_sweep_ns = 0
 
     def run(self, start_ns: int) -> Facts:
-        """Begin at `start_ns` on the clock, and return when every request has its row."""
+        """Start at `start_ns` on the monotonic clock; return when every request has its row."""
         delay = (start_ns - self.clock()) / 1e9
         if delay > 0:
             time.sleep(delay)
@@ -117,13 +147,14 @@ class ClientLoop(ABC):
         self._next_sweep_ns = start_ns + self._sweep_ns
         try:
             self.begin(start_ns)
-            wait, handle = self.calls.wait, self.handle
             while not self.stopping and self.is_busy():
                 self.account(now := self.clock())
-                due = min(self.next_due_ns() or self._next_sweep_ns, self._next_sweep_ns)
-                ready = wait(max(0, due - now) / 1e9)
+                due_ns = self._next_sweep_ns
+                if self._due:
+                    due_ns = min(due_ns, self._due[0][0])
+                ready = self.calls.wait(max(0, due_ns - now) / 1e9)
                 self.account(now := self.clock())
-                handle(ready, now)
+                self._handle(ready, now)
                 if now >= self._next_sweep_ns:
                     self._sweep(now)
             end_ns = self.clock()
@@ -133,29 +164,19 @@ class ClientLoop(ABC):
         cpu_ns = time.thread_time_ns() - cpu_ns
         return Facts(self.share.process, start_ns, end_ns, cpu_ns, self.in_flight_ns, self.n_conns)
 
-    @abstractmethod
-    def begin(self, start_ns: int) -> None:
-        """Start what is to be done at the start."""
-
-    @abstractmethod
-    def is_busy(self) -> bool:
-        """Whether anything is left to be done."""
-
-    @abstractmethod
-    def next_due_ns(self) -> int:
-        """The instant at which something is to be done without an event; 0 for none."""
-
-    @abstractmethod
-    def handle(self, ready: Ready, now: int) -> None:
-        """Give each ready descriptor its turn, and do what is due; never blocks."""
-
-    @abstractmethod
-    def give_up(self, now: int) -> None:
-        """End what has taken too long."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Close all that the loop has open; for a loop that was not run, too."""
+    def _handle(self, ready: Ready, now: int) -> None:
+        by_fd, note_ready, on_ready = self.by_fd, self.calls.note_ready, self.on_ready
+        for fd, mask in ready:
+            connection = by_fd.get(fd)
+            note_ready(connection.key if connection else fd, mask)
+            if connection is not None:
+                on_ready(connection, mask)
+        due = []
+        while self._due and self._due[0][0] <= now:
+            due.append(heappop(self._due)[2])
+        # A pause that one of these starts ends after the next wait at the earliest.
+        for connection in due:
+            self.on_time(connection)
 
     def _sweep(self, now: int) -> None:
         self._next_sweep_ns = now + self._sweep_ns
@@ -163,13 +184,94 @@ class ClientLoop(ABC):
         if self.on_tick is not None:
             self.on_tick()
 
-    def account(self, now: int, begun: int = 0) -> None:
-        """Bring the integral of what is in flight up to `now`, when `begun` more begin.
+    @abstractmethod
+    def begin(self, start_ns: int) -> None:
+        """Start the first requests or steps."""
 
-        It does not change while the loop waits. While it handles a batch it changes
-        step by step, which the mean of before and after stands for.
+    @abstractmethod
+    def is_busy(self) -> bool:
+        """Whether anything is left to do."""
+
+    @abstractmethod
+    def on_ready(self, connection: C, mask: int) -> None:
+        """Handle one ready descriptor; never blocks."""
+
+    @abstractmethod
+    def on_time(self, connection: C) -> None:
+        """Continue after a pause set with :meth:`wait_until`."""
+
+    @abstractmethod
+    def give_up(self, now: int) -> None:
+        """Fail what has exceeded the timeout."""
+
+    # ---- for the subclasses ---------------------------------------------------------
+
+    def account(self, now: int, begun: int = 0) -> None:
+        """Update the integral of requests in flight up to `now`, when `begun` more start.
+
+        The number is constant while the loop waits. While the loop handles a batch it
+        changes step by step, which is approximated by the mean of both values.
         """
         self.in_flight_ns += (self._counted + self.in_flight) * (now - self._counted_ns) // 2
         self.in_flight += begun
         self._counted_ns = now
         self._counted = self.in_flight
+
+    def wait_until(self, connection: C, due_ns: int) -> None:
+        """Have :meth:`on_time` called at `due_ns`."""
+        heappush(self._due, (due_ns, connection.conn, connection))
+
+    def dial(self, connection: C) -> int:
+        """Open a socket and begin to connect; return 0 or an errno."""
+        calls, share = self.calls, self.share
+        try:
+            self.by_fd[calls.socket(connection, share.family, connection.conn)] = connection
+            if share.sources:
+                calls.bind(connection, share.sources[connection.conn % len(share.sources)])
+            error, port = calls.dial(connection, share.address)
+        except OSError as failure:
+            return failure.errno or EIO
+        connection.local_port = connection.local_port or port
+        return error
+
+    def set_interest(self, connection: C, mask: int) -> None:
+        """Register the descriptor, or modify its interest, unless the mask is the same."""
+        if connection.interest == mask:
+            return
+        if connection.interest < 0:
+            self.calls.register(connection, mask)
+        else:
+            self.calls.modify(connection, mask)
+        connection.interest = mask
+
+    def drop(self, connection: C) -> None:
+        """Close the connection's socket, if it is open."""
+        if connection.fd >= 0:
+            self.by_fd.pop(connection.fd, None)
+            self.calls.close(connection)
+        connection.fd = connection.interest = -1
+
+    def write_row(self, connection: ClientConnection, now: int, error: int) -> None:
+        """Write the row of a request that succeeded or failed."""
+        self.rows += ROW.pack(
+            connection.conn,
+            connection.intended_ns,
+            connection.connected_ns,
+            connection.sent_ns,
+            connection.first_byte_ns,
+            now,
+            connection.n_bytes,
+            connection.request,
+            connection.local_port,
+            connection.status,
+            error,
+        )
+        self.n_done += 1
+        self.in_flight -= 1
+
+    def close(self) -> None:
+        """Close the poller and all connections, also if the loop never ran."""
+        for connection in list(self.by_fd.values()):
+            self.drop(connection)
+        self.poller.close()
+        self.calls.publish()

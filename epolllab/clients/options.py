@@ -1,17 +1,15 @@
-"""What a run of clients is asked to do, checked before anything starts.
-
-One job: hold the wishes, refuse those that make no sense with the reason, and deal
-them out among processes. It opens nothing.
-"""
+"""Options of ``run_clients()``: defaults, checks, the target, and each client loop's share."""
 
 import ipaddress
 import math
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, get_args
 from urllib.parse import urlsplit
 
-from epolllab.checks import check_choice, check_int
+from epolllab.checks import check_bool, check_bytes, check_choice, check_int, check_number
 from epolllab.server.http import Http
 from epolllab.server.protocols import Echo, Hello
 
@@ -19,23 +17,51 @@ if TYPE_CHECKING:
     from epolllab.clients.script import Step
 
 
-__all__ = ["PLACES", "PROTOCOLS", "Plan", "Share", "Target", "locate"]
+__all__ = ["ClientOptions", "ClientProtocol", "Place", "Share", "Target", "resolve_target"]
 
+ClientProtocol = Literal["http", "echo"]
+Place = Literal["process", "thread"]
 
-PROTOCOLS = ("http", "echo")
-PLACES = ("process", "thread")
 ECHO_PAYLOAD = b"Hello, world!"
 MANY_CONNECTIONS = 20_000
-"""From here on, connections are spread over several source addresses."""
+"""Above this number, connections are spread over several source addresses."""
+
+
+def _check_path(name: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a string, not {value!r}")
+    if not value.startswith("/") or not all(33 <= ord(character) <= 126 for character in value):
+        raise ValueError(
+            f"{name} must begin with / and be printable ASCII without spaces, not {value!r}; "
+            "percent-encode other characters (urllib.parse.quote)"
+        )
+    return value
+
+
+CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    "protocol": partial(check_choice, allowed=get_args(ClientProtocol)),
+    "where": partial(check_choice, allowed=get_args(Place)),
+    **dict.fromkeys(("connections", "requests", "capacity"), partial(check_int, least=1)),
+    "processes": partial(check_int, least=1, most=256),
+    "source_addresses": partial(check_int, least=1, most=250),
+    **dict.fromkeys(("duration", "timeout"), partial(check_number, above=0, unit="seconds")),
+    "rate": partial(check_number, above=0, most=1_000_000, unit="requests per second"),
+    **dict.fromkeys(("keep_alive", "record"), check_bool),
+    "path": _check_path,
+    "payload": check_bytes,
+}
+"""How each option is checked: ``check(name, value)`` returns the value or raises.
+
+None is accepted, unchecked, where it is the default.
+"""
 
 
 @dataclass(frozen=True)
 class Share:
-    """What one client loop does; the same for HTTP, echo and scripted peers.
+    """What one client loop does; times in nanoseconds.
 
-    Times are nanoseconds. ``n_requests`` is None where ``duration_ns`` bounds the
-    run. In an open loop, arrivals come at ``first_arrival_ns`` after the start and
-    every ``interval_ns`` from there.
+    ``n_requests`` is None where ``duration_ns`` bounds the run. In an open loop, requests
+    are due at ``first_arrival_ns`` after the start and every ``interval_ns`` from there.
     """
 
     process: int
@@ -47,7 +73,7 @@ class Share:
     first_arrival_ns: int
     interval_ns: int
     keep_alive: bool
-    protocol: str
+    protocol: ClientProtocol
     message: bytes
     timeout_ns: int
     sources: tuple[str, ...]
@@ -58,12 +84,12 @@ class Share:
 
 @dataclass(frozen=True)
 class Target:
-    """Where clients connect to, and what the server there speaks, if that is known."""
+    """Address of the server, and the protocol it serves if that is known."""
 
     family: int
     address: tuple[Any, ...]
     path: str
-    protocol: str | None
+    protocol: ClientProtocol | None
 
     @property
     def url(self) -> str:
@@ -71,10 +97,15 @@ class Target:
         host, port = self.address[:2]
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
+    @property
+    def is_ipv4_loopback(self) -> bool:
+        """Whether clients can bind to any 127.0.0.x to reach it."""
+        return self.family == socket.AF_INET and _ip(self.address).is_loopback
+
 
 @dataclass(frozen=True)
-class Plan:
-    """Everything :func:`epolllab.run_clients` takes; see there for the meaning."""
+class ClientOptions:
+    """The parameters of :func:`epolllab.run_clients`, which describes them."""
 
     target: Target
     connections: int = 50
@@ -84,94 +115,55 @@ class Plan:
     keep_alive: bool = False
     path: str = "/"
     payload: bytes | None = None
-    protocol: str = "http"
+    protocol: ClientProtocol = "http"
     processes: int = 1
     timeout: float = 10.0
-    where: str = "process"
+    where: Place = "process"
     record: bool = True
     capacity: int = 1_000_000
     source_addresses: int | None = None
     steps: "tuple[Step, ...] | None" = None
 
     def __post_init__(self) -> None:
-        check_choice("protocol", self.protocol, PROTOCOLS)
-        check_choice("where", self.where, PLACES)
-        check_int("connections", self.connections, 1)
-        check_int("processes", self.processes, 1, 256)
-        check_int("capacity", self.capacity, 1)
-        if self.requests is not None:
-            check_int("requests", self.requests, 1)
-        if self.source_addresses is not None:
-            check_int("source_addresses", self.source_addresses, 1, 250)
-            self._require_several_addresses()
-        _positive("timeout", self.timeout)
-        self._check_bounds()
-        self._check_message()
+        for name, check in CHECKS.items():
+            value = getattr(self, name)
+            if value is not None or getattr(ClientOptions, name) is not None:
+                object.__setattr__(self, name, check(name, value))
+        self._check_combination()
         if self.steps is not None:
             self._check_script()
 
-    def _check_bounds(self) -> None:
-        if self.duration is not None:
-            _positive("duration", self.duration)
-            if self.requests is not None:
-                raise ValueError(
-                    "requests= and duration= both bound a run; give one of them "
-                    f"(requests={self.requests}, duration={self.duration})"
-                )
-        if self.rate is not None:
-            _positive("rate", self.rate)
-            if self.rate > 1e6:
-                raise ValueError(
-                    f"rate is in requests per second, at most 1,000,000, not {self.rate}"
-                )
+    def _check_combination(self) -> None:
+        if self.requests is not None and self.duration is not None:
+            raise ValueError(
+                f"requests={self.requests} and duration={self.duration} both limit the run; "
+                "give only one of them"
+            )
         if self.processes > self.connections:
             raise ValueError(
-                f"{self.processes} processes cannot share {self.connections} connections: "
-                "each needs at least one"
+                f"processes={self.processes} is more than connections={self.connections}: "
+                "each process needs at least one connection"
             )
-
-    def _check_message(self) -> None:
-        if self.payload is not None and not isinstance(self.payload, bytes):
-            raise TypeError(f"payload is bytes, not {type(self.payload).__name__}")
         if self.protocol == "echo" and self.payload == b"":
-            raise ValueError("an empty payload is never echoed; give at least one byte")
-        printable = self.path.isascii() and all(33 <= ord(c) <= 126 for c in self.path)
-        if not self.path.startswith("/") or not printable:
+            raise ValueError("payload must have at least one byte for echo: nothing comes back")
+        if self.source_addresses is not None and not self.target.is_ipv4_loopback:
             raise ValueError(
-                f"path begins with / and is printable ASCII without blanks, not {self.path!r}; "
-                "percent-encode the rest (urllib.parse.quote)"
-            )
-
-    def _check_script(self) -> None:
-        given = {
-            "requests": self.requests,
-            "duration": self.duration,
-            "rate": self.rate,
-            "keep_alive": self.keep_alive or None,
-            "payload": self.payload,
-            "path": None if self.path == "/" else self.path,
-        }
-        useless = [name for name, value in given.items() if value is not None]
-        if useless:
-            raise ValueError(
-                f"script= says itself what is sent and when, so {', '.join(useless)} has no "
-                "meaning beside it; connections= is the number of scripted peers"
-            )
-
-    def _require_several_addresses(self) -> None:
-        if self.target.family != socket.AF_INET or not self._is_loopback:
-            raise ValueError(
-                "source_addresses spreads clients over 127.0.0.x, which reaches IPv4 loopback "
+                "source_addresses spreads connections over 127.0.0.x, which reaches IPv4 loopback "
                 f"only, not {self.target.address[0]}"
             )
 
-    @property
-    def _is_loopback(self) -> bool:
-        return ipaddress.ip_address(self.target.address[0].partition("%")[0]).is_loopback
+    def _check_script(self) -> None:
+        names = ("requests", "duration", "rate", "keep_alive", "payload", "path")
+        useless = [name for name in names if getattr(self, name) != getattr(ClientOptions, name)]
+        if useless:
+            raise ValueError(
+                f"script= defines what is sent and when, so leave out {', '.join(useless)}; "
+                "connections= is the number of scripted peers"
+            )
 
     @property
     def total(self) -> int | None:
-        """Requests asked for, peers of a script included; None in a closed loop by duration."""
+        """Number of requests, or of scripted peers; None in a closed loop with a duration."""
         if self.steps is not None:
             return self.connections
         if self.duration is not None:
@@ -180,12 +172,12 @@ class Plan:
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """Source addresses to bind to; none where the kernel's own choice will do."""
-        n = self.source_addresses
-        if n is None and self.connections > MANY_CONNECTIONS:
-            is_plain = self.target.family == socket.AF_INET and self._is_loopback
-            n = -(-self.connections // MANY_CONNECTIONS) if is_plain else 1
-        return tuple(f"127.0.0.{i}" for i in range(1, n + 1)) if n is not None and n > 1 else ()
+        """Source addresses to bind to; none if the kernel chooses."""
+        n = self.source_addresses or 1
+        is_many = self.connections > MANY_CONNECTIONS and self.target.is_ipv4_loopback
+        if self.source_addresses is None and is_many:
+            n = -(-self.connections // MANY_CONNECTIONS)
+        return tuple(f"127.0.0.{i}" for i in range(1, n + 1)) if n > 1 else ()
 
     def message(self) -> bytes:
         """The bytes of one request."""
@@ -203,11 +195,11 @@ class Plan:
         return b"\r\n".join(lines) + b"\r\n\r\n" + (self.payload or b"")
 
     def shares(self) -> list[Share]:
-        """Deal connections, requests and arrivals out, as evenly as they go."""
+        """Distribute connections, requests and arrivals evenly over the processes."""
         n = self.processes
-        # Each process keeps every n-th arrival of the common rhythm.
+        # Each process sends every n-th request of the common schedule.
         interval = 0 if self.rate is None else max(1, round(1e9 * n / self.rate))
-        bounded_by_time = self.duration is not None and self.rate is None
+        limited_by_time = self.duration is not None and self.rate is None
         return [
             Share(
                 process=i,
@@ -215,7 +207,7 @@ class Plan:
                 address=self.target.address,
                 n_connections=_part(self.connections, i, n),
                 n_requests=None if self.total is None else _part(self.total, i, n),
-                duration_ns=round((self.duration or 0) * 1e9) if bounded_by_time else None,
+                duration_ns=round((self.duration or 0) * 1e9) if limited_by_time else None,
                 first_arrival_ns=interval * i // n,
                 interval_ns=interval,
                 keep_alive=self.keep_alive,
@@ -230,39 +222,27 @@ class Plan:
             for i in range(n)
         ]
 
-    def described(self) -> dict[str, Any]:
-        """The wishes as a run's metadata keeps them."""
-        keep = ("connections", "duration", "rate", "keep_alive", "path", "protocol")
-        wishes: dict[str, Any] = {name: getattr(self, name) for name in keep}
-        return {
+    def metadata(self) -> dict[str, Any]:
+        """The options as a run's metadata holds them: JSON values, defaults resolved."""
+        options = {
             "role": "clients",
+            **vars(self),
             "target": self.target.url,
-            **wishes,
             "requests": self.total,
             "payload_bytes": len(self.payload or b""),
-            "processes": self.processes,
-            "timeout": self.timeout,
-            "where": self.where,
-            "record": self.record,
-            "capacity": self.capacity,
             "source_addresses": max(1, len(self.sources)),
             "script": None if self.steps is None else [str(step) for step in self.steps],
         }
+        del options["payload"], options["steps"]
+        return options
 
 
 def _part(total: int, index: int, n: int) -> int:
     return total // n + (index < total % n)
 
 
-def _positive(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} is a number, not {value!r}")
-    if not 0 < value < math.inf:
-        raise ValueError(f"{name} is positive and finite, not {value!r}")
-
-
-def locate(target: Any, *, allow_remote: bool = False) -> Target:
-    """Find out where a target is and what it speaks.
+def resolve_target(target: Any, *, allow_remote: bool = False) -> Target:
+    """Resolve the address of a target, and find out which protocol it serves.
 
     Parameters
     ----------
@@ -275,79 +255,78 @@ def locate(target: Any, *, allow_remote: bool = False) -> Target:
     Raises
     ------
     ValueError
-        It is none of these, or not loopback.
+        `target` is none of these, or not loopback.
     OSError
-        The host's name is not known.
+        The host's name cannot be resolved.
     """
     path, protocol = "/", None
     if hasattr(target, "address") and hasattr(target, "options"):
         host, port = target.address[:2]
-        protocol = _spoken(target.options.protocol)
+        protocol = _client_protocol(target.options.protocol)
     elif isinstance(target, str):
-        host, port, path = _parts(target)
+        host, port, path = _split_url(target)
     else:
         try:
             host, port = target
         except (TypeError, ValueError):
-            raise _no_target(target) from None
+            raise _invalid_target(target) from None
     if not isinstance(host, str):
-        raise _no_target(target)
-    check_int("the target's port", port, 1, 65_535)
+        raise _invalid_target(target)
+    check_int("target's port", port, 1, 65_535)
     family, address = _resolve(host, port)
-    ip = ipaddress.ip_address(address[0].partition("%")[0])
-    if not ip.is_loopback and not allow_remote:
+    if not _ip(address).is_loopback and not allow_remote:
         raise ValueError(
-            f"{host} is not this machine's loopback. These clients are an instrument for "
-            "experiments at home: point them at 127.0.0.1, or say allow_remote=True if that "
-            "machine is yours to load"
+            f"target {host} is not this machine's loopback. These clients are meant for local "
+            "experiments: use 127.0.0.1, or allow_remote=True if you may put load on that machine"
         )
     return Target(family, address, path, protocol)
 
 
-def _no_target(target: object) -> ValueError:
+def _invalid_target(target: object) -> ValueError:
     return ValueError(
-        'a target is a server\'s handle, "http://127.0.0.1:port/", "host:port" or '
+        'target must be a server\'s handle, "http://127.0.0.1:port/", "host:port" or '
         f"(host, port), not {target!r}"
     )
 
 
-def _parts(text: str) -> tuple[str, int, str]:
+def _split_url(text: str) -> tuple[str, int, str]:
     """Host, port and path of a URL or of host:port."""
     parts = urlsplit(text if "://" in text else f"//{text}", scheme="http")
     try:
         host, port = parts.hostname, parts.port
     except ValueError as error:
-        raise ValueError(f"{text!r} has no port that makes sense: {error}") from None
+        raise ValueError(f"target {text!r} has an invalid port: {error}") from None
     if parts.scheme != "http":
-        raise ValueError(f"clients speak plain HTTP, not {parts.scheme}: {text!r}")
+        raise ValueError(f"target must be plain HTTP, not {parts.scheme}: {text!r}")
     if host is None or (port is None and "://" not in text):
-        raise _no_target(text)
+        raise _invalid_target(text)
     path = parts.path or "/"
     return host, 80 if port is None else port, f"{path}?{parts.query}" if parts.query else path
+
+
+def _ip(address: tuple[Any, ...]) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    return ipaddress.ip_address(str(address[0]).partition("%")[0])
 
 
 def _resolve(host: str, port: int) -> tuple[int, tuple[Any, ...]]:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError as error:
-        raise OSError(error.errno, f"host {host!r} is not known: {error.strerror}") from error
-    # A name like localhost can mean both kinds of address; servers here listen at IPv4 first.
+        message = f"target's host {host!r} cannot be resolved: {error.strerror}"
+        raise OSError(error.errno, message) from error
+    # localhost can be an address of both kinds; our servers listen on IPv4 by default.
     family, _, _, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
-    if ipaddress.ip_address(str(address[0]).partition("%")[0]).is_unspecified:
-        # A server that listens everywhere is reached at home.
+    if _ip(address).is_unspecified:
+        # A server that listens on all addresses is reached over loopback.
         address = ("127.0.0.1" if family == socket.AF_INET else "::1", *address[1:])
     return int(family), tuple(address)
 
 
-def _spoken(protocol: Any) -> str | None:
-    """What clients speak to a server of this protocol; None for one of the user's own."""
-    if protocol in ("hello", "http"):
+def _client_protocol(protocol: Any) -> ClientProtocol | None:
+    """What clients send to a server of this protocol; None for a protocol of your own."""
+    is_class = isinstance(protocol, type)
+    if protocol in ("hello", "http") or (is_class and issubclass(protocol, Hello | Http)):
         return "http"
-    if protocol == "echo":
+    if protocol == "echo" or (is_class and issubclass(protocol, Echo)):
         return "echo"
-    if isinstance(protocol, type):
-        if issubclass(protocol, Hello | Http):
-            return "http"
-        if issubclass(protocol, Echo):
-            return "echo"
     return None

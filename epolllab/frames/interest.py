@@ -1,7 +1,7 @@
 """``interest_list()``: the kernel's interest list next to a program's own table."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import pandas as pd
 
@@ -11,22 +11,9 @@ from epolllab.schema import INTEREST, returns
 __all__ = ["interest_list"]
 
 
-class _Entry(Protocol):
-    """An entry of the kernel's interest list, as ``kernel.interest_list`` returns it."""
-
-    @property
-    def fd(self) -> int: ...
-    @property
-    def mask(self) -> int: ...
-    @property
-    def data(self) -> int: ...
-    @property
-    def inode(self) -> int | None: ...
-
-
 @returns(INTEREST)
 def interest_list(
-    entries: Iterable[_Entry],
+    entries: Iterable[Any],
     table: Mapping[int, int],
     *,
     inodes: Mapping[int, int] | None = None,
