@@ -1,6 +1,6 @@
 """Where a loop runs: in a thread of this process, or in a child process.
 
-Both places have the same small interface, :class:`Host`, so that the handle is the same.
+Both hosts have the same methods, so that the handle is the same.
 """
 
 import mmap
@@ -12,8 +12,9 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection
-from typing import Any, Protocol
+from typing import Any
 
 from epolllab import kernel
 from epolllab.child import Child, ChildDied
@@ -43,41 +44,6 @@ Failure = tuple[str, BaseException | None]
 """The traceback of the error that ended a loop, and the error if it is in this process."""
 
 
-class Host(Protocol):
-    """What the handle needs of the place where the loop runs."""
-
-    pid: int
-
-    def running(self) -> bool:
-        """Whether the loop runs."""
-
-    def stats(self) -> dict[str, int]:
-        """The loop's counters; the last ones once it has ended."""
-
-    def interest(self) -> tuple[list[kernel.InterestEntry], dict[int, int]]:
-        """The kernel's interest list, empty for poll and select, and the loop's own table."""
-
-    def snapshot(self, newest: int | None = None) -> Snapshot:
-        """The recorded rows, or the newest; consistent also while the loop runs."""
-
-    def written(self) -> int:
-        """Number of events recorded since the start."""
-
-    def failure(self) -> Failure | None:
-        """What ended the loop, unless it runs or was stopped."""
-
-    def last_fault(self) -> str | None:
-        """Traceback of the last exception in a protocol or handler."""
-
-    def stop(self) -> None:
-        """End the loop and wait for it; further calls do nothing."""
-
-
-def start_host(listener: socket.socket, options: ServerOptions) -> Host:
-    """Run a loop in a thread, or in a child process where the options say so."""
-    return ProcessHost(listener, options) if options.process else ThreadHost(listener, options)
-
-
 class ThreadHost:
     """A loop in a daemon thread of this process."""
 
@@ -96,30 +62,38 @@ class ThreadHost:
             raise
 
     def running(self) -> bool:
+        """Whether the loop runs."""
         return self.thread.is_alive()
 
     def stats(self) -> dict[str, int]:
+        """The loop's counters; the last ones once it has ended."""
         return self.loop.stats()
 
     def interest(self) -> tuple[list[kernel.InterestEntry], dict[int, int]]:
+        """The kernel's interest list, empty for poll and select, and the loop's own table."""
         epfd = self.loop.poller.fileno() if self.running() else -1
         entries = kernel.interest_list(epfd) if epfd >= 0 else []
         return entries, self.loop.interest() if self.running() else {}
 
     def snapshot(self, newest: int | None = None) -> Snapshot:
+        """The recorded rows, or the newest; consistent also while the loop runs."""
         return self.recorder.snapshot(newest) if self.recorder else Snapshot(b"", 0)
 
     def written(self) -> int:
+        """Number of events recorded since the start."""
         return self.recorder.written if self.recorder else 0
 
     def failure(self) -> Failure | None:
+        """What ended the loop; None while it runs and after a stop."""
         error = self.loop.error
         return None if error is None else ("".join(traceback.format_exception(error)), error)
 
     def last_fault(self) -> str | None:
+        """Traceback of the last exception in a protocol or handler."""
         return self.loop.last_fault
 
     def stop(self) -> None:
+        """End the loop and wait for it; further calls do nothing."""
         self.loop.stop()
         if threading.current_thread() is self.thread:
             return  # called by a handler or the garbage collector: ends after this batch
@@ -164,8 +138,9 @@ class ProcessHost:
         if self._ended is not None:
             return False
         alive = self.child.alive  # first, so that a last message is not missed
-        with self._lock:
-            self._read_last_message()
+        with self._lock, suppress(ChildDied, OSError):
+            while self._ended is None and self.child.connection.poll(0):
+                self._receive()
         return self._ended is None and alive
 
     def stats(self) -> dict[str, int]:
@@ -207,32 +182,29 @@ class ProcessHost:
         """Ask the child; None once it has ended, or where it is too busy to reply."""
         if not self.running():
             return None
-        with self._lock:
-            try:
-                self.child.send(query)
-                kind, reply = self.child.receive(timeout)
-                while kind not in (query, "ended"):  # the reply to a query that timed out
-                    kind, reply = self.child.receive(timeout)
-            except (ChildDied, TimeoutError, OSError):
-                return None
-            if kind == "ended":
-                self._note_end(reply)
-                return None
-            return reply
+        with self._lock, suppress(ChildDied, TimeoutError, OSError):
+            self.child.send(query)
+            kind, reply = self._receive(timeout)
+            while kind not in (query, "ended"):  # the reply to a query that timed out
+                kind, reply = self._receive(timeout)
+            return reply if kind == query else None
+        return None
 
-    def _read_last_message(self) -> None:
-        """Read what the child sent when its loop ended, if it has."""
-        try:
-            while self._ended is None and self.child.connection.poll(0):
-                kind, reply = self.child.receive()
-                if kind == "ended":
-                    self._note_end(reply)
-        except (ChildDied, OSError):
-            pass
+    def _receive(self, timeout: float | None = None) -> tuple[str, Any]:
+        """Receive a message of the child; note the end of its loop."""
+        kind, reply = self.child.receive(timeout)
+        if kind == "ended":
+            self._ended = reply
+            self._last_stats = reply[1]
+        return kind, reply
 
-    def _note_end(self, reply: tuple[str | None, dict[str, int]]) -> None:
-        self._ended = reply
-        self._last_stats = reply[1]
+
+Host = ThreadHost | ProcessHost
+
+
+def start_host(listener: socket.socket, options: ServerOptions) -> Host:
+    """Run a loop in a thread, or in a child process where the options say so."""
+    return ProcessHost(listener, options) if options.process else ThreadHost(listener, options)
 
 
 def _pickled(options: ServerOptions) -> bytes:

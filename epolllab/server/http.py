@@ -135,14 +135,8 @@ class Response:
     ) -> bytes:
         """The bytes of any response.
 
-        Parameters
-        ----------
-        head_only : bool
-            Leave out the body: the response to HEAD.
-        close : bool
-            Announce that the connection will be closed.
-        confirm : bool
-            Confirm keep-alive, for an HTTP/1.0 peer that asked for it.
+        `head_only` leaves out the body, for HEAD; `close` announces the end of the
+        connection; `confirm` confirms keep-alive to an HTTP/1.0 peer that asked for it.
         """
         head = self._close_head if close else self._keep_head
         keep = b"\r\nConnection: keep-alive" if confirm and not close else b""

@@ -36,8 +36,9 @@ __all__ = ["Server", "ServerDied", "servers", "start_server", "stop_all"]
 class ServerDied(RuntimeError):
     """The server's loop ended with an error; the message contains its traceback.
 
-    Raised once, by the next method of the handle that reads or stops the server. The
-    recording up to the error stays readable.
+    Raised once, by the next call that asks the server for something or stops it. The
+    recording up to the error stays readable: call again. Attributes, displays and
+    :meth:`Server.tail` do not raise it.
     """
 
 
@@ -68,8 +69,6 @@ class Server:
         self._environment = environment
         self._error_raised = False
         self._finalizer = weakref.finalize(self, _stop_quietly, host)
-
-    # ---- state --------------------------------------------------------------------
 
     @property
     def url(self) -> str:
@@ -103,8 +102,6 @@ class Server:
         """Traceback of the last exception in a handler or protocol."""
         return self._host.last_fault()
 
-    # ---- readings -----------------------------------------------------------------
-
     def stats(self, *, raise_error: bool = True) -> dict[str, int]:
         """Counters of the loop; cheap while it runs.
 
@@ -125,38 +122,24 @@ class Server:
             whose descriptor an earlier event of the batch had closed; ``staged``
             events that readers see only after the loop's next wait; ``recorded`` and
             ``overwritten`` events.
-
-        Raises
-        ------
-        ServerDied
-            Once, if the loop ended with an error.
         """
         if raise_error:
             self._raise_if_failed()
-        return {**self._host.stats(), **self._recorded()}
+        stats, written = self._host.stats(), self._host.written()
+        kept = min(written, self.options.capacity)
+        return {**stats, "recorded": kept, "overwritten": written - kept}
 
     def tail(self, newest: int = 1000) -> Recording:
-        """The end of the recording, cheap enough to be read ten times a second.
+        """The `newest` events, cheap enough to be read ten times a second.
 
         Unlike :meth:`recording` it asks the loop nothing, its metadata holds only the
         options, and it does not raise an error that ended the loop.
-
-        Parameters
-        ----------
-        newest : int
-            Maximum number of events.
         """
         snapshot = self._host.snapshot(newest)
         return Recording(snapshot.rows, self.options.metadata(), snapshot.overwritten)
 
     def recording(self) -> Recording:
-        """Everything recorded so far; the server continues.
-
-        Raises
-        ------
-        ServerDied
-            Once, if the loop ended with an error; call again for the recording.
-        """
+        """Everything recorded so far; the server continues."""
         self._raise_if_failed()
         snapshot = self._host.snapshot()
         return Recording(
@@ -209,23 +192,17 @@ class Server:
         entries, table = self._host.interest()
         return frames.interest_list(entries, table, inodes=_inodes(self.pid, table))
 
-    # ---- waiting ------------------------------------------------------------------
-
     def settle(self, timeout: float = 5.0) -> "Server":
         """Wait until no connection is open and every event so far can be read.
 
         A client has its response before the server has closed the connection and
-        recorded that. Without this wait, a recording may end in between.
+        recorded that. Without this wait, a recording may end in between. Returns the
+        server, as in ``server.settle().events()``.
 
         Parameters
         ----------
         timeout : float
             Seconds to wait at most.
-
-        Returns
-        -------
-        Server
-            Itself, as in ``server.settle().events()``.
 
         Raises
         ------
@@ -246,7 +223,7 @@ class Server:
         """Wait until the bytes sent have arrived and the server sleeps in its poller.
 
         Use it between something that a client does and a reading of the server. It asks
-        the kernel, so it is reliable on a busy machine too.
+        the kernel, so it is reliable on a busy machine too. Returns the server.
 
         Parameters
         ----------
@@ -254,11 +231,6 @@ class Server:
             Client sockets whose sent bytes and FINs must have been acknowledged first.
         timeout : float
             Seconds to wait at most.
-
-        Returns
-        -------
-        Server
-            Itself.
 
         Raises
         ------
@@ -275,8 +247,6 @@ class Server:
         kernel.until_idle(self.pid, *socks, timeout=timeout)
         return self
 
-    # ---- stopping -----------------------------------------------------------------
-
     def stop(self) -> None:
         """Stop the server and wait until it has ended. Further calls do nothing.
 
@@ -284,8 +254,6 @@ class Server:
 
         Raises
         ------
-        ServerDied
-            Once, if the loop had already ended with an error.
         TimeoutError
             A handler or protocol did not return.
         """
@@ -317,8 +285,6 @@ class Server:
                 f"still readable: call again.\n\n{text}"
             ) from cause
 
-    # ---- display ------------------------------------------------------------------
-
     def __repr__(self) -> str:
         rows, error = self._summary(), self.error
         died = f", died of: {error.strip().splitlines()[-1]}" if error else ""
@@ -343,11 +309,6 @@ class Server:
             "events recorded": f"{stats['recorded']:,}" if options.record else "none",
             "events overwritten": f"{stats['overwritten']:,}",
         }
-
-    def _recorded(self) -> dict[str, int]:
-        written = self._host.written()
-        kept = min(written, self.options.capacity)
-        return {"recorded": kept, "overwritten": written - kept}
 
 
 def _inodes(pid: int, fds: Iterable[int]) -> dict[int, int]:
@@ -419,7 +380,7 @@ def start_server(
     record: bool = True,
     process: bool = False,
 ) -> Server:
-    """Start a server in the background; return once it listens.
+    """Start a server in the background; return its handle once it listens.
 
     Running a cell again stops the server that the cell started before. A handle that is
     dropped stops its server.
@@ -432,7 +393,7 @@ def start_server(
     port : int
         0 lets the kernel choose a free port.
     poller : {"epoll", "poll", "select"}
-        The system call that waits.
+        The system call that the loop waits in.
     trigger : {"level", "edge"}
         Whether epoll reports at every wait that something *is* ready, or once that
         something *became* ready (EPOLLET). poll and select are level-triggered only.
@@ -479,11 +440,6 @@ def start_server(
     process : bool
         Run the loop in a child process, so that it does not compete with the notebook's
         own work for the interpreter lock. Same handle, same frames.
-
-    Returns
-    -------
-    Server
-        The handle.
 
     Raises
     ------

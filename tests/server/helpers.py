@@ -1,8 +1,14 @@
 """What the tests of this folder share: requests, ways to cut them, and kinds of server."""
 
+import json
 import re
-from collections.abc import Iterable
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise, product
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -64,3 +70,48 @@ def responses_of(session: Session, pieces: Iterable[bytes]) -> list[bytes]:
     """Feed the pieces; return the responses with their dates replaced."""
     responses = [response for piece in pieces for response in session.receive(piece)]
     return [re.sub(DATE, b"Date: -", response) for response in responses]
+
+
+class Program:
+    """A Python program that a test exchanges lines with."""
+
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        self.process = process
+
+    def read(self) -> Any:
+        """Read a line of JSON that it printed."""
+        assert self.process.stdout
+        line = self.process.stdout.readline()
+        assert line, "the program has ended"
+        return json.loads(line)
+
+    def evaluate(self, expression: str) -> Any:
+        """Send an expression to a program that evaluates each line; return its value."""
+        assert self.process.stdin
+        self.process.stdin.write(expression + "\n")
+        self.process.stdin.flush()
+        return self.read()
+
+
+@contextmanager
+def program(text: str) -> Iterator[Program]:
+    """Run a program that can use epolllab and ``tell(value)``; kill it in the end."""
+    start = "import json, sys, epolllab\ndef tell(value): print(json.dumps(value), flush=True)\n"
+    with subprocess.Popen(
+        [sys.executable, "-c", start + textwrap.dedent(text)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as running:
+        try:
+            yield Program(running)
+        finally:
+            running.kill()
+
+
+def is_gone(pid: int) -> bool:
+    """Whether a process has ended; a zombie has."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
