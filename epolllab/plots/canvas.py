@@ -126,20 +126,13 @@ class Canvas:
         while columns > 1 and sum(max(widths[c::columns]) for c in range(columns)) > self.width:
             columns -= 1
         rows = -(-len(handles) // columns)
+        # matplotlib fills a legend by column; this order makes it read by row.
+        by_row = [handle for column in range(columns) for handle in handles[column::columns]]
         drawn = self.ax.legend(
-            # matplotlib fills a legend by column; this order makes it read by row.
-            handles=[h for c in range(columns) for h in handles[c::columns]],
-            ncols=columns,
-            loc="upper left",
-            bbox_to_anchor=(0, 0),
-            bbox_transform=self._anchor(),
-            borderaxespad=0,
-            borderpad=0,
-            handlelength=1.3,
-            columnspacing=1.4,
-            labelspacing=0.35,
-            prop={"size": 8.0} | font,
-        )
+            handles=by_row, ncols=columns, loc="upper left", bbox_to_anchor=(0, 0),
+            bbox_transform=self._anchor(), borderaxespad=0, borderpad=0, handlelength=1.3,
+            columnspacing=1.4, labelspacing=0.35, prop={"size": 8.0} | font,
+        )  # fmt: skip
         drawn.set_in_layout(True)
         self.depth += rows * _ROW * font.get("size", 8.0) + 3
 

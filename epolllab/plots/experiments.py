@@ -172,11 +172,7 @@ def stranded(frame: pd.DataFrame, *, ax: Axes | None = None, note: str | None = 
 
 @documented
 def lifecycles(
-    frame: pd.DataFrame,
-    *,
-    what: str = "epoll_ctl",
-    ax: Axes | None = None,
-    note: str | None = None,
+    frame: pd.DataFrame, *, what: str = "epoll_ctl", ax: Axes | None = None, note: str | None = None
 ) -> Axes:
     """Draw the cost of a request for each life cycle of a connection.
 
@@ -331,11 +327,11 @@ def observer_cost(
             median = rows.median()
             plain = median.get("plain", np.nan)
             color = chart.theme.variants["level" if where == "process" else "edge"]
+            ratios = (f"  {x / plain:.2g} x" if plain and x != plain else "" for x in median)
             handles += draw_intervals(
                 chart, [looks.index(str(look)) + shift for look in median.index],
-                median, rows.min(), rows.max(),
-                [f"{x:,.0f}" + (f"  {x / plain:.2g} x" if plain and x != plain else "")
-                 for x in median],
+                (median, rows.min(), rows.max()),
+                [f"{x:,.0f}{ratio}" for x, ratio in zip(median, ratios, strict=True)],
                 color=color, marker=marker, label=f"server in a {where}", gid=where,
             )  # fmt: skip
         ax.set_xlim(0, float(frame[value].max()) * 1.18)

@@ -1,5 +1,6 @@
 """Charts of what phenomena and conformance checks observed."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -38,39 +39,30 @@ def masks(frame: pd.DataFrame, *, ax: Axes | None = None, note: str | None = Non
         chart.label_columns(MASK_BITS, "bit of the mask")
         if frame.empty:
             return chart.draw_empty("no situations")
-        _stripe_rows(chart, frame)
-        drawn = []
-        dot: Any = {"s": 55, "color": chart.theme.main}
-        ring: Any = {
-            "s": 150,
-            "facecolor": "none",
-            "edgecolor": chart.theme.alarm,
-            "linewidth": 1.6,
+        ring = {"s": 150, "facecolor": "none", "edgecolor": chart.theme.alarm, "linewidth": 1.6}
+        looks = {
+            "asked": {"label": "reported when requested", "s": 55, "color": chart.theme.main},
+            "unasked": {"label": "reported with interest 0", **ring},
         }
-        for column, label, look in (
-            ("asked", "reported when requested", dot),
-            ("unasked", "reported with interest 0", ring),
-        ):
-            if column in frame.columns:
-                found: Any = [
-                    (MASK_BITS.index(bit), row)
-                    for row, spelled in enumerate(frame[column])
-                    for bit in str(spelled).split("|")
-                    if bit in MASK_BITS
-                ]
-                x, y = np.array(found, dtype=int).reshape(-1, 2).T
-                drawn.append(ax.scatter(x, y, label=label, **look))
-        chart.legend(drawn)
+        reported = {
+            column: [[bit in str(mask).split("|") for bit in MASK_BITS] for mask in frame[column]]
+            for column in looks
+            if column in frame
+        }
+        _draw_matrix(chart, frame, [(cells, looks[name]) for name, cells in reported.items()])
     return ax
 
 
-def _stripe_rows(chart: Canvas, frame: pd.DataFrame) -> None:
-    """Name the rows of a table by the frame's index, and shade every second one."""
+def _draw_matrix(chart: Canvas, frame: pd.DataFrame, marks: Sequence[tuple[Any, Any]]) -> None:
+    """Name the rows by the frame's index, shade every second one, and mark the true cells."""
     chart.label_rows([str(name) for name in frame.index])
     for row in range(0, len(frame), 2):
-        chart.ax.axhspan(
-            row - 0.5, row + 0.5, color=chart.theme.faint, alpha=0.45, lw=0, zorder=0
-        )  # fmt: skip
+        chart.ax.axhspan(row - 0.5, row + 0.5, color=chart.theme.faint, alpha=0.45, lw=0, zorder=0)
+    handles = []
+    for cells, look in marks:
+        rows, columns = np.nonzero(cells)
+        handles.append(chart.ax.scatter(columns, rows, **look))
+    chart.legend(handles)
 
 
 @documented
@@ -91,19 +83,13 @@ def conformance(frame: pd.DataFrame, *, ax: Axes | None = None, note: str | None
         chart.label_columns([str(name) for name in frame.columns], "server")
         if frame.empty:
             return chart.draw_empty("no checks")
-        _stripe_rows(chart, frame)
-        ax.set_ylim(bottom=len(frame) + 0.5)
         passed = frame.to_numpy(dtype=bool)
-        handles = []
-        for label, chosen, color, marker in (
-            ("passes", passed, chart.theme.main, "o"),
-            ("fails", ~passed, chart.theme.alarm, "X"),
-        ):
-            rows, columns = np.nonzero(chosen)
-            handles.append(ax.scatter(columns, rows, s=55, c=color, marker=marker, label=label))
+        dot = {"label": "passes", "s": 55, "color": chart.theme.main}
+        cross = {"label": "fails", "s": 55, "color": chart.theme.alarm, "marker": "X"}
+        _draw_matrix(chart, frame, [(passed, dot), (~passed, cross)])
+        ax.set_ylim(bottom=len(frame) + 0.5)
         for column, n in enumerate(passed.sum(axis=0)):
             ax.text(column, len(frame), f"{n} of {len(frame)}", ha="center", va="center")
-        chart.legend(handles)
     return ax
 
 

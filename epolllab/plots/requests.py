@@ -168,11 +168,7 @@ def _scale_by_nines(ax: Axes, n: int) -> None:
 
 @documented
 def journey(
-    journeys: pd.DataFrame,
-    *,
-    ax: Axes | None = None,
-    limit: int = 20,
-    note: str | None = None,
+    journeys: pd.DataFrame, *, ax: Axes | None = None, limit: int = 20, note: str | None = None
 ) -> Axes:
     """Draw requests from their intended start to the client's last byte, span by span.
 

@@ -44,15 +44,13 @@ def mark_end(chart: Canvas, x: float, y: float, color: str) -> None:
 
 
 def draw_intervals(
-    chart: Canvas,
-    y: Sequence[float],
-    middle: "pd.Series[Any]",
-    low: "pd.Series[Any]",
-    high: "pd.Series[Any]",
-    words: Sequence[str],
-    **look: Any,
+    chart: Canvas, y: Sequence[float], intervals: Any, words: Sequence[str], **look: Any
 ) -> list[Any]:
-    """Draw points with horizontal intervals, each with its words; return the legend's handle."""
+    """Draw middles with their horizontal intervals, and words beside; return the legend's handle.
+
+    ``intervals`` has the arrays of middles, lower and upper ends.
+    """
+    middle, low, high = intervals
     chart.ax.hlines(y, low, high, color=look["color"], lw=2, alpha=0.6)
     for end, place, text in zip(np.fmax(middle, high), y, words, strict=True):
         chart.annotate(text, (end, place), (8, 0))

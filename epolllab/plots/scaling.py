@@ -447,10 +447,9 @@ def wait_kinds(data: Data, *, ax: Axes | None = None, note: str | None = None) -
             shift = 0.2 * (i - (len(pollers) - 1) / 2)
             handles += draw_intervals(
                 chart, [kinds.index(str(kind)) + shift for kind in rows["kind"]],
-                rows["b"], rows["b_low"], rows["b_high"],
-                [f"{slope:.1f}".replace("-0.0", "0.0") for slope in rows["b"]],
+                rows[["b", "b_low", "b_high"]].to_numpy().T,
+                [f"{slope:.1f}".replace("-0.0", "0.0") for slope in rows["b"]], gid=poller,
                 color=chart.theme.variant(poller), marker=_MARKERS[poller], label=_name(poller),
-                gid=poller,
             )  # fmt: skip
         ax.axvline(0, color=chart.theme.muted, lw=0.8, zorder=0)
         ax.set_xlim(right=1.12 * float(lines[["b", "b_high"]].max().max()))
