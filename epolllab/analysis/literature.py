@@ -53,20 +53,10 @@ def studies() -> dict[str, Study]:
 
 
 COLUMNS = {
-    "study": "str",
-    "year": "int32",
-    "arm": "str",
-    "n_fds": "Int64",
-    "active": "Int64",
-    "value": "float64",
-    "unit": "str",
-    "op_us": "float64",
-    "measure": "str",
-    "status": "str",
-    "circumstances": "str",
-    "source": "str",
-    "differs": "str",
-}
+    "study": "str", "year": "int32", "arm": "str", "n_fds": "Int64", "active": "Int64",
+    "value": "float64", "unit": "str", "op_us": "float64", "measure": "str", "status": "str",
+    "circumstances": "str", "source": "str", "differs": "str",
+}  # fmt: skip
 
 
 def literature(study: str | None = None) -> pd.DataFrame:
@@ -103,17 +93,13 @@ def literature(study: str | None = None) -> pd.DataFrame:
         ============= ======= ==========================================
     """
     names = list(studies()) if study is None else [check_choice("study", study, studies())]
-    rows = [row for name in names for row in _rows(name, studies()[name])]
+    rows = [
+        {**vars(studies()[name]), "study": name, "arm": arm, "n_fds": n_fds, "active": active,
+         "value": value, "op_us": value * (studies()[name].to_us or np.nan)}
+        for name in names
+        for arm, n_fds, active, value in studies()[name].rows
+    ]  # fmt: skip
     return pd.DataFrame(rows, columns=pd.Index(COLUMNS)).astype(COLUMNS)
-
-
-def _rows(name: str, study: Study) -> Iterator[tuple[object, ...]]:
-    for arm, n_fds, active, value in study.rows:
-        op_us = np.nan if study.to_us is None else value * study.to_us
-        yield (
-            name, study.year, arm, n_fds, active, value, study.unit, op_us, study.measure,
-            study.status, study.circumstances, study.source, study.differs,
-        )  # fmt: skip
 
 
 def published_balance() -> dict[str, list[int]]:

@@ -41,14 +41,8 @@ class Interval(NamedTuple):
     high: float
 
 
-def median_interval(
-    values: "ArrayLike",
-    rounds: "ArrayLike | None" = None,
-    *,
-    confidence: float = 0.95,
-    seed: int = 0,
-) -> Interval:
-    """Median with a bootstrap interval.
+def median_interval(values: "ArrayLike", rounds: "ArrayLike | None" = None) -> Interval:
+    """Median with a 95 % bootstrap interval.
 
     Parameters
     ----------
@@ -57,30 +51,20 @@ def median_interval(
     rounds : array-like, optional
         The round of each. Without it all count as one round, and the interval does not
         include differences between rounds.
-    confidence : float
-        Share of repetitions whose median the interval should contain.
-    seed : int
-        Of the resampling, so that the same data give the same interval.
 
     Returns
     -------
     Interval
-        In the unit of `values`; three NaN if there are none.
+        In the unit of `values`; three NaN if there are none. The same data give the same
+        interval.
     """
-    medians = _resampled_medians(values, rounds, seed)
-    return _interval(_median(np.asarray(values, dtype=float)), medians, confidence)
+    return _interval(_median(values), _resampled_medians(values, rounds, seed=0))
 
 
 def ratio_interval(
-    values: "ArrayLike",
-    rounds: "ArrayLike",
-    others: "ArrayLike",
-    other_rounds: "ArrayLike",
-    *,
-    confidence: float = 0.95,
-    seed: int = 0,
+    values: "ArrayLike", rounds: "ArrayLike", others: "ArrayLike", other_rounds: "ArrayLike"
 ) -> Interval:
-    """Ratio of two medians, `values` over `others`, with a bootstrap interval.
+    """Ratio of two medians, `values` over `others`, with a 95 % bootstrap interval.
 
     Parameters
     ----------
@@ -88,30 +72,27 @@ def ratio_interval(
         Measurements of the two variants, in one unit.
     rounds, other_rounds : array-like
         The rounds they belong to.
-    confidence, seed
-        As in :func:`median_interval`.
 
     Returns
     -------
     Interval
         A ratio without unit; it contains 1 if neither is clearly faster.
     """
-    above = _resampled_medians(values, rounds, seed)
-    below = _resampled_medians(others, other_rounds, seed + 1)
-    ratio = _median(np.asarray(values, dtype=float)) / _median(np.asarray(others, dtype=float))
-    return _interval(ratio, above / below, confidence)
+    above = _resampled_medians(values, rounds, seed=0)
+    below = _resampled_medians(others, other_rounds, seed=1)
+    return _interval(_median(values) / _median(others), above / below)
 
 
-def _median(values: "Floats") -> float:
-    known = values[~np.isnan(values)]
+def _median(values: "ArrayLike") -> float:
+    known = np.asarray(values, dtype=float)
+    known = known[~np.isnan(known)]
     return float(np.median(known)) if len(known) else np.nan
 
 
-def _interval(median: float, resampled: "Floats", confidence: float) -> Interval:
+def _interval(median: float, resampled: "Floats") -> Interval:
     if np.isnan(median):
         return Interval(np.nan, np.nan, np.nan)
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(resampled, (tail, 1 - tail))
+    low, high = np.quantile(resampled, (0.025, 0.975))
     return Interval(median, min(float(low), median), max(float(high), median))
 
 

@@ -197,7 +197,7 @@ def test_each_spin_is_found(mistake, kind):
 def test_a_server_whose_wake_up_is_never_read(monkeypatch):
     """The package's own loop, without the read of its wake-up descriptor."""
     monkeypatch.setattr(
-        "epolllab.server.loop.Loop._woken",
+        "epolllab.server.loop.Loop._wakeup_ready",
         lambda loop, end, mask: loop.calls.note_ready(end.key, mask),
     )
     with epolllab.start_server(capacity=5_000) as server:

@@ -43,26 +43,16 @@ SIZES = (0, 100, 1_000, 10_000)
 
 LAYOUT = Layout(
     {
-        "round": "int32",
-        "server": pd.CategoricalDtype(list(SERVERS)),
-        "idle": "int32",
-        "held": "int32",
-        "active": "int32",
-        "warmup": "bool",
-        "requests": "int32",
-        "errors": "int32",
-        "requests_per_s": "float64",
-        "cpu_us": "float64",
-        "epoll_ctl": "float64",
-        "waits": "float64",
-        "events": "float64",
-        "p50_us": "float64",
+        "round": "int32", "server": pd.CategoricalDtype(list(SERVERS)), "idle": "int32",
+        "held": "int32", "active": "int32", "warmup": "bool", "requests": "int32",
+        "errors": "int32", "requests_per_s": "float64", "cpu_us": "float64",
+        "epoll_ctl": "float64", "waits": "float64", "events": "float64", "p50_us": "float64",
         "p99_us": "float64",
     },
     ("server", "active", "idle"),
     ("requests_per_s", "cpu_us", "epoll_ctl", "waits", "events", "p50_us", "p99_us"),
     "idle",
-)
+)  # fmt: skip
 
 SPARE_DESCRIPTORS = 96  # the server's own, and connections that are being closed
 REGISTERED_S = 60.0

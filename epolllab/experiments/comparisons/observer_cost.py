@@ -43,22 +43,14 @@ PLACES = ("thread", "process")
 
 LAYOUT = Layout(
     {
-        "round": "int32",
-        "load": pd.CategoricalDtype(list(LOADS)),
-        "where": pd.CategoricalDtype(list(PLACES)),
-        "look": pd.CategoricalDtype(list(LOOKS)),
-        "warmup": "bool",
-        "requests": "int32",
-        "errors": "int32",
-        "requests_per_s": "float64",
-        "p50_us": "float64",
-        "p99_us": "float64",
-        "cpu_us": "float64",
-        "watcher_us": "float64",
+        "round": "int32", "load": pd.CategoricalDtype(list(LOADS)),
+        "where": pd.CategoricalDtype(list(PLACES)), "look": pd.CategoricalDtype(list(LOOKS)),
+        "warmup": "bool", "requests": "int32", "errors": "int32", "requests_per_s": "float64",
+        "p50_us": "float64", "p99_us": "float64", "cpu_us": "float64", "watcher_us": "float64",
     },
     ("load", "where", "look"),
     ("p50_us", "p99_us", "requests_per_s", "cpu_us", "watcher_us"),
-)
+)  # fmt: skip
 
 READ_S = 0.1
 

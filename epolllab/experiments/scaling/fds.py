@@ -4,12 +4,11 @@ import errno
 import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
 from epolllab import kernel
-from epolllab.checks import check_choice
 from epolllab.experiments.rounds import ExperimentRun
 
 __all__ = ["KINDS", "Targets", "open_targets", "prepare"]
@@ -24,7 +23,7 @@ OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 
 @dataclass
 class Targets:
-    """Open descriptors of one kind; a context manager that closes them.
+    """Open descriptors of one kind.
 
     Attributes
     ----------
@@ -39,25 +38,10 @@ class Targets:
         How much to read to make it unreadable again.
     """
 
-    kind: str
-    payload: bytes = b"x"
-    size: int = 1
+    payload: bytes
+    size: int
     fds: list[int] = field(default_factory=list)
     writers: list[int] = field(default_factory=list)
-
-    def __enter__(self) -> "Targets":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close all of them; any number of times."""
-        while self.fds:
-            reader, writer = self.fds.pop(), self.writers.pop()
-            os.close(reader)
-            if writer != reader:
-                os.close(writer)
 
 
 def _eventfd() -> tuple[int, int]:
@@ -102,22 +86,23 @@ _OPENERS: dict[str, Callable[[], tuple[int, int]]] = {
 }
 
 
-def open_targets(kind: str, n: int) -> Targets:
-    """Open up to `n` descriptors of a kind, one of :data:`KINDS`.
+@contextmanager
+def open_targets(kind: str, n: int) -> Iterator[Targets]:
+    """Open up to `n` descriptors of a kind, one of :data:`KINDS`, until the block ends.
 
     There are fewer if this process or the whole system runs out of descriptors.
     """
-    check_choice("kind", kind, list(KINDS))
-    targets = Targets(kind)
-    if kind == "eventfd":
-        targets.payload, targets.size = (1).to_bytes(8, "little"), 8
-    with socket.create_server(("127.0.0.1", 0)) if kind == "tcp" else nullcontext() as listener:
-        try:
-            _fill(targets, partial(_tcp_pair, listener) if listener else _OPENERS[kind], n)
-        except BaseException:
-            targets.close()
-            raise
-    return targets
+    targets = Targets((1).to_bytes(8, "little"), 8) if kind == "eventfd" else Targets(b"x", 1)
+    try:
+        if kind == "tcp":
+            with socket.create_server(("127.0.0.1", 0)) as listener:
+                _fill(targets, partial(_tcp_pair, listener), n)
+        else:
+            _fill(targets, _OPENERS[kind], n)
+        yield targets
+    finally:
+        for fd in {*targets.fds, *targets.writers}:
+            os.close(fd)
 
 
 def _fill(targets: Targets, open_pair: Callable[[], tuple[int, int]], n: int) -> None:

@@ -33,21 +33,14 @@ POLLERS = ("epoll-level", "epoll-edge", "poll", "select")
 
 LAYOUT = Layout(
     {
-        "round": "int32",
-        "poller": pd.CategoricalDtype(list(POLLERS)),
-        "pairs": "int32",
-        "active": "int32",
-        "writes": "int32",
-        "max_events": "int32",
-        "loop_ns": "int64",
-        "waits": "int32",
-        "events": "int32",
-        "warmup": "bool",
+        "round": "int32", "poller": pd.CategoricalDtype(list(POLLERS)), "pairs": "int32",
+        "active": "int32", "writes": "int32", "max_events": "int32", "loop_ns": "int64",
+        "waits": "int32", "events": "int32", "warmup": "bool",
     },
     ("poller", "pairs", "active", "writes", "max_events"),
     ("loop_ns", "waits"),
     "pairs",
-)
+)  # fmt: skip
 
 
 class _Cell(NamedTuple):

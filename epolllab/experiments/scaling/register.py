@@ -30,19 +30,15 @@ _VARIANTS = (("epoll-level", "python"), ("epoll-level", "raw"), ("poll", "python
 
 LAYOUT = Layout(
     {
-        "round": "int32",
-        "poller": pd.CategoricalDtype(["epoll-level", "poll"]),
-        "api": pd.CategoricalDtype(list(APIS)),
-        "n_fds": "int32",
-        "operation": pd.CategoricalDtype(list(OPERATIONS)),
-        "op": "int32",
-        "warmup": "bool",
+        "round": "int32", "poller": pd.CategoricalDtype(["epoll-level", "poll"]),
+        "api": pd.CategoricalDtype(list(APIS)), "n_fds": "int32",
+        "operation": pd.CategoricalDtype(list(OPERATIONS)), "op": "int32", "warmup": "bool",
         "call_ns": "int64",
     },
     ("poller", "api", "operation", "n_fds"),
     ("call_ns",),
     "n_fds",
-)
+)  # fmt: skip
 
 
 class _Cell(NamedTuple):

@@ -7,8 +7,8 @@ difference between the two is CPython's share.
 """
 
 import select
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -37,8 +37,7 @@ class DescriptorTooLarge(Exception):
     """Python's select cannot watch descriptors from 1,024 on."""
 
 
-@dataclass
-class Waiter:
+class Waiter(NamedTuple):
     """A poller over a fixed set of descriptors.
 
     Attributes
@@ -59,13 +58,6 @@ class Waiter:
     found: Callable[[Any], list[int]]
     prepare: Callable[[], None] | None = None
     rearm: Callable[[int], None] | None = None
-    close: Callable[[], None] = lambda: None
-
-    def __enter__(self) -> "Waiter":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def variants(pollers: Sequence[str], apis: Sequence[str]) -> list[Variant]:
@@ -74,37 +66,32 @@ def variants(pollers: Sequence[str], apis: Sequence[str]) -> list[Variant]:
     return [Variant(poller, api) for poller in pollers for api in apis]
 
 
-def make_waiter(variant: Variant, fds: Sequence[int], max_events: int) -> Waiter:
-    """Make a waiter over `fds`, each watched for input.
+@contextmanager
+def make_waiter(variant: Variant, fds: Sequence[int], max_events: int) -> Iterator[Waiter]:
+    """Make a waiter over `fds`, each watched for input, until the block ends.
 
     An epoll wait returns `max_events` descriptors at most; poll and select have no such
     limit. Raises :class:`DescriptorTooLarge` for Python's select.
     """
-    if variant.poller in _FLAGS:
-        return _epoll(variant, fds, max_events)
-    return _WITHOUT_KERNEL_STATE[variant](fds)
-
-
-def _epoll(variant: Variant, fds: Sequence[int], max_events: int) -> Waiter:
-    epoll = select.epoll()
-    try:
+    if variant.poller not in _FLAGS:
+        yield _WITHOUT_KERNEL_STATE[variant](fds)
+        return
+    with select.epoll() as epoll:
         mask = EPOLLIN | _FLAGS[variant.poller]
         for fd in fds:
             epoll.register(fd, mask)
-    except BaseException:
-        epoll.close()
-        raise
-    modify = epoll.modify
-    rearm = (lambda fd: modify(fd, mask)) if variant.poller == "epoll-oneshot" else None
-    if variant.api == "python":
-        return Waiter(partial(epoll.poll, 0, max_events), _descriptors, None, rearm, epoll.close)
-    raw = RawEpoll(epoll, max_events)
+        modify = epoll.modify
+        rearm = (lambda fd: modify(fd, mask)) if variant.poller == "epoll-oneshot" else None
+        if variant.api == "python":
+            yield Waiter(partial(epoll.poll, 0, max_events), _descriptors, None, rearm)
+            return
+        raw = RawEpoll(epoll, max_events)
 
-    def found(count: int) -> list[int]:
-        # CPython's register sets only the lower half of the 64 bits that come back.
-        return [data & 0xFFFF_FFFF for data, _ in raw.ready(raw.check(count))]
+        def found(count: int) -> list[int]:
+            # CPython's register sets only the lower half of the 64 bits that come back.
+            return [data & 0xFFFF_FFFF for data, _ in raw.ready(raw.check(count))]
 
-    return Waiter(raw.call, found, None, rearm, epoll.close)
+        yield Waiter(raw.call, found, None, rearm)
 
 
 def _descriptors(pairs: list[tuple[int, int]]) -> list[int]:

@@ -32,22 +32,15 @@ DEFAULT_MAX_EVENTS = 1_023  # CPython's default for epoll.poll: FD_SETSIZE - 1
 
 LAYOUT = Layout(
     {
-        "round": "int32",
-        "poller": pd.CategoricalDtype(list(POLLERS)),
-        "api": pd.CategoricalDtype(list(APIS)),
-        "kind": pd.CategoricalDtype(list(KINDS)),
-        "n_fds": "int32",
-        "active": "int32",
-        "op": "int32",
-        "warmup": "bool",
-        "t_ns": "int64",
-        "wait_ns": "int64",
-        "op_ns": "Int64",
+        "round": "int32", "poller": pd.CategoricalDtype(list(POLLERS)),
+        "api": pd.CategoricalDtype(list(APIS)), "kind": pd.CategoricalDtype(list(KINDS)),
+        "n_fds": "int32", "active": "int32", "op": "int32", "warmup": "bool", "t_ns": "int64",
+        "wait_ns": "int64", "op_ns": "Int64",
     },
     ("poller", "api", "kind", "n_fds", "active"),
     ("wait_ns", "op_ns"),
     "n_fds",
-)
+)  # fmt: skip
 
 
 class Cell(NamedTuple):
