@@ -1,9 +1,9 @@
-"""Widgets: a live dashboard, a stepper, explorers; for JupyterLab, its relatives and Voila.
+"""Live views for JupyterLab, its relatives and Voila, each with an export button.
 
-:func:`dashboard` drives a server and its clients, :func:`stepper` moves level and edge a
-step at a time, :func:`explore` lets a phenomenon happen, and :func:`scaling` has sliders
-over a scaling experiment. Each is a widget with an export button; each has a model
-without widgets behind it, and a text for pages that have none.
+:func:`dashboard` drives a server and its clients, :func:`stepper` compares level and edge
+triggering a step at a time, :func:`explore` runs a phenomenon of the catalogue, and
+:func:`scaling` has sliders over a scaling experiment. The models (``live``, ``load``,
+``steps``, ``curves``) know no widgets; where a page has none, a panel is shown as text.
 """
 
 from epolllab.widgets.dashboard import Dashboard, dashboard

@@ -13,9 +13,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from epolllab.notebook import cells
+from epolllab.plots import widgets as charts
 from epolllab.recording import environment
 from epolllab.server.server import Server, ServerDied, start_server
-from epolllab.widgets import pictures, svg
+from epolllab.widgets import svg
 from epolllab.widgets.live import Live, Sample
 from epolllab.widgets.load import (
     MAX_CONNECTIONS,
@@ -29,11 +30,6 @@ from epolllab.widgets.panel import Panel, error_html, integer, muted, row, selec
 from epolllab.widgets.ticker import INTERVAL_S
 
 __all__ = ["Dashboard", "dashboard"]
-
-INTEREST_INTERVAL_S = 1.0
-"""How often the kernel's interest list is read; less often with many connections."""
-
-UNSEEN_S = 300.0
 
 ROWS_SHOWN = 8
 _WINDOWS = {"1 ms": 10**6, "10 ms": 10**7, "100 ms": 10**8, "1 s": 10**9, "10 s": 10**10}
@@ -91,6 +87,8 @@ class Dashboard(Panel):
         The model: samples, and the server they are of.
     load, slow : Load or None
         The clients, and the slow peers beside them.
+    interest_interval_s : float
+        Seconds between readings of the interest list; longer with over 200 connections.
     unseen_s : float
         Seconds without a page after which a server that the button started is stopped;
         infinity for never. A tab that was hidden for some minutes sends a heartbeat only
@@ -107,10 +105,11 @@ class Dashboard(Panel):
         self.load: Load | None = None
         self.slow: Load | None = None
         self._own: Server | None = None
-        self.unseen_s = UNSEEN_S
+        self.interest_interval_s = 1.0
+        self.unseen_s = 300.0
         self.unseen_timer: threading.Timer | None = None
         self._why_stopped = ""
-        self._interest_due_s = 0.0
+        self._interest_read_s = -math.inf
         self._add_controls()
         self._arrange()
         if server is not None:
@@ -324,10 +323,9 @@ class Dashboard(Panel):
         shown["curves"].value = _curves(list(self.live.samples))
         shown["clients"].value = self._clients()
         shown["timeline"].value = svg.timeline(self.live.tail.array(), window_ns=window_ns)
-        now = time.monotonic()
-        if now >= self._interest_due_s:
-            factor = max(sample.connections / 200, 1.0)
-            self._interest_due_s = now + INTEREST_INTERVAL_S * factor
+        now, factor = time.monotonic(), max(sample.connections / 200, 1.0)
+        if now - self._interest_read_s >= self.interest_interval_s * factor:
+            self._interest_read_s = now
             shown["interest"].value = self._interest()
         cost = self.cost
         shown["cost"].value = muted(
@@ -408,7 +406,7 @@ class Dashboard(Panel):
 
     def draw(self, ax: Axes) -> None:
         """Draw the last half minute."""
-        pictures.live(self.data(), ax=ax, note=environment.summary(self.circumstances()))
+        charts.live(self.data(), ax=ax, note=environment.summary(self.circumstances()))
 
     def data(self) -> pd.DataFrame:
         """The last half minute; see :meth:`Live.frame`."""

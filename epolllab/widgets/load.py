@@ -1,7 +1,6 @@
-"""A load that goes on until it is told to stop, from processes of its own; no widget.
+"""Clients that run in the background, in rounds of two seconds, until they are stopped.
 
-One job: run clients in rounds of two seconds, one after the other, and keep what the last
-round brought home. It ends by itself after a minute, whatever becomes of the page.
+The load also stops by itself after a minute, so that a page that is closed leaves none.
 """
 
 import threading
@@ -16,60 +15,60 @@ from epolllab.clients.result import Run
 from epolllab.clients.script import script
 from epolllab.server.server import Server
 
-__all__ = ["LONGEST_S", "Load", "Wishes", "slowly"]
+__all__ = ["Load", "LoadOptions", "run_slow_peers"]
 
 ROUND_S = 2.0
-LONGEST_S = 60.0
-"""After which a load ends by itself."""
+MAX_DURATION_S = 60.0
+"""Seconds after which a load stops by itself."""
 
-MOST_CONNECTIONS = 1_000
+MAX_CONNECTIONS = 1_000
+MAX_RATE = 1_000_000
+MAX_PAYLOAD = 1 << 20
 
 
 @dataclass(frozen=True)
-class Wishes:
-    """What is asked of the clients; checked before anything starts."""
+class LoadOptions:
+    """Options of the clients; checked before anything starts."""
 
     connections: int = 20
     rate: int | None = None
-    """Requests a second, or None for a closed loop."""
+    """Requests per second; None for a closed loop."""
     payload: int = 0
     """Bytes that each request carries; for http and echo."""
-    keep_alive: bool = True
     slow_peers: int = 0
-    """Peers beside them that send a request a byte at a time."""
+    """Number of peers that send a request a byte at a time, beside the clients."""
 
     def __post_init__(self) -> None:
-        check_int("connections", self.connections, 1, MOST_CONNECTIONS)
-        check_int("payload", self.payload, 0, 1 << 20)
-        check_int("slow peers", self.slow_peers, 0, MOST_CONNECTIONS)
+        check_int("connections", self.connections, 1, MAX_CONNECTIONS)
+        check_int("payload", self.payload, 0, MAX_PAYLOAD)
+        check_int("slow_peers", self.slow_peers, 0, MAX_CONNECTIONS)
         if self.rate is not None:
-            check_int("rate", self.rate, 1, 1_000_000)
+            check_int("rate", self.rate, 1, MAX_RATE)
 
-    def fire(self, server: Server) -> Run:
-        """Run clients for one round."""
-        protocol = server.options.protocol
-        can_carry = protocol in ("http", "echo")
+    def run_round(self, server: Server) -> Run:
+        """Run the clients for one round."""
+        keep_alive = server.options.protocol in ("http", "echo")  # hello closes
         return clients.run_clients(
             server,
             connections=self.connections,
             duration=ROUND_S,
             rate=self.rate,
-            keep_alive=self.keep_alive and can_carry,
-            payload=bytes(self.payload) if self.payload and can_carry else None,
+            keep_alive=keep_alive,
+            payload=bytes(self.payload) if self.payload and keep_alive else None,
             progress=False,
             record=False,
             timeout=5.0,
         )
 
 
-def slowly(server: Server, peers: int) -> Run:
-    """Let peers ask a byte at a time, about a second long."""
+def run_slow_peers(server: Server, peers: int) -> Run:
+    """Run peers that send a request a byte at a time, which takes about a second."""
     if server.options.protocol == "echo":
-        asked = script().send_slowly(b"slow" * 5, every=0.05).expect(20)
+        steps = script().send_slowly(b"slow" * 5, every=0.05).expect(20)
     else:
-        asked = script().send_slowly(b"GET / HTTP/1.0\r\n\r\n", every=0.05).expect_end()
+        steps = script().send_slowly(b"GET / HTTP/1.0\r\n\r\n", every=0.05).expect_end()
     return clients.run_clients(
-        server, script=asked, connections=peers, progress=False, record=False, timeout=5.0
+        server, script=steps, connections=peers, progress=False, record=False, timeout=5.0
     )
 
 
@@ -79,73 +78,78 @@ class Load:
     Parameters
     ----------
     server : Server
-        Who is asked.
-    fire : callable
-        ``fire(server)`` runs one round.
-    longest : float
-        Seconds after which it ends by itself.
+        The server that the clients connect to.
+    run_round : callable
+        ``run_round(server)`` runs one round.
+    max_duration : float
+        Seconds after which no further round starts.
 
     Attributes
     ----------
     last : Run or None
-        The last round that is complete.
+        The last complete round.
     rounds : int
-        How many are.
-    words : list of str
-        What there is to say of it, the first line in numbers.
+        Number of complete rounds.
+    summary : list of str
+        The last round in words: one line of numbers, then its notes.
     error : str or None
-        The traceback of what ended it, if it was no stop.
+        The traceback of an error that ended the load.
     """
 
     def __init__(
-        self, server: Server, fire: Callable[[Server], Run], longest: float = LONGEST_S
+        self,
+        server: Server,
+        run_round: Callable[[Server], Run],
+        max_duration: float = MAX_DURATION_S,
     ) -> None:
         self.last: Run | None = None
-        self.words: list[str] = []
+        self.summary: list[str] = []
         self.rounds = 0
         self.error: str | None = None
-        self._deadline = time.monotonic() + longest
+        self._deadline = time.monotonic() + max_duration
         self._end = threading.Event()
         self._thread = threading.Thread(
-            target=self._run, args=(server, fire), name="epolllab-load", daemon=True
+            target=self._run, args=(server, run_round), name="epolllab-load", daemon=True
         )
         self._thread.start()
 
     @property
     def running(self) -> bool:
-        """Whether it goes on; a stopped one goes on to the end of its round."""
+        """Whether a round is running; after a stop, until the round ends."""
         return self._thread.is_alive()
 
     @property
-    def ending(self) -> bool:
-        """Whether it has been told to stop."""
-        return self._end.is_set()
+    def state(self) -> str:
+        """What it does: "running", "stopping" or "done"."""
+        if not self.running:
+            return "done"
+        return "stopping" if self._end.is_set() else "running"
 
     def stop(self) -> None:
-        """Begin no further round; the one under way takes up to two seconds."""
+        """Start no further round; the current one takes up to two seconds."""
         self._end.set()
 
     def join(self, timeout: float | None = None) -> None:
-        """Wait for the end."""
+        """Wait for the last round to end."""
         self._thread.join(timeout)
 
-    def _run(self, server: Server, fire: Callable[[Server], Run]) -> None:
+    def _run(self, server: Server, run_round: Callable[[Server], Run]) -> None:
         try:
-            while not self._end.is_set() and time.monotonic() < self._deadline:
-                if not server.is_running:
-                    return
-                run = fire(server)
-                self.words = _said(run)
+            while (
+                server.is_running and not self._end.is_set() and time.monotonic() < self._deadline
+            ):
+                run = run_round(server)
+                self.summary = _summary(run)
                 self.last = run
                 self.rounds += 1
         except Exception:
             self.error = traceback.format_exc()
 
 
-def _said(run: Run) -> list[str]:
+def _summary(run: Run) -> list[str]:
     sums = run.summary()
     latency = ", ".join(f"{name} {sums[f'{name}_us'] / 1e3:,.2f} ms" for name in ("p50", "p99"))
-    asked = f" of {sums['asked_per_s']:,.0f} asked" if "asked_per_s" in sums else ""
-    used = f"they used {sums['client_cpu']:.0%} of a core"
-    reached = f"{sums['requests_per_s']:,.0f} a second{asked}"
-    return [f"{reached}, {latency}, {sums['failed']:,} failed; {used}", *run.notes]
+    asked = f" of {sums['asked_per_s']:,.0f} requested" if "asked_per_s" in sums else ""
+    rate = f"{sums['requests_per_s']:,.0f} requests/s{asked}"
+    cpu = f"the clients used {sums['client_cpu']:.0%} of a core"
+    return [f"{rate}, {latency}, {sums['failed']:,} failed; {cpu}", *run.notes]

@@ -1,38 +1,30 @@
-"""Sliders over a scaling experiment: how many, how many ready, which axes, which calls.
-
-One job: show the curves of :mod:`epolllab.widgets.curves` as the controls say, and
-measure anew where that is wanted.
-"""
+"""Sliders over a scaling experiment: how many descriptors, how many ready, which calls."""
 
 import math
 import threading
 import traceback
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ipywidgets as ipy
 import pandas as pd
+from matplotlib.axes import Axes
 
 from epolllab import experiments
 from epolllab.analysis.result import Result
-from epolllab.notebook import cells, paths
+from epolllab.notebook import paths
+from epolllab.plots import style
+from epolllab.plots import widgets as charts
+from epolllab.plots.units import duration
 from epolllab.recording import environment
 from epolllab.widgets import svg
-from epolllab.widgets.curves import Axis, Curves
-from epolllab.widgets.panel import Panel, button, named, row
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from epolllab.widgets.curves import Curves
+from epolllab.widgets.panel import Panel, muted, row
 
 __all__ = ["Sliders", "scaling"]
 
 DEFAULT = "scaling-crossover"
-_DASHES = {"raw": "", "python": "7 3"}
-_ARM = {
-    "epoll-level": "level", "epoll-edge": "edge", "epoll-oneshot": "oneshot",
-    "poll": "poll", "select": "select",
-}  # fmt: skip
 
 
 def scaling(data: Result | pd.DataFrame | str | Path | None = None) -> "Sliders":
@@ -41,8 +33,9 @@ def scaling(data: Result | pd.DataFrame | str | Path | None = None) -> "Sliders"
     Parameters
     ----------
     data : Result, pandas.DataFrame, str or path, optional
-        A sweep or a crossover map, a file of one, or the name of one of our own, such as
-        ``"scaling-sweep"``. By default our crossover map; the button measures yours.
+        A sweep or a crossover map, a file with one, or the name of a reference result such
+        as ``"scaling-sweep"``. The default is the reference crossover map; the button
+        measures one on this machine.
 
     Returns
     -------
@@ -52,12 +45,12 @@ def scaling(data: Result | pd.DataFrame | str | Path | None = None) -> "Sliders"
     Raises
     ------
     ValueError
-        It is no experiment of that kind.
+        `data` is not such an experiment.
     FileNotFoundError
-        There is no such file, or none of ours of that name.
+        There is no such file or reference result.
     """
-    loaded, what = _loaded(data)
-    return Sliders(loaded, what, Curves(loaded))
+    experiment, source = _load(data)
+    return Sliders(experiment, source, Curves(experiment))
 
 
 class Sliders(Panel):
@@ -65,83 +58,80 @@ class Sliders(Panel):
 
     Attributes
     ----------
+    experiment : Result or pandas.DataFrame
+        The data shown.
     curves : Curves
-        The model.
+        The medians of it.
     """
 
-    def __init__(self, data: Result | pd.DataFrame, what: str, curves: Curves) -> None:
-        cells.stop_earlier_execution()
-        self._data, self._what, self.curves = data, what, curves
-        self._measuring: threading.Thread | None = None
-        c: dict[str, Any] = {
-            "n_fds": ipy.SelectionSlider(options=self.curves.sizes, description="watched",
-                                         layout=ipy.Layout(width="330px")),
-            "ready": ipy.SelectionSlider(options=self.curves.shares, description="ready",
-                                         layout=ipy.Layout(width="330px")),
-            "axes": ipy.ToggleButtons(options=("log", "linear"), description="axes",
-                                      style={"button_width": "70px"}),
-            "api": ipy.ToggleButtons(options=self.curves.apis, description="calls by",
-                                     style={"button_width": "70px"}),
-        }  # fmt: skip
-        self.controls = {name: named(made, name.replace("_", "-")) for name, made in c.items()}
-        c["n_fds"].value = self.curves.sizes[-1]
-        self._measure_button = button("Measure here", "measure", "a quick map on this machine")
-        self._source = named(ipy.HTML(), "source")
-        self._chart, self._table = named(ipy.HTML(), "chart"), named(ipy.HTML(), "table")
-        super().__init__(
-            "scaling",
-            [
-                row(c["n_fds"], c["ready"]),
-                row(c["axes"], c["api"]),
-                row(self._measure_button, self._source),
-            ],
-            [self._chart, self._table],
+    figsize = (7.2, 4.4)
+
+    def __init__(self, experiment: Result | pd.DataFrame, source: str, curves: Curves) -> None:
+        super().__init__("scaling")
+        self.experiment, self._source, self.curves = experiment, source, curves
+        self._thread: threading.Thread | None = None
+        wide = ipy.Layout(width="330px")
+        buttons = {"button_width": "70px"}
+        n_fds = ipy.SelectionSlider(
+            options=curves.sizes, value=curves.sizes[-1], description="watched", layout=wide
         )
-        for control in self.controls.values():
-            control.observe(self.guarded(self.show), "value")
-        self._measure_button.on_click(self.guarded(self.measure))
+        ready = ipy.SelectionSlider(options=curves.shares, description="ready", layout=wide)
+        axes = ipy.ToggleButtons(options=("log", "linear"), description="axes", style=buttons)
+        api = ipy.ToggleButtons(options=curves.apis, description="calls by", style=buttons)
+        controls = {"n_fds": n_fds, "ready": ready, "axes": axes, "api": api}
+        for name, control in controls.items():
+            self.add_control(name, control).observe(self.guarded(self.show), "value")
+        hint = "measure a quick map on this machine"
+        measure = self.add_button("measure", "Measure here", hint, self.measure)
+        rows = [row(n_fds, ready), row(axes, api), row(measure, self.add_display("source"))]
+        self.arrange(rows, [self.add_display("chart"), self.add_display("table")])
         self.show()
-        cells.remember(self)
 
     # ---- measuring ----------------------------------------------------------------
 
-    def measure(self, **how: Any) -> None:
-        """Measure a quick map on this machine, in a thread; some seconds.
+    def measure(self, **options: Any) -> None:
+        """Measure a quick map on this machine in a thread; takes some seconds.
 
         Parameters
         ----------
-        **how
+        **options
             For :func:`epolllab.experiments.scaling.crossover`, beside ``quick=True``.
         """
-        if self._measuring is not None and self._measuring.is_alive():
+        if self.measuring:
             return
-        self._measure_button.disabled = True
-        self._source.value = "<span class='epl-muted'>measuring; some seconds</span>"
-        self._measuring = threading.Thread(
-            target=self._measure, args=(how,), name="epolllab-measure", daemon=True
+        self.buttons["measure"].disabled = True
+        self.displays["source"].value = muted("measuring; this takes some seconds")
+        self._thread = threading.Thread(
+            target=self._measure, args=(options,), name="epolllab-measure", daemon=True
         )
-        self._measuring.start()
+        self._thread.start()
 
-    def _measure(self, how: dict[str, Any]) -> None:
+    @property
+    def measuring(self) -> bool:
+        """Whether a measurement is running."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def _measure(self, options: dict[str, Any]) -> None:
         try:
-            result = experiments.crossover(**{"quick": True, "progress": False, **how})
-            with self._acting:
-                if not self._closed:
-                    self.use(result, "measured here, just now")
+            result = experiments.crossover(**{"quick": True, "progress": False, **options})
+            with self.lock:
+                if not self.closed:
+                    self.use(result, "measured here just now")
         except Exception:
             self.show_error(traceback.format_exc())
         finally:
-            self._measure_button.disabled = False
+            self.buttons["measure"].disabled = False
 
-    def use(self, data: Result | pd.DataFrame, what: str = "yours") -> None:
-        """Show another experiment; the controls keep what they can."""
+    def use(self, data: Result | pd.DataFrame, source: str = "your data") -> None:
+        """Show another experiment; the controls keep values that it also has."""
         curves = Curves(data)
-        self._data, self._what, self.curves = data, what, curves
-        for name, options in (
-            ("n_fds", curves.sizes),
-            ("ready", curves.shares),
-            ("api", curves.apis),
-        ):
+        self.experiment, self._source, self.curves = data, source, curves
+        choices: dict[str, list[Any]] = {
+            "n_fds": curves.sizes,
+            "ready": curves.shares,
+            "api": curves.apis,
+        }
+        for name, options in choices.items():
             control = self.controls[name]
             before = control.value
             control.options = options
@@ -150,115 +140,74 @@ class Sliders(Panel):
 
     # ---- what is shown ------------------------------------------------------------
 
-    def parameters(self) -> dict[str, Any]:
-        """What the controls are set to."""
-        return {name: control.value for name, control in self.controls.items()}
-
     def show(self) -> None:
-        """Draw what the controls ask for."""
-        c = self.parameters()
-        drawn = self.curves.chosen(c["ready"], c["api"])
-        self._source.value = f"<span class='epl-muted'>{escape(self._what)}</span>"
-        if not drawn:
-            self._chart.value = "<span class='epl-muted'>nothing was measured for this</span>"
-            self._table.value = ""
+        """Draw the curves that the controls select."""
+        self.displays["source"].value = muted(self._source)
+        if self.data().empty:
+            self.displays["chart"].value = muted("nothing was measured for this selection")
+            self.displays["table"].value = ""
             return
-        log = c["axes"] == "log"
-        x = Axis(self.curves.sizes, log=log)
-        y = Axis([ns for curve in drawn for ns in curve.wait_ns], log=log)
-        self._chart.value = svg.lines(
-            [
-                (_ARM.get(one.poller, "main"), _DASHES.get(one.api, ""),
-                 [(x.place(n), y.place(ns)) for n, ns in zip(one.n_fds, one.wait_ns, strict=True)])
-                for one in drawn
-            ],
-            ticks=([(x.place(v), f"{v:,.0f}") for v in x.ticks()],
-                   [(y.place(v), _time(v)) for v in y.ticks()]),
-            labels=("descriptors watched", "time of one wait"),
-            marker=x.place(c["n_fds"]),
-        )  # fmt: skip
-        self._table.value = self._at(c)
+        label = "time of one wait over descriptors watched"
+        self.displays["chart"].value = svg.from_figure(self.picture(), label)
+        self.displays["table"].value = self._table()
 
-    def _at(self, c: dict[str, Any]) -> str:
-        found = self.curves.at(c["n_fds"], c["ready"], c["api"])
+    def _table(self) -> str:
+        c, found = self.parameters(), self._at_size()
         if found.empty:
-            return "<span class='epl-muted'>this size was not measured with that share</span>"
+            return muted("this size was not measured with that share")
         rows = "".join(
-            f"<tr><td><b class='t-{_ARM.get(poller, 'main')}'>{poller}</b></td>"
-            f"<td>{_time(us * 1e3)}</td><td>{_ratio(times)}</td></tr>"
+            f"<tr><td>{escape(poller)}</td><td>{duration(us * 1e3)}</td>"
+            f"<td>{'' if math.isnan(times) else f'{times:,.3g}'}</td></tr>"
             for poller, us, times in found.itertuples(index=False)
         )
+        head = f"{c['n_fds']:,} watched, {c['ready']} ready, calls by {c['api']}: medians"
         return (
-            f"<div class='epl-muted'>{c['n_fds']:,} watched, {escape(c['ready'])} ready, calls by "
-            f"{c['api']}: medians</div><table class='epl-table'><tr><th>poller</th>"
-            f"<th>one wait</th><th>times level-triggered epoll's</th></tr>{rows}</table>"
+            f"{muted(head)}<table class='epl-table'><tr><th>poller</th><th>one wait</th>"
+            f"<th>relative to level-triggered epoll</th></tr>{rows}</table>"
         )
+
+    def _at_size(self) -> pd.DataFrame:
+        c = self.parameters()
+        return self.curves.at(c["n_fds"], c["ready"], c["api"])
 
     def text(self) -> str:
         """The table at the chosen size, for a place without widgets."""
         c = self.parameters()
-        found = self.curves.at(c["n_fds"], c["ready"], c["api"])
-        head = f"scaling ({self._what}): {c['n_fds']:,} watched, {c['ready']} ready, by {c['api']}"
-        return f"{head}\n{found.round(2).to_string(index=False)}"
+        head = (
+            f"scaling ({self._source}): {c['n_fds']:,} watched, {c['ready']} ready, by {c['api']}"
+        )
+        return f"{head}\n{self._at_size().round(2).to_string(index=False)}"
 
-    def picture(self) -> "Figure":
-        """The chosen curves as a chart."""
-        from matplotlib.figure import Figure
-
-        from epolllab.widgets import pictures
-
-        c = self.parameters()
-        figure = Figure(figsize=(7.2, 4.4), layout="constrained")
-        pictures.curves(
-            self.data(), ax=figure.add_subplot(), log=c["axes"] == "log",
-            note=f"{c['ready']} ready, calls by {c['api']}. {self._words()}",
-        )  # fmt: skip
-        return figure
-
-    def _words(self) -> str:
-        return environment.summary(self.circumstances()) if self.circumstances() else ""
-
-    def circumstances(self) -> dict[str, Any]:
-        """Of the experiment."""
-        return dict(self._data.circumstances) if isinstance(self._data, Result) else {}
+    def draw(self, ax: Axes) -> None:
+        """Draw the chosen curves, with a dashed line at the chosen size."""
+        c, circumstances = self.parameters(), self.circumstances()
+        note = f"{c['ready']} ready, calls by {c['api']}."
+        if circumstances:
+            note = f"{note} {environment.summary(circumstances)}"
+        charts.curves(self.data(), ax=ax, log=c["axes"] == "log", note=note)
+        ax.axvline(c["n_fds"], color=style.current().muted, ls="--", lw=1)
 
     def data(self) -> pd.DataFrame:
-        """The curves that are shown: ``poller``, ``n_fds``, ``wait_ns``."""
+        """The curves shown; see :meth:`Curves.frame`."""
         c = self.parameters()
-        return pd.DataFrame(
-            [
-                (curve.poller, n, ns)
-                for curve in self.curves.chosen(c["ready"], c["api"])
-                for n, ns in zip(curve.n_fds, curve.wait_ns, strict=True)
-            ],
-            columns=["poller", "n_fds", "wait_ns"],
-        )
+        return self.curves.frame(c["ready"], c["api"])
 
-    def export(self, name: str | None = None, **how: Any) -> dict[str, Any]:
-        """Write picture, data and circumstances; see :func:`epolllab.plots.export.export`."""
-        return super().export(name, **{"circumstances": self.circumstances(), **how})
+    def circumstances(self) -> dict[str, Any]:
+        """Circumstances of the experiment."""
+        found = self.experiment
+        return dict(found.circumstances) if isinstance(found, Result) else {}
 
 
-def _loaded(data: Any) -> tuple[Any, str]:
+def _load(data: Any) -> tuple[Result | pd.DataFrame, str]:
+    """The experiment, and where it comes from in words."""
     if data is None or (isinstance(data, str) and not data.endswith(".parquet")):
         name = DEFAULT if data is None else data
-        return Result.load(paths.reference(name)), f"our own run, {name}; see data/reference"
+        return Result.load(paths.reference(name)), f"reference result {name}; see data/reference"
     if isinstance(data, str | Path):
         return Result.load(data), Path(data).name
     if isinstance(data, Result | pd.DataFrame):
-        return data, "yours"
+        return data, "your data"
     raise TypeError(
-        f"a Result, a frame, a file or a name is shown, not a {type(data).__name__}; "
+        f"data is a Result, a DataFrame, a file or a name, not a {type(data).__name__}; "
         "experiments.scaling.sweep() returns a Result"
     )
-
-
-def _ratio(times: float) -> str:
-    return "" if math.isnan(times) else f"{times:,.2f}" if times < 10 else f"{times:,.0f}"
-
-
-def _time(ns: float) -> str:
-    for size, unit in ((1e9, "s"), (1e6, "ms"), (1e3, "µs")):
-        if ns >= size:
-            return f"{ns / size:.3g} {unit}"
-    return f"{ns:.3g} ns"

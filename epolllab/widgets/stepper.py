@@ -1,44 +1,51 @@
-"""The stepper: level and edge on the same socket, a press of a button at a time.
-
-One job: show the model of :mod:`epolllab.widgets.steps`, and pass presses on to it.
-"""
+"""The stepper: level and edge triggering on the same socket, one button press at a time."""
 
 from collections.abc import Callable
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ipywidgets as ipy
+import pandas as pd
+from matplotlib.axes import Axes
 
-from epolllab.notebook import cells
+from epolllab.plots import widgets as charts
 from epolllab.widgets import svg
-from epolllab.widgets.panel import Panel, button, named, row
-from epolllab.widgets.steps import INTERESTS, MOST_BYTES, Row, Steps
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.figure import Figure
+from epolllab.widgets.panel import Panel, integer, muted, row, select
+from epolllab.widgets.steps import ARMS, INTERESTS, MAX_WRITE, Row, Steps
 
 __all__ = ["Stepper", "stepper"]
 
 ROWS_SHOWN = 12
 _OPENING = (
-    "One socket, two epolls: <b class='t-level'>level</b> and <b class='t-edge'>edge</b>. Press, "
-    "and read what the kernel says. By keyboard: the tabulator key goes from button to button, "
-    "the space bar presses."
+    "One socket, two epolls: <b class='t-level'>level</b>-triggered and "
+    "<b class='t-edge'>edge</b>-triggered. Press a button and read what the kernel reports. "
+    "By keyboard: Tab moves from button to button, Space presses."
 )
+_BUTTONS = {
+    "peer_writes": ("writes bytes:", "the peer sends this many bytes, and they arrive"),
+    "peer_half_closes": ("half-closes", "shutdown(SHUT_WR): the peer's FIN arrives"),
+    "peer_resets": ("resets", "close with SO_LINGER 0: the peer's RST arrives"),
+    "wait": ("wait", "epoll_wait with a timeout of 0, on both"),
+    "recv": ("recv at most:", "recv at most this many bytes"),
+    "drain": ("drain", "recv until it would block, ends or fails"),
+    "modify": ("modify to:", "epoll_ctl(EPOLL_CTL_MOD) on both"),
+    "register_again": ("register again", "epoll_ctl(EPOLL_CTL_DEL), then EPOLL_CTL_ADD, on both"),
+    "start_over": ("start over", "a new connection and an empty history"),
+}
+"""Label and hint of each step's button."""
 
 
 def stepper() -> "Stepper":
-    """Level and edge on the same socket, a step at a time.
+    """Level and edge triggering on the same socket, a step at a time.
 
-    Use it to see for yourself what each of them reports, and when. After each press it
-    shows side by side what each epoll returned, the bytes in the kernel's buffer, the
-    kernel's own interest list, whether each epoll is ready, and why.
+    Use it to see what each of them reports, and when. After each step it shows side by side
+    what each epoll returned, the bytes in the kernel's buffer, the kernel's interest lists,
+    whether each epoll is ready, and why.
 
     Returns
     -------
     Stepper
-        A widget. ``steps`` is its model, which can be used without a page as well:
+        A widget. ``steps`` is its model, which also works without a page:
         ``stepper().steps.peer_writes(100)``.
     """
     return Stepper()
@@ -54,188 +61,133 @@ class Stepper(Panel):
     """
 
     def __init__(self) -> None:
-        cells.stop_earlier_execution()
-        self.steps = Steps()
-        self._n_write = _number(2000, 1, MOST_BYTES, "write-bytes")
-        self._n_recv = _number(500, 1, 1 << 20, "recv-bytes")
-        self._interest = named(
-            ipy.Dropdown(options=list(INTERESTS), value=self.steps.interest,
-                         layout=ipy.Layout(width="130px")), "interest",
-        )  # fmt: skip
-        self.buttons: dict[str, Any] = {}
-        steps = self.steps
-        controls = ipy.VBox(
-            [
-                row(
-                    _group("peer"),
-                    self._button("peer_writes", "writes bytes:",
-                                 lambda: steps.peer_writes(self._n_write.value)),
-                    self._n_write,
-                    self._button("peer_half_closes", "half-closes", steps.peer_half_closes),
-                    self._button("peer_resets", "resets", steps.peer_resets),
-                ),
-                row(
-                    _group("server"),
-                    self._button("wait", "wait", steps.wait, style="primary"),
-                    self._button("recv", "recv at most:",
-                                 lambda: steps.recv(self._n_recv.value)),
-                    self._n_recv,
-                    self._button("drain", "drain", steps.drain),
-                ),
-                row(
-                    _group("epoll_ctl"),
-                    self._button("modify", "modify to:",
-                                 lambda: steps.modify(self._interest.value)),
-                    self._interest,
-                    self._button("register_again", "register again", steps.register_again),
-                    self._button("start_over", "start over", steps.start_over),
-                ),
-            ]
-        )  # fmt: skip
-        self._why = named(ipy.HTML(), "why")
-        self._sides = named(ipy.HTML(), "sides")
-        self._strip = named(ipy.HTML(), "strip")
-        self._table = named(ipy.HTML(), "history")
-        super().__init__(
-            "stepper",
-            [ipy.HTML(_OPENING), controls],
-            [self._why, self._sides, self._strip, self._table],
+        super().__init__("stepper")
+        self.steps = steps = Steps()
+        n_write = self.add_control("write_bytes", integer("", 2000, 1, MAX_WRITE, 90, 0))
+        n_recv = self.add_control("recv_bytes", integer("", 500, 1, 1 << 20, 90, 0))
+        interest = self.add_control("interest", select("", list(INTERESTS), steps.interest, 130, 0))
+        controls = (
+            row(
+                _group("peer"),
+                self._button("peer_writes", lambda: steps.peer_writes(n_write.value)),
+                n_write,
+                self._button("peer_half_closes", steps.peer_half_closes),
+                self._button("peer_resets", steps.peer_resets),
+            ),
+            row(
+                _group("server"),
+                self._button("wait", steps.wait, style="primary"),
+                self._button("recv", lambda: steps.recv(n_recv.value)),
+                n_recv,
+                self._button("drain", steps.drain),
+            ),
+            row(
+                _group("epoll_ctl"),
+                self._button("modify", lambda: steps.modify(interest.value)),
+                interest,
+                self._button("register_again", steps.register_again),
+                self._button("start_over", steps.start_over),
+            ),
         )
-        for name, press in self._presses.items():
-            self.buttons[name].on_click(self.guarded(self._shown_after(press)))
+        displays = [self.add_display(name) for name in ("why", "sides", "chart", "history")]
+        self.arrange([ipy.HTML(_OPENING), ipy.VBox(controls)], displays)
         self.show()
-        cells.remember(self)
 
-    def _button(self, name: str, label: str, press: Callable[[], Row], style: str = "") -> Any:
-        made = button(label, name.replace("_", "-"), _HINTS[name], style=style)
-        self.buttons[name] = made
-        self._presses = {**getattr(self, "_presses", {}), name: press}
-        return made
-
-    def _shown_after(self, press: Callable[[], Row]) -> Callable[[], None]:
-        def act() -> None:
+    def _button(self, name: str, step: Callable[[], Row], style: str = "") -> Any:
+        def press() -> None:
             try:
-                press()
+                step()
             finally:
                 self.show()
 
-        return act
+        return self.add_button(name, *_BUTTONS[name], press, style=style)
 
     # ---- what is shown ------------------------------------------------------------
 
     def show(self) -> None:
-        """Show the model as it is now; for steps that were made without the buttons."""
-        last, rows = self.steps.last, self.steps.rows
-        self._why.value = (
-            f"<div class='epl-why'><b>{escape(_step(last))}</b> {escape(last.why)}</div>"
-        )
-        self._sides.value = (
-            f"<div class='epl-sides'>{_side(last, 'level')}{_side(last, 'edge')}</div>"
-            f"<div class='epl-muted' style='padding:4px 0'>In the kernel's buffer: "
-            f"<b>{last.readable:,}</b> bytes. poll(2) says of the socket: "
+        """Show the current state of the model; call it after steps made without the buttons."""
+        last, shown = self.steps.last, self.displays
+        shown[
+            "why"
+        ].value = f"<div class='epl-why'><b>{escape(_step(last))}</b> {escape(last.why)}</div>"
+        shown["sides"].value = (
+            f"<div class='epl-sides'>{''.join(_side(last, arm) for arm in ARMS)}</div>"
+            f"<div class='epl-muted' style='padding:4px 0'>In the kernel's receive buffer: "
+            f"<b>{last.readable:,}</b> bytes. poll(2) reports for the socket: "
             f"<code>{escape(last.socket)}</code></div>"
         )
-        self._strip.value = svg.strip(
-            [row.readable for row in rows],
-            {"level": [row.level for row in rows], "edge": [row.edge for row in rows]},
-        )
-        self._table.value = _table(rows[-ROWS_SHOWN:])
-        self._interest.value = self.steps.interest
+        shown["chart"].value = svg.from_figure(self.picture(), "history of the steps")
+        shown["history"].value = _table(self.steps.rows[-ROWS_SHOWN:])
+        self.controls["interest"].value = self.steps.interest
         for name, possible in self.steps.can.items():
             self.buttons[name].disabled = not possible
 
     def text(self) -> str:
-        """The last step and the history, for a place without widgets."""
-        lines = [f"{row.step:>3}  {_step(row):<40} {_told(row)}" for row in self.steps.rows[-12:]]
+        """The last steps, for a place without widgets."""
+        lines = [
+            f"{one.step:>3}  {_step(one):<40} "
+            + ("" if one.level is None else f"level {_mask(one.level)}, edge {_mask(one.edge)}")
+            for one in self.steps.rows[-ROWS_SHOWN:]
+        ]
         return "\n".join(["stepper: level and edge on one socket", *lines, self.steps.last.why])
 
-    def picture(self) -> "Figure":
-        """The history as a chart."""
-        from matplotlib.figure import Figure
+    def draw(self, ax: Axes) -> None:
+        """Draw the history."""
+        charts.history(self.steps.history(), ax=ax)
 
-        from epolllab.widgets import pictures
-
-        figure = Figure(figsize=(8.0, 3.6), layout="constrained")
-        pictures.history(self.steps.history(), ax=figure.add_subplot())
-        return figure
-
-    def data(self) -> "pd.DataFrame":
-        """The history as a frame."""
+    def data(self) -> pd.DataFrame:
+        """The history; see :meth:`Steps.history`."""
         return self.steps.history()
 
     def close(self) -> None:
-        """Close the socket, its peer and the epolls, and take the widget from the page."""
+        """Close the socket, its peer and the epolls, and remove the widget from the page."""
         self.steps.close()
         super().close()
 
 
-_HINTS = {
-    "peer_writes": "the peer sends so many bytes, and they arrive",
-    "peer_half_closes": "shutdown(SHUT_WR): the peer's FIN arrives",
-    "peer_resets": "close with SO_LINGER 0: the peer's RST arrives",
-    "wait": "epoll_wait with a timeout of 0, on both",
-    "recv": "recv at most so many bytes",
-    "drain": "recv until it would block, ends or fails",
-    "modify": "epoll_ctl(EPOLL_CTL_MOD) on both",
-    "register_again": "epoll_ctl(EPOLL_CTL_DEL), then EPOLL_CTL_ADD, on both",
-    "start_over": "a new connection and an empty history",
-}
+def _group(label: str) -> Any:
+    return ipy.HTML(muted(label), layout=ipy.Layout(width="64px"))
 
 
-def _group(word: str) -> Any:
-    return ipy.HTML(f"<span class='epl-muted'>{word}</span>", layout=ipy.Layout(width="64px"))
+def _step(one: Row) -> str:
+    return f"{one.action}{f' → {one.result}' if one.result not in ('', '0') else ''}"
 
 
-def _number(value: int, least: int, most: int, name: str) -> Any:
-    layout = ipy.Layout(width="90px")
-    return named(ipy.BoundedIntText(value=value, min=least, max=most, layout=layout), name)
+def _mask(returned: str | None) -> str:
+    return "" if returned is None else returned or "nothing"
 
 
-def _step(row: Row) -> str:
-    return f"{row.action}{f' → {row.result}' if row.result not in ('', '0') else ''}"
-
-
-def _told(row: Row) -> str:
-    if row.level is None:
-        return ""
-    return f"level {row.level or 'nothing'}, edge {row.edge or 'nothing'}"
-
-
-def _side(row: Row, arm: str) -> str:
-    told: str | None = getattr(row, arm)
-    ready: bool = getattr(row, f"{arm}_ready")
-    interest: str = getattr(row, f"{arm}_interest")
-    words = "not asked" if told is None else told or "nothing"
-    look = " class='epl-muted'" if not told else ""
+def _side(one: Row, arm: str) -> str:
+    returned: str | None = getattr(one, arm)
+    words = "no wait" if returned is None else _mask(returned)
+    ready = "yes" if getattr(one, f"{arm}_ready") else "no"
+    interest = escape(getattr(one, f"{arm}_interest"))
+    look = "" if returned else " class='epl-muted'"
     return (
         f"<div class='epl-side' style='border-left-color:var(--epl-{arm})'>"
         f"<b class='t-{arm}'>{arm}</b>"
-        f"<div><span class='epl-muted'>returned</span> <big{look}>{escape(words)}</big></div>"
-        f"<div><span class='epl-muted'>in the kernel's list:</span> <code>{escape(interest)}</code>"
-        f"</div><div><span class='epl-muted'>ready:</span> {'yes' if ready else 'no'}</div></div>"
+        f"<div>{muted('returned')} <big{look}>{escape(words)}</big></div>"
+        f"<div>{muted('interest list:')} <code>{interest}</code></div>"
+        f"<div>{muted('ready:')} {ready}</div></div>"
     )
 
 
 def _table(rows: list[Row]) -> str:
-    head = "".join(
-        f"<th>{name}</th>"
-        for name in ("step", "what", "level returned", "edge returned", "bytes", "ready")
-    )
+    names = ("step", "action", "level returned", "edge returned", "bytes", "ready")
+    head = "".join(f"<th>{name}</th>" for name in names)
     body = "".join(
-        f"<tr><td>{row.step}</td><td>{escape(_step(row))}</td>"
-        f"<td>{_cell(row.level)}</td><td>{_cell(row.edge)}</td><td>{row.readable:,}</td>"
-        f"<td>{_who(row)}</td></tr>"
-        for row in reversed(rows)
+        f"<tr><td>{one.step}</td><td>{escape(_step(one))}</td>"
+        f"<td>{_cell(one.level)}</td><td>{_cell(one.edge)}</td><td>{one.readable:,}</td>"
+        f"<td>{_ready(one)}</td></tr>"
+        for one in reversed(rows)
     )
     return f"<table class='epl-table'><tr>{head}</tr>{body}</table>"
 
 
-def _cell(told: str | None) -> str:
-    if told is None:
-        return ""
-    return f"<code>{escape(told)}</code>" if told else "<span class='epl-muted'>nothing</span>"
+def _cell(returned: str | None) -> str:
+    return f"<code>{escape(returned)}</code>" if returned else muted(_mask(returned))
 
 
-def _who(row: Row) -> str:
-    ready = [arm for arm in ("level", "edge") if getattr(row, f"{arm}_ready")]
+def _ready(one: Row) -> str:
+    ready = [arm for arm in ARMS if getattr(one, f"{arm}_ready")]
     return " ".join(f"<span class='t-{arm}'>{arm}</span>" for arm in ready)

@@ -1,28 +1,28 @@
-"""Two epolls on one socket, level and edge, moved a step at a time; no widget.
+"""One socket watched by a level-triggered and an edge-triggered epoll, a step at a time.
 
-One job: do what is asked, look at what the kernel then says, and explain it. Everything
-shown is asked of the kernel: what each epoll returned; the bytes that can be read
-(FIONREAD); the interest list of each (``/proc``); whether each epoll would return at
-once, which poll(2) tells of an epoll's own descriptor without taking anything from it;
-and what poll(2) says of the socket. The explanation is made of these.
+After each step everything shown is read from the kernel: what each wait returned; the bytes
+that can be read (FIONREAD); both interest lists (``/proc``); whether each epoll would return
+at once, which poll(2) on the epoll's own descriptor reports without consuming the event; and
+what poll(2) reports for the socket. The explanation is derived from these.
 """
 
 import select
 import socket
 import threading
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from epolllab import kernel
 from epolllab.checks import check_choice, check_int
 from epolllab.events import EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, mask_names
-from epolllab.experiments.catalogue.bench import Bench, End, Watcher
+from epolllab.experiments.catalogue.bench import Bench, Epoll
 from epolllab.recording.recording import Recording
 
-if TYPE_CHECKING:
-    import pandas as pd
+__all__ = ["ARMS", "INTERESTS", "MAX_WRITE", "Row", "Steps"]
 
-__all__ = ["INTERESTS", "MOST_BYTES", "Row", "Steps"]
+ARMS = ("level", "edge")
 
 INTERESTS = {
     "IN|RDHUP": EPOLLIN | EPOLLRDHUP,
@@ -31,37 +31,35 @@ INTERESTS = {
     "OUT": EPOLLOUT,
     "0": 0,
 }
-"""Interests that can be chosen; EPOLLET is added for the edge."""
+"""Interests to choose from; EPOLLET is added for the edge-triggered epoll."""
 
-MOST_BYTES = 16_384
-"""Bytes of one write."""
+MAX_WRITE = 16_384
+"""Largest write, in bytes."""
 
-MOST_UNREAD = 49_152
-"""Bytes in the buffer, kept below what the kernel takes without the peer waiting."""
-
-_BAD = EPOLLERR | EPOLLHUP
+MAX_UNREAD = 49_152
+"""Limit of unread bytes, below what the kernel takes without blocking the peer."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One step, and what the kernel said after it."""
+    """One step, and what the kernel reports after it."""
 
     step: int
     action: str
     result: str
     """What the call itself returned."""
     level: str | None
-    """The mask that level's wait returned: "" for nothing, None where it was not asked."""
+    """The mask that the level-triggered wait returned: "" for no event, None without a wait."""
     edge: str | None
     readable: int
     """Bytes in the kernel's receive buffer."""
     socket: str
-    """What poll(2) says of the socket."""
+    """What poll(2) reports for the socket."""
     level_ready: bool
-    """Whether level would return at once."""
+    """Whether the level-triggered epoll would return at once."""
     edge_ready: bool
     level_interest: str
-    """As the kernel's own list has it."""
+    """The kernel's interest list."""
     edge_interest: str
     why: str
 
@@ -72,9 +70,9 @@ class Steps:
     Attributes
     ----------
     rows : list of Row
-        The history; the first row is the beginning.
+        The history; the first row is the initial state.
     interest : str
-        What is watched for, a key of :data:`INTERESTS`.
+        The current interest, a key of :data:`INTERESTS`.
     """
 
     def __init__(self) -> None:
@@ -84,19 +82,15 @@ class Steps:
         self._begin()
 
     def _begin(self) -> None:
-        self._bench = bench = Bench()
-        self.here, self.there = bench.tcp("socket", "peer")
-        self._level, self._edge = bench.epoll("level"), bench.epoll("edge")
+        self._bench = Bench()
+        self.here, self.there = self._bench.tcp("socket", "peer")
+        self._epolls: dict[str, Epoll] = {arm: self._bench.epoll(arm) for arm in ARMS}
         self._peer_open = self._peer_writes = True
         self._news: list[str] = []
         self._register()
         self.rows.clear()
-        self._note(
-            "begin",
-            "",
-            "Two epolls watch the same socket. Both have asked for "
-            f"{self.interest}; one of them with EPOLLET.",
-        )
+        why = f"Two epolls watch the same socket for {self.interest}, one of them with EPOLLET."
+        self._add_row("begin", "", why)
 
     def __enter__(self) -> "Steps":
         return self
@@ -105,12 +99,12 @@ class Steps:
         self.close()
 
     def close(self) -> None:
-        """Close the socket, its peer and both epolls; any number of times."""
+        """Close the socket, its peer and both epolls; may be called repeatedly."""
         with self._lock:
             self._bench.__exit__(None, None, None)
 
     def start_over(self) -> Row:
-        """Close everything, and begin with a new connection and an empty history."""
+        """Close everything; begin with a new connection and an empty history."""
         with self._lock:
             self.close()
             self._begin()
@@ -118,7 +112,7 @@ class Steps:
 
     @property
     def can(self) -> dict[str, bool]:
-        """Which steps are possible now."""
+        """Which of the peer's steps are possible now."""
         return {
             "peer_writes": self._peer_writes,
             "peer_half_closes": self._peer_writes,
@@ -130,201 +124,200 @@ class Steps:
         """The last step."""
         return self.rows[-1]
 
-    def history(self) -> "pd.DataFrame":
+    def is_ready(self, arm: str) -> bool:
+        """Whether the epoll would return at once; asking does not consume the event.
+
+        Parameters
+        ----------
+        arm : {"level", "edge"}
+            Which epoll.
+        """
+        poll = select.poll()
+        poll.register(self._epolls[arm].fd, select.POLLIN)
+        return bool(poll.poll(0))
+
+    def history(self) -> pd.DataFrame:
         """One row per step.
 
         Returns
         -------
         pandas.DataFrame
             ``step`` (int32); ``action``, ``result`` (string); ``level``, ``edge`` (string,
-            what the wait returned, "" for nothing, missing where it was not asked);
-            ``readable`` (int64, bytes); ``socket`` (string); ``level_ready``,
-            ``edge_ready`` (bool); ``level_interest``, ``edge_interest``, ``why`` (string).
+            what the wait returned, "" for no event, missing without a wait); ``readable``
+            (int64, bytes); ``socket`` (string); ``level_ready``, ``edge_ready`` (bool);
+            ``level_interest``, ``edge_interest``, ``why`` (string).
         """
-        import pandas as pd
-
         frame = pd.DataFrame([asdict(row) for row in self.rows])
-        # "string" keeps what is missing apart from "", in every pandas.
+        # "string" distinguishes a missing value from "" in every version of pandas.
         texts = dict.fromkeys(("action", "result", "level", "edge", "socket"), "string")
         texts |= dict.fromkeys(("level_interest", "edge_interest", "why"), "string")
         return frame.astype({**texts, "step": "int32", "readable": "int64"})
 
     def recording(self) -> Recording:
-        """Every call as records, with the times it took."""
-        kept = self._bench.snapshot()
-        return Recording(kept.rows, {"experiment": "stepper"}, kept.overwritten)
+        """Every call, with its duration."""
+        return self._bench.recording({"experiment": "stepper"})
 
     # ---- the peer's steps ---------------------------------------------------------
 
     def peer_writes(self, n_bytes: int) -> Row:
-        """Let the peer send; return when the bytes are in the socket's buffer.
+        """The peer sends; return when the bytes are in the socket's buffer.
 
         Raises
         ------
         ValueError, TypeError
-            Too many bytes, or the peer has ended its direction; nothing is sent.
+            `n_bytes` is out of range, or the peer cannot write any more; nothing is sent.
         """
-        check_int("bytes to write", n_bytes, 1, MOST_BYTES)
+        check_int("n_bytes", n_bytes, 1, MAX_WRITE)
         with self._lock:
-            self._require(self._peer_writes, "the peer has ended its direction and cannot write")
+            _require(self._peer_writes, "the peer has shut down its direction and cannot write")
             before = kernel.bytes_readable(self.here)
-            if before + n_bytes > MOST_UNREAD:
+            if before + n_bytes > MAX_UNREAD:
                 raise ValueError(
-                    f"{before:,} bytes are unread, and {n_bytes:,} more might not fit into the "
-                    "kernel's buffer; read some first"
+                    f"n_bytes is {n_bytes:,} and {before:,} bytes are unread; more than "
+                    f"{MAX_UNREAD:,} might not fit into the kernel's buffer: read some first"
                 )
-            edge_had, level_had = self._queued(self._edge), self._queued(self._level)
+            was_ready = self._ready()
             self._bench.send(self.there, bytes(n_bytes))
             self._bench.arrived(self.here, before + n_bytes)
-            return self._happened(
-                f"peer writes {n_bytes:,}", _bytes(n_bytes), f"{_bytes(n_bytes)} arrived",
-                f"{_bytes(n_bytes)} arrived.", had=(level_had, edge_had),
-            )  # fmt: skip
+            arrived = f"{_bytes(n_bytes)} arrived"
+            action = f"peer writes {n_bytes:,}"
+            return self._add_event(action, _bytes(n_bytes), arrived, f"{arrived}.", was_ready)
 
     def peer_half_closes(self) -> Row:
-        """Let the peer end its direction: shutdown(SHUT_WR), a FIN."""
+        """The peer calls shutdown(SHUT_WR), which sends a FIN."""
         with self._lock:
-            self._require(self._peer_writes, "the peer has ended its direction already")
-            had = self._queued(self._level), self._queued(self._edge)
+            _require(self._peer_writes, "the peer has shut down its direction already")
+            was_ready = self._ready()
             self._bench.shutdown(self.there, socket.SHUT_WR)
             self._bench.in_state(self.here, "CLOSE_WAIT")
             self._peer_writes = False
-            return self._happened(
-                "peer half-closes", "0", "the peer ended its direction",
-                "The peer's FIN arrived: what it has sent can still be read, and then the end.",
-                had=had,
-            )  # fmt: skip
+            what = "The peer's FIN arrived: data sent before it can still be read, then the end."
+            news = "the peer shut down its direction"
+            return self._add_event("peer half-closes", "0", news, what, was_ready)
 
     def peer_resets(self) -> Row:
-        """Let the peer close with a reset: SO_LINGER of 0 seconds, an RST."""
+        """The peer closes with SO_LINGER of 0 seconds, which sends an RST."""
         with self._lock:
-            self._require(self._peer_open, "the peer is closed already")
-            had = self._queued(self._level), self._queued(self._edge)
+            _require(self._peer_open, "the peer is closed already")
+            was_ready = self._ready()
             self._bench.reset(self.there)
             self._bench.in_state(self.here, "CLOSE")
             self._peer_open = self._peer_writes = False
-            return self._happened(
-                "peer resets", "0", "the peer reset the connection",
-                "An RST arrived. ERR and HUP are reported whatever the interest is.",
-                had=had,
-            )  # fmt: skip
+            what = "An RST arrived. ERR and HUP are reported whatever the interest is."
+            news = "the peer reset the connection"
+            return self._add_event("peer resets", "0", news, what, was_ready)
 
-    def _happened(
-        self, action: str, result: str, news: str, what: str, had: tuple[bool, bool]
+    def _add_event(
+        self, action: str, result: str, news: str, what: str, was_ready: tuple[bool, bool]
     ) -> Row:
-        """Note something that came from outside, and what it did to both ready lists."""
-        level, edge = self._queued(self._level), self._queued(self._edge)
+        """Add a row for something the peer did, and its effect on both ready lists."""
+        level, edge = self._ready()
+        level_before, edge_before = was_ready
         if edge:
             self._news.append(news)
-        if had[1] and edge:
-            then = "Edge had not told of what came before it; it will tell of both at once."
-        elif edge and had[0]:
-            then = "To edge this is news, so it is ready again; level was ready all the time."
+        if edge_before and edge:
+            then = "Edge had not returned the event before it yet; one wait will return both."
+        elif edge and level_before:
+            then = "For edge this is a new event, so it is ready again; level was ready all along."
         elif edge and level:
-            then = "Both epolls have the socket in their ready lists now."
+            then = "Both epolls now have the socket in their ready lists."
         elif not level and not edge:
-            then = f"Neither is ready: {self.interest} does not ask for it."
+            then = f"Neither is ready: the interest {self.interest} does not include this."
         else:
             then = f"Ready: level {_yes(level)}, edge {_yes(edge)}."
-        return self._note(action, result, f"{what} {then}")
+        return self._add_row(action, result, f"{what} {then}")
 
     # ---- the server's steps -------------------------------------------------------
 
     def wait(self) -> Row:
         """epoll_wait with a timeout of 0 on both, level first."""
         with self._lock:
-            level, edge = (self._bench.wait(watcher, 0) for watcher in (self._level, self._edge))
-            masks = [ready[0][1] if ready else 0 for ready in (level, edge)]
-            why = self._why_waited(*masks)
+            ready = {arm: self._bench.wait(epoll, 0) for arm, epoll in self._epolls.items()}
+            names = {arm: mask_names(found[0][1]) if found else "" for arm, found in ready.items()}
+            why = self._explain_wait(names["level"], names["edge"])
             self._news.clear()
-            names = [mask_names(mask) if mask else "" for mask in masks]
-            return self._note("wait", "", why, level=names[0], edge=names[1])
+            return self._add_row("wait", "", why, **names)
 
-    def _why_waited(self, level: int, edge: int) -> str:
+    def _explain_wait(self, level: str, edge: str) -> str:
         state, news = self._state(), " and ".join(self._news)
         if level and edge:
-            same = f"Both return {mask_names(level)}"
-            told = same if level == edge else (
-                f"Level returns {mask_names(level)}, edge {mask_names(edge)}"
-            )  # fmt: skip
+            same = (
+                f"Both return {level}" if level == edge else f"Level returns {level}, edge {edge}"
+            )
             return (
-                f"{told}. Level looks at how things are: {state}. Edge tells what has happened: "
-                f"{news or 'something that was not noted here'}."
+                f"{same}. Level reports the current state: {state}. Edge reports what happened "
+                f"since: {news or 'an event that was not noted here'}."
             )
         if level:
             return (
-                f"Level returns {mask_names(level)}, and will at every wait: {state}. Edge is "
-                "silent: it has told of that once, and nothing has happened since."
+                f"Level returns {level}, and will at every wait: {state}. Edge returns nothing: "
+                "it has reported that once, and nothing has happened since."
             )
         if edge:
             return (
-                f"Edge alone returns {mask_names(edge)}, though level, which looks at how things "
-                "are, does not. Neither rule explains that."
+                f"Only edge returns {edge}, although level, which reports the current state, "
+                "returns nothing. Neither rule explains that."
             )
         if news:
-            return f"Neither returns anything: {news}, but nothing of it is left to tell."
-        return f"Neither returns anything: {state}, and nothing has happened to tell of."
+            return f"Neither returns an event: {news}, but nothing of that is left to report."
+        return (
+            f"Neither returns an event: {state}, and nothing has happened that could be reported."
+        )
 
     def recv(self, n_bytes: int) -> Row:
-        """Read at most so many bytes.
-
-        Raises
-        ------
-        ValueError, TypeError
-            Not a number of bytes from 1 on.
-        """
-        check_int("bytes to read", n_bytes, 1, 1 << 20)
+        """Read at most `n_bytes`, from 1 to 1 MiB."""
+        check_int("n_bytes", n_bytes, 1, 1 << 20)
         with self._lock:
-            got = self._bench.attempt(self._bench.recv, self.here, n_bytes)
+            got, action = (
+                self._bench.attempt(self._bench.recv, self.here, n_bytes),
+                f"recv {n_bytes:,}",
+            )
             if isinstance(got, str):
-                return self._note(f"recv {n_bytes:,}", got, _why_failed(got))
+                return self._add_row(action, got, _explain_failure(got))
             if not got:
-                return self._note(
-                    f"recv {n_bytes:,}", "0: end",
-                    "recv returns 0: the peer has ended its direction, and it will return 0 every "
-                    f"time. {self._readiness()}",
-                )  # fmt: skip
-            return self._note(f"recv {n_bytes:,}", _bytes(len(got)), self._why_read(len(got)))
+                why = (
+                    "recv returns 0: the peer has shut down its direction, and every further recv "
+                    "returns 0 as well."
+                )
+                return self._add_row(action, "0: end", f"{why} {self._readiness()}")
+            left = kernel.bytes_readable(self.here)
+            if left:
+                why = (
+                    f"recv took {_bytes(len(got))}, and {_bytes(left)} are left. Reading is not an "
+                    "event: it adds nothing to a ready list."
+                )
+            else:
+                why = (
+                    f"recv took the last {_bytes(len(got))}. Only a recv that would block proves "
+                    "that, since more may arrive in the meantime."
+                )
+            return self._add_row(action, _bytes(len(got)), f"{why} {self._readiness()}")
 
     def drain(self) -> Row:
-        """Read until it would block, ends or fails, as a reader of edges must."""
+        """Read until recv would block, ends or fails, as an edge-triggered reader must."""
         with self._lock:
             total, ending = 0, ""
             while not ending:
                 got = self._bench.attempt(self._bench.recv, self.here, 65_536)
                 if isinstance(got, str):
                     ending = got
-                elif not got:
-                    ending = "0: end"
                 else:
                     total += len(got)
+                    ending = "" if got else "0: end"
+            result = f"{_bytes(total)}, then {ending}"
             why = (
-                f"{_bytes(total)} read, then {ending}. "
-                f"{_why_failed(ending) if ending != '0: end' else 'That is the end of the stream.'}"
+                "That is the end of the stream." if ending == "0: end" else _explain_failure(ending)
             )
-            return self._note("drain", f"{_bytes(total)}, then {ending}", why)
-
-    def _why_read(self, n_bytes: int) -> str:
-        left = kernel.bytes_readable(self.here)
-        if not left:
-            return (
-                f"recv took the last {_bytes(n_bytes)}. Only a recv that would block proves that, "
-                f"if more may come meanwhile. {self._readiness()}"
-            )
-        return (
-            f"recv took {_bytes(n_bytes)}, and {_bytes(left)} are left. Reading is no event: it "
-            f"puts nothing into a ready list. {self._readiness()}"
-        )
+            return self._add_row("drain", result, f"{_bytes(total)} read, then {ending}. {why}")
 
     def _readiness(self) -> str:
-        level, edge = self._queued(self._level), self._queued(self._edge)
-        if level and not edge:
-            return "Level is ready, for it looks; edge is not, and waits for something to happen."
-        if level and edge:
-            return "Both are ready: edge has not yet told of what happened before."
-        if edge:
-            return "Edge alone is ready."
-        return "Neither is ready now."
+        return {
+            (True, False): "Level is ready, since it checks the current state; edge is not, until "
+            "something happens.",
+            (True, True): "Both are ready: edge has not reported the earlier event yet.",
+            (False, True): "Only edge is ready.",
+            (False, False): "Neither is ready now.",
+        }[self._ready()]
 
     # ---- epoll_ctl ----------------------------------------------------------------
 
@@ -334,60 +327,59 @@ class Steps:
         Parameters
         ----------
         interest : str, optional
-            A key of :data:`INTERESTS`; by default what it is.
+            A key of :data:`INTERESTS`; the current one by default.
         """
         chosen = self.interest if interest is None else interest
         check_choice("interest", chosen, list(INTERESTS))
         with self._lock:
-            before = self._queued(self._edge)
+            edge_before = self.is_ready("edge")
             self.interest = chosen
-            for watcher, mask in self._asked():
-                self._bench.modify(watcher, self.here, mask)
-            return self._looked_anew(f"modify {chosen}", "EPOLL_CTL_MOD", before)
+            for epoll, mask in self._interests():
+                self._bench.modify(epoll, self.here, mask)
+            return self._add_control(f"modify {chosen}", "EPOLL_CTL_MOD", edge_before)
 
     def register_again(self) -> Row:
         """epoll_ctl(DEL), then epoll_ctl(ADD), on both."""
         with self._lock:
-            before = self._queued(self._edge)
-            for watcher, _ in self._asked():
-                self._bench.unregister(watcher, self.here)
+            edge_before = self.is_ready("edge")
+            for epoll, _ in self._interests():
+                self._bench.unregister(epoll, self.here)
             self._register()
-            return self._looked_anew("register again", "EPOLL_CTL_ADD", before)
+            return self._add_control("register again", "EPOLL_CTL_ADD", edge_before)
 
     def _register(self) -> None:
-        for watcher, mask in self._asked():
-            self._bench.register(watcher, self.here, mask)
+        for epoll, mask in self._interests():
+            self._bench.register(epoll, self.here, mask)
 
-    def _asked(self) -> list[tuple[Watcher, int]]:
+    def _interests(self) -> list[tuple[Epoll, int]]:
         mask = INTERESTS[self.interest]
-        return [(self._level, mask), (self._edge, mask | EPOLLET)]
+        return [(self._epolls["level"], mask), (self._epolls["edge"], mask | EPOLLET)]
 
-    def _looked_anew(self, action: str, call: str, before: bool) -> Row:
-        now = self._queued(self._edge)
-        looks = f"{call} looks at the socket as it is"
-        if now and not before:
-            self._news.append(f"{call} looked, and found it ready")
-            why = f"{looks}: {self._state()}. So edge is ready again, though nothing arrived."
-        elif now:
-            why = f"{looks}. Edge was ready already, and is."
-        elif before:
-            why = f"{looks}: for {self.interest} there is nothing to tell."
+    def _add_control(self, action: str, call: str, edge_before: bool) -> Row:
+        edge = self.is_ready("edge")
+        why = f"{call} checks the current state of the socket"
+        if edge and not edge_before:
+            self._news.append(f"{call} found it ready")
+            why = f"{why}: {self._state()}. So edge is ready again, although nothing arrived."
+        elif edge:
+            why = f"{why}. Edge was ready before, and still is."
+        elif edge_before:
+            why = f"{why}: for the interest {self.interest} there is nothing to report."
             self._news.clear()
         else:
-            why = f"{looks}: {self._state()}. There is nothing to tell."
-        return self._note(action, "0", why)
+            why = f"{why}: {self._state()}. There is nothing to report."
+        return self._add_row(action, "0", why)
 
-    # ---- looking ------------------------------------------------------------------
+    # ---- reading the state --------------------------------------------------------
 
-    def _note(
-        self,
-        action: str,
-        result: str,
-        why: str,
-        *,
-        level: str | None = None,
-        edge: str | None = None,
+    def _add_row(
+        self, action: str, result: str, why: str, level: str | None = None, edge: str | None = None
     ) -> Row:
+        level_ready, edge_ready = self._ready()
+        interest = {
+            arm: ", ".join(entry.mask_names for entry in kernel.interest_list(epoll.fd))
+            for arm, epoll in self._epolls.items()
+        }
         row = Row(
             step=len(self.rows),
             action=action,
@@ -395,65 +387,59 @@ class Steps:
             level=level,
             edge=edge,
             readable=kernel.bytes_readable(self.here),
-            socket=mask_names(_polled(self.here)),
-            level_ready=self._queued(self._level),
-            edge_ready=self._queued(self._edge),
-            level_interest=_interest(self._level),
-            edge_interest=_interest(self._edge),
+            socket=mask_names(self._polled()),
+            level_ready=level_ready,
+            edge_ready=edge_ready,
+            level_interest=interest["level"],
+            edge_interest=interest["edge"],
             why=why,
         )
         self.rows.append(row)
         return row
 
-    @staticmethod
-    def _queued(watcher: Watcher) -> bool:
-        """Whether a wait would return at once; asking takes nothing from the ready list."""
+    def _ready(self) -> tuple[bool, bool]:
+        return self.is_ready("level"), self.is_ready("edge")
+
+    def _polled(self) -> int:
+        """The mask that poll(2) reports for the socket."""
         poll = select.poll()
-        poll.register(watcher.fd, select.POLLIN)
-        return bool(poll.poll(0))
+        poll.register(self.here.fd, select.POLLIN | select.POLLOUT | EPOLLRDHUP)
+        found: Any = poll.poll(0)
+        return int(found[0][1]) if found else 0
 
     def _state(self) -> str:
-        """How the socket is now, in words, as far as the interest asks."""
-        now, asked = _polled(self.here), INTERESTS[self.interest]
+        """The state of the socket in words, as far as the interest covers it."""
+        now, asked = self._polled(), INTERESTS[self.interest]
         readable = kernel.bytes_readable(self.here)
         parts = []
         if readable and asked & EPOLLIN:
             parts.append(f"{_bytes(readable)} can be read")
-        if now & _BAD:
-            parts.append("the connection was reset" if now & EPOLLERR else "both directions ended")
+        if now & EPOLLERR:
+            parts.append("the connection was reset")
+        elif now & EPOLLHUP:
+            parts.append("both directions are shut down")
         elif now & EPOLLRDHUP and asked & (EPOLLIN | EPOLLRDHUP):
             parts.append("the end of the stream can be read")
         if now & EPOLLOUT and asked & EPOLLOUT:
             parts.append("the send buffer has room")
         if not asked & EPOLLIN and readable and not parts:
-            return f"{_bytes(readable)} can be read, but {self.interest} does not ask for that"
+            return f"{_bytes(readable)} can be read, but the interest {self.interest} excludes that"
         return " and ".join(parts) or "nothing can be read"
 
-    @staticmethod
-    def _require(possible: bool, why_not: str) -> None:
-        if not possible:
-            raise ValueError(f"{why_not}; start over for a new connection")
+
+def _require(possible: bool, why_not: str) -> None:
+    if not possible:
+        raise ValueError(f"{why_not}; start over for a new connection")
 
 
-def _polled(end: End) -> int:
-    poll = select.poll()
-    poll.register(end.fd, select.POLLIN | select.POLLOUT | EPOLLRDHUP)
-    found: Any = poll.poll(0)
-    return int(found[0][1]) if found else 0
-
-
-def _interest(watcher: Watcher) -> str:
-    return ", ".join(entry.mask_names for entry in kernel.interest_list(watcher.fd))
-
-
-def _why_failed(name: str) -> str:
+def _explain_failure(name: str) -> str:
     if name == "EAGAIN":
         return (
-            "recv would block: the buffer is empty. This is what a reader of edges must have "
-            "seen before it waits again."
+            "recv would block: the buffer is empty. After an edge-triggered event, a reader must "
+            "see this before it waits again."
         )
     if name == "ECONNRESET":
-        return "recv takes the error off the socket; it is told once, and then the stream is over."
+        return "recv returns the socket's pending error once; after that the stream has ended."
     return f"recv failed with {name}."
 
 

@@ -1,8 +1,4 @@
-"""A pulse: one thread that calls a function ten times a second, and knows what it costs.
-
-One job: keep time. It knows no widget. The thread is a daemon, ends within one interval
-of :meth:`Ticker.stop`, and an exception in the function ends nothing: it is handed on.
-"""
+"""A thread that calls a function ten times a second and measures what that costs."""
 
 import atexit
 import threading
@@ -18,20 +14,19 @@ from epolllab import kernel
 __all__ = ["INTERVAL_S", "Ticker"]
 
 INTERVAL_S = 0.1
-FASTEST_S = 1 / 30  # a browser that gets more falls behind, and then stands still
-WINDOW_S = 3.0
-"""How far back the cost is looked at."""
+MIN_INTERVAL_S = 1 / 30  # a browser that receives more falls behind until it stops redrawing
+COST_WINDOW_S = 3.0
 
 
 class Ticker:
-    """Call `tick` again and again in a thread of its own.
+    """Call `tick` repeatedly in a daemon thread, which ends within one interval of a stop.
 
     Parameters
     ----------
     tick : callable
-        What to do; short.
+        A short function. An exception in it does not end the thread.
     on_error : callable
-        Given the traceback of what `tick` raised; called once for the same text.
+        Called with the traceback of an exception in `tick`; once for repeats of it.
     interval : float
         Seconds from one call to the next; at least a thirtieth.
     """
@@ -42,14 +37,14 @@ class Ticker:
         on_error: Callable[[str], object],
         interval: float = INTERVAL_S,
     ) -> None:
-        self.interval = max(interval, FASTEST_S)
+        self.interval = max(interval, MIN_INTERVAL_S)
         self.n_ticks = 0
         self._tick = tick
         self._on_error = on_error
         self._lock = threading.Lock()
         self._end: threading.Event | None = None
         self._thread: threading.Thread | None = None
-        self._spent: deque[tuple[float, int]] = deque()
+        self._cpu_ns: deque[tuple[float, int]] = deque()
         _all.add(self)
 
     @property
@@ -59,32 +54,32 @@ class Ticker:
 
     @property
     def cost(self) -> float:
-        """Share of one core spent lately on ticks and on sending what they showed.
+        """CPU time of the display over the last three seconds, as a share of one core.
 
-        CPU time, of the ticking thread and of the thread of the notebook's kernel that
-        sends messages to the front end, over the last three seconds; NaN before there
-        are two ticks.
+        Counts the ticking thread and the notebook kernel's thread that sends messages to
+        the front end. NaN before there are two ticks.
         """
-        spent = list(self._spent)
-        if len(spent) < 2 or spent[-1][0] <= spent[0][0]:
+        samples = list(self._cpu_ns)
+        if len(samples) < 2 or samples[-1][0] <= samples[0][0]:
             return float("nan")
-        (begin, before), (end, after) = spent[0], spent[-1]
+        (begin, before), (end, after) = samples[0], samples[-1]
         return (after - before) / 1e9 / (end - begin)
 
     def start(self) -> None:
-        """Begin; nothing if it has begun."""
+        """Start the thread unless it runs."""
         with self._lock:
             if self.running:
                 return
-            self._spent = deque()  # a new one: an earlier thread may be at its last tick
+            self._cpu_ns = deque()  # a new one: the previous thread may still add to its own
             self._end = threading.Event()
             self._thread = threading.Thread(
-                target=self._run, args=(self._end, self._spent), name="epolllab-ticker", daemon=True
-            )
+                target=self._run, args=(self._end, self._cpu_ns), name="epolllab-ticker",
+                daemon=True,
+            )  # fmt: skip
             self._thread.start()
 
     def stop(self) -> None:
-        """End, and wait for the thread; any number of times, also from within a tick."""
+        """Stop the thread and wait for it; may be called repeatedly and from a tick."""
         with self._lock:
             thread, self._thread = self._thread, None
             if self._end is not None:
@@ -92,31 +87,31 @@ class Ticker:
         if thread is not None and thread is not threading.current_thread():
             thread.join()
 
-    def _run(self, end: threading.Event, spent: deque[tuple[float, int]]) -> None:
-        said = ""
+    def _run(self, end: threading.Event, cpu_ns: deque[tuple[float, int]]) -> None:
+        reported = ""
         due = time.monotonic()
         while not end.is_set():
             try:
                 self._tick()
-                said = ""
-            except Exception:  # the display must go on, and must say so
+                reported = ""
+            except Exception:  # shown in the display, which goes on
                 text = traceback.format_exc()
-                if text != said:
-                    said = text
+                if text != reported:
+                    reported = text
                     with suppress(Exception):
                         self._on_error(text)
             self.n_ticks += 1
-            _note_cost(spent)
-            # A tick that took too long is not made up for.
+            _sample_cpu(cpu_ns)
+            # After a tick that took too long, none is made up for.
             due = max(due + self.interval, time.monotonic())
             end.wait(due - time.monotonic())
 
 
-def _note_cost(spent: deque[tuple[float, int]]) -> None:
+def _sample_cpu(samples: deque[tuple[float, int]]) -> None:
     now = time.monotonic()
-    spent.append((now, time.thread_time_ns() + _sender_cpu_ns()))
-    while spent[0][0] < now - WINDOW_S:
-        spent.popleft()
+    samples.append((now, time.thread_time_ns() + _sender_cpu_ns()))
+    while samples[0][0] < now - COST_WINDOW_S:
+        samples.popleft()
 
 
 def _sender_cpu_ns() -> int:
@@ -133,6 +128,6 @@ _all: "weakref.WeakSet[Ticker]" = weakref.WeakSet()
 
 @atexit.register
 def _stop_all() -> None:
-    """Let no thread draw while the interpreter is taken down."""
+    """Stop every ticker before the interpreter is torn down."""
     for ticker in list(_all):
         ticker.stop()
