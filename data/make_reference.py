@@ -24,7 +24,7 @@ from epolllab.analysis import Result
 from epolllab.checks import check_choice
 from epolllab.events import EPOLLET, EPOLLIN, EPOLLOUT, EPOLLRDHUP
 from epolllab.experiments.catalogue.bench import Bench
-from epolllab.experiments.comparisons.conformance import Checked
+from epolllab.experiments.comparisons.conformance import CheckedServer
 from epolllab.recording import Recording, environment, storage
 from epolllab.widgets.steps import Steps
 from epolllab.widgets.ticker import INTERVAL_S
@@ -100,7 +100,7 @@ def haunted_interest() -> pd.DataFrame:
 
 def howto_checks() -> pd.DataFrame:
     """Which checks the how-to's two servers pass, and one of the package's own."""
-    servers: dict[str, Callable[[], AbstractContextManager[Checked]]] = {
+    servers: dict[str, Callable[[], AbstractContextManager[CheckedServer]]] = {
         "how-to,\nlevel": experiments.HowToProcess,
         "how-to,\nedge": lambda: experiments.HowToProcess(edge=True),
         "start_server()": lambda: start_server(max_request_bytes=65_536, process=True),

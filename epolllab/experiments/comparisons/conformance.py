@@ -1,8 +1,7 @@
-"""Checks of a server from outside: does it have the faults of the how-to's, or not.
+"""Checks of a server from outside: whether it has the faults of the how-to's server.
 
-One job: treat a server as rude and unlucky clients do, and see what becomes of it. A
-check knows nothing of how a server is written; it looks at what clients get and at
-what the kernel says of the process: does it sleep, what has it open, does it live.
+A check acts as a careless or unlucky client, and then looks at what the clients got and at
+the state of the server's process: whether it sleeps, what it has open, whether it lives.
 """
 
 import os
@@ -14,50 +13,52 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
+
+import pandas as pd
 
 from epolllab import kernel
+from epolllab.experiments.comparisons.howto import REQUEST, RESPONSE
 from epolllab.kernel.waiting import PATIENCE_S, is_asleep, until_idle
 
-if TYPE_CHECKING:
-    import pandas as pd
+__all__ = ["CHECKS", "Check", "CheckedServer", "check_conformance"]
 
-
-__all__ = ["CHECKS", "Check", "Checked", "check_conformance"]
-
-
-REQUEST = b"GET / HTTP/1.0\r\n\r\n"
-BODY = b"Hello, world!"
-
+BODY = RESPONSE.rpartition(b"\r\n")[2]
 
 VERDICT_S = 2.0
 """How long a server may leave a client unserved before it counts as a fault."""
 
 SPIN_NS = 300_000_000
-"""Processor time for one small client: more than a thousand times what it needs."""
+"""Processor time that counts as a spin: more than a thousand times what a client needs."""
+
+ENDLESS = 300_000
+"""Bytes of a request that is never complete."""
 
 
-class Checked(Protocol):
+class CheckedServer(Protocol):
     """What a check needs of a server; :class:`epolllab.Server` has it."""
 
     @property
     def address(self) -> tuple[str, int]:
-        """Where it listens."""
+        """Host and port of the listener."""
 
     @property
     def pid(self) -> int:
-        """The process whose first thread is the loop."""
+        """The process whose main thread runs the loop."""
 
     @property
     def is_running(self) -> bool:
-        """Whether the loop lives."""
+        """Whether the loop is running."""
 
     @property
     def error(self) -> str | None:
-        """What ended it."""
+        """The error that ended it."""
 
     def stats(self) -> dict[str, int]:
-        """``accepted``, ``wakeups`` and ``connections``, and perhaps ``remembered``."""
+        """``accepted``, ``wakeups`` and ``connections``, and possibly ``remembered``."""
+
+
+CheckFunction = Callable[[CheckedServer], str]
 
 
 @dataclass(frozen=True)
@@ -69,52 +70,51 @@ class Check:
     name : str
         What the client does.
     fault : str
-        What the how-to does wrong about it.
+        The fault of the how-to's server that it finds.
     function : callable
         ``function(server)`` returns "" for a pass, or what was wrong.
     """
 
     name: str
     fault: str
-    function: Callable[[Checked], str]
+    function: CheckFunction
 
 
 CHECKS: dict[str, Check] = {}
 """The checks by name, in the order in which they are made."""
 
 
-def _check(name: str, fault: str) -> Callable[[Callable[[Checked], str]], Callable[[Checked], str]]:
-    def enter(function: Callable[[Checked], str]) -> Callable[[Checked], str]:
+def _check(name: str, fault: str) -> Callable[[CheckFunction], CheckFunction]:
+    def enter(function: CheckFunction) -> CheckFunction:
         CHECKS[name] = Check(name, fault, function)
         return function
 
     return enter
 
 
-def check_conformance(make: Callable[[], AbstractContextManager[Checked]]) -> "pd.DataFrame":
-    """Make all checks of a server; after each that it fails, of a fresh one.
+def check_conformance(make: Callable[[], AbstractContextManager[CheckedServer]]) -> pd.DataFrame:
+    """Make all checks of a server; each failure is followed by a new server.
 
     Parameters
     ----------
     make : callable
-        Starts the server in a process of its own, and returns it. For example
-        ``HowToProcess``, or
-        ``lambda: epolllab.start_server(protocol=Mine, process=True)``.
+        Starts the server in its own process and returns it, for example ``HowToProcess``,
+        or ``lambda: epolllab.start_server(protocol=Mine, process=True)``.
 
     Returns
     -------
     pandas.DataFrame
-        A row for each check, named by the index: ``fault`` (str, what the how-to does
-        wrong), ``passed`` (bool), ``seen`` (str, what was wrong; "" for a pass).
+        A row for each check, named by the index: ``fault`` (str, the fault of the
+        how-to's server), ``passed`` (bool), ``seen`` (str, what was wrong; "" for a pass).
 
     Raises
     ------
     ValueError
-        The server runs in a thread of this process, where the kernel cannot tell its
-        descriptors and its processor time from ours.
+        The server runs in a thread of this process, where its descriptors and processor
+        time cannot be told from those of the caller.
+    PermissionError
+        ``/proc`` does not show whether the server sleeps, as in some containers.
     """
-    import pandas as pd
-
     rows = []
     with ExitStack() as running:
         server = None
@@ -122,201 +122,186 @@ def check_conformance(make: Callable[[], AbstractContextManager[Checked]]) -> "p
             if server is None:
                 server = running.enter_context(make())
                 _require_process(server)
-            seen = _seen(check, server)
-            rows.append((check.name, check.fault, not seen, seen))
-            if seen or not _rests(server):
+            wrong = _run_check(check, server)
+            rows.append((check.name, check.fault, not wrong, wrong))
+            if wrong or _until_settled(server):
                 running.close()
                 server = None
     frame = pd.DataFrame(rows, columns=["check", "fault", "passed", "seen"])
     return frame.astype({"fault": "str", "passed": "bool", "seen": "str"}).set_index("check")
 
 
-def _rests(server: Checked) -> bool:
-    """Whether a server sleeps again, so that the next check can be made of it."""
-    begun_ns = kernel.cpu_time_ns(server.pid)
-    deadline = time.monotonic() + VERDICT_S
-    while server.is_running and time.monotonic() < deadline:
-        if is_asleep(server.pid):
-            return True
-        if kernel.cpu_time_ns(server.pid) - begun_ns > SPIN_NS:
-            return False
-        time.sleep(0.001)
-    return False
-
-
-def _require_process(server: Checked) -> None:
+def _require_process(server: CheckedServer) -> None:
     if server.pid == os.getpid():
         raise ValueError(
-            "check_conformance() looks at the process of the server, and this one runs in a "
-            "thread of ours. Start it with process=True"
+            "make must start a server in its own process, whose state check_conformance() "
+            "examines; this one runs in a thread. Start it with process=True"
         )
 
 
-def _seen(check: Check, server: Checked) -> str:
+def _run_check(check: Check, server: CheckedServer) -> str:
     try:
         return check.function(server)
+    except PermissionError:
+        raise
     except (OSError, RuntimeError) as error:
-        # A server that dies breaks whatever the client is at.
-        died = _died(server)
-        return died or f"{type(error).__name__}: {error}"
+        # If the server dies, the client's call fails, whichever it is.
+        return _death(server) or f"{type(error).__name__}: {error}"
 
 
-def _died(server: Checked) -> str:
-    """What ended the server; "" if it lives."""
+def _death(server: CheckedServer) -> str:
+    """Return the last line of the error that ended the server; "" if it is running."""
     if server.is_running:
         return ""
     last = (server.error or "").strip().splitlines()[-1:]
     return f"the server died: {''.join(last)}"
 
 
-def _connected(server: Checked) -> socket.socket:
+def _until_settled(
+    server: CheckedServer, cpu_ns: int | None = None, n_open: int | None = None
+) -> str:
+    """Wait until the server sleeps with `n_open` descriptors at most; return what is wrong."""
+    cpu_ns = kernel.cpu_time_ns(server.pid) if cpu_ns is None else cpu_ns
+    deadline = time.monotonic() + VERDICT_S
+    while time.monotonic() < deadline:
+        if died := _death(server):
+            return died
+        with suppress(ProcessLookupError):
+            if kernel.cpu_time_ns(server.pid) - cpu_ns > SPIN_NS:
+                return "the server spins at 100 % CPU"
+            if is_asleep(server.pid) and (
+                n_open is None or kernel.descriptors_open(server.pid) <= n_open
+            ):
+                return ""
+        time.sleep(0.001)
+    return "the connection is never closed"
+
+
+def _observe(server: CheckedServer) -> Callable[[], str]:
+    """Note the server's state before a client connects; return the check of its state after."""
+    until_idle(server.pid)
+    n_open = kernel.descriptors_open(server.pid)
+    cpu_ns = kernel.cpu_time_ns(server.pid)
+    return lambda: _until_settled(server, cpu_ns, n_open)
+
+
+def _connect(server: CheckedServer) -> socket.socket:
     return socket.create_connection(server.address, PATIENCE_S)
 
 
-def _read_to_end(client: socket.socket) -> tuple[bytes, str]:
-    """All that comes, and how it ended: "end", "reset" or "silence"."""
-    parts = []
+def _request(client: socket.socket, request: bytes) -> str:
+    """Send a request and read to the end; return "", or what came instead of the response."""
+    client.sendall(request)
+    received, how = b"", "end of file"
     try:
         while data := client.recv(65_536):
-            parts.append(data)
+            received += data
     except ConnectionResetError:
-        return b"".join(parts), "reset"
+        how = "a reset"
     except TimeoutError:
-        return b"".join(parts), "silence"
-    return b"".join(parts), "end"
-
-
-@contextmanager
-def _watched(server: Checked) -> Iterator[Callable[[], str]]:
-    """Note how a server is before a client comes; give what says how it is afterwards."""
-    until_idle(server.pid, timeout=PATIENCE_S)
-    n_open = kernel.descriptors_open(server.pid)
-    cpu_ns = kernel.cpu_time_ns(server.pid)
-
-    def afterwards() -> str:
-        deadline = time.monotonic() + VERDICT_S
-        while time.monotonic() < deadline:
-            if died := _died(server):
-                return died
-            with suppress(ProcessLookupError, FileNotFoundError):
-                if kernel.cpu_time_ns(server.pid) - cpu_ns > SPIN_NS:
-                    return "the server spins at 100 % CPU"
-                if is_asleep(server.pid) and kernel.descriptors_open(server.pid) <= n_open:
-                    return ""
-            time.sleep(0.001)
-        return "the connection is never closed"
-
-    yield afterwards
+        how = "nothing more"
+    is_response = received.endswith(BODY) and how == "end of file"
+    return "" if is_response else f"got {received!r:.60} and then {how}"
 
 
 @_check("asks and is answered", "none: this is what it was written for")
-def _asks(server: Checked) -> str:
-    with _watched(server) as afterwards:
-        with _connected(server) as client:
-            client.sendall(REQUEST)
-            answer, how = _read_to_end(client)
-        if not answer.endswith(BODY) or how != "end":
-            return f"got {answer!r:.60} and then {how}"
-        return afterwards()
+def _complete_request(server: CheckedServer) -> str:
+    check_state = _observe(server)
+    with _connect(server) as client:
+        wrong = _request(client, REQUEST)
+    return wrong or check_state()
 
 
 @_check("leaves before the blank line", "an empty recv is not handled")
-def _leaves(server: Checked) -> str:
-    with _watched(server) as afterwards:
-        with _connected(server) as client:
-            client.sendall(REQUEST[:9])
-            until_idle(server.pid, client, timeout=PATIENCE_S)
-        return afterwards()
+def _incomplete_request(server: CheckedServer) -> str:
+    check_state = _observe(server)
+    with _connect(server) as client:
+        client.sendall(REQUEST[:9])
+        until_idle(server.pid, client)
+    return check_state()
 
 
 @_check("resets the connection", "an error of one socket is not handled, or taken for 'drained'")
-def _resets(server: Checked) -> str:
-    with _watched(server) as afterwards:
-        with _connected(server) as client:
-            client.sendall(REQUEST[:9])
-            until_idle(server.pid, client, timeout=PATIENCE_S)
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        return afterwards()
+def _reset(server: CheckedServer) -> str:
+    check_state = _observe(server)
+    with _connect(server) as client:
+        client.sendall(REQUEST[:9])
+        until_idle(server.pid, client)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    return check_state()
 
 
 @_check("sends a byte that is no UTF-8", "the request is decoded, to be printed")
-def _odd_byte(server: Checked) -> str:
-    with _connected(server) as client:
-        client.sendall(REQUEST.replace(b"/ ", b"/\xff "))
-        answer, how = _read_to_end(client)
-    if not answer.endswith(BODY):
-        return _died(server) or f"no answer, but {how}"
-    return ""
+def _not_utf8(server: CheckedServer) -> str:
+    with _connect(server) as client:
+        wrong = _request(client, REQUEST.replace(b"/ ", b"/\xff "))
+    return wrong and (_death(server) or wrong)
 
 
 @_check("comes with nineteen others", "listen(1)")
-def _burst(server: Checked) -> str:
+def _burst(server: CheckedServer) -> str:
     n = 20
-    with _halted(server), _many(server, n) as clients:
-        complete = _established(clients)
+    with _stopped(server), _connecting(server, n) as clients:
+        complete = _count_established(clients)
     return "" if complete == n else f"{complete} of {n} get into the queue while the loop is busy"
 
 
 @_check("comes with another at the same time", "one accept for each event")
-def _pair(server: Checked) -> str:
+def _two_at_once(server: CheckedServer) -> str:
     n = 2
-    until_idle(server.pid, timeout=PATIENCE_S)
+    until_idle(server.pid)
     before = server.stats()
     with ExitStack() as opened:
-        with _halted(server):
-            _established(opened.enter_context(_many(server, n)))
+        with _stopped(server):
+            _count_established(opened.enter_context(_connecting(server, n)))
         deadline = time.monotonic() + PATIENCE_S
         while (after := server.stats())["accepted"] < before["accepted"] + n:
             if time.monotonic() > deadline:
                 return f"{after['accepted'] - before['accepted']} of {n} were accepted"
             time.sleep(0.001)
     n_waits = after["wakeups"] - before["wakeups"]
-    return "" if n_waits == 1 else f"{n_waits} waits for {n} who came together"
+    return "" if n_waits == 1 else f"{n_waits} waits for {n} simultaneous connections"
 
 
 @_check("has been there, with nine others", "two of three tables are never trimmed")
-def _remembers(server: Checked) -> str:
-    with _watched(server) as afterwards:
-        with ExitStack() as opened:
-            clients = []
-            for _ in range(10):
-                # One by one, so that a queue of one has room.
-                clients.append(opened.enter_context(_connected(server)))
-                until_idle(server.pid, timeout=PATIENCE_S)
-            for client in clients:
-                client.sendall(REQUEST)
-            for client in clients:
-                _read_to_end(client)
-        if wrong := afterwards():
-            return wrong
-        stats = server.stats()
+def _closed_connections(server: CheckedServer) -> str:
+    check_state = _observe(server)
+    with ExitStack() as opened:
+        clients = []
+        for _ in range(10):
+            # One by one, so that a queue of one has room.
+            clients.append(opened.enter_context(_connect(server)))
+            until_idle(server.pid)
+        for client in clients:
+            client.sendall(REQUEST)
+        for client in clients:
+            _request(client, b"")
+    if wrong := check_state():
+        return wrong
+    stats = server.stats()
     left = stats.get("remembered", stats["connections"])
-    return f"{left} clients who have left are still in a table" if left else ""
-
-
-ENDLESS = 300_000
-"""Bytes of a request that is never complete."""
+    return f"{left} closed connections are still in a table" if left else ""
 
 
 @_check("sends 300,000 bytes and no blank line", "a request may have any size")
-def _endless(server: Checked) -> str:
-    with _connected(server) as client:
+def _endless_request(server: CheckedServer) -> str:
+    with _connect(server) as client:
         try:
             client.sendall(b"x" * ENDLESS)
-            until_idle(server.pid, client, timeout=PATIENCE_S)
+            until_idle(server.pid, client)
             client.setblocking(False)
             client.recv(1)
         except BlockingIOError:
-            return f"all {ENDLESS:,} bytes are taken, and more would be"
+            return f"all {ENDLESS:,} bytes are accepted, without a limit"
         except ConnectionError:
             pass
-    return _died(server)
+    return _death(server)
 
 
 @contextmanager
-def _halted(server: Checked) -> Iterator[None]:
-    """Stop the server's process, so that its loop is as busy as a loop can be."""
-    until_idle(server.pid, timeout=PATIENCE_S)
+def _stopped(server: CheckedServer) -> Iterator[None]:
+    """Stop the server's process, as if its loop were busy."""
+    until_idle(server.pid)
     os.kill(server.pid, signal.SIGSTOP)
     try:
         deadline = time.monotonic() + PATIENCE_S
@@ -331,7 +316,7 @@ def _halted(server: Checked) -> Iterator[None]:
 
 
 @contextmanager
-def _many(server: Checked, n: int) -> Iterator[list[socket.socket]]:
+def _connecting(server: CheckedServer, n: int) -> Iterator[list[socket.socket]]:
     with ExitStack() as opened:
         clients = [opened.enter_context(socket.socket()) for _ in range(n)]
         for client in clients:
@@ -340,8 +325,8 @@ def _many(server: Checked, n: int) -> Iterator[list[socket.socket]]:
         yield clients
 
 
-def _established(clients: list[socket.socket]) -> int:
-    """How many connections are complete, when all are or for half a second none was added."""
+def _count_established(clients: list[socket.socket]) -> int:
+    """Count complete connections, until all are or for half a second there was none more."""
     complete, since = 0, time.monotonic()
     while complete < len(clients) and time.monotonic() - since < 0.5:
         now = sum(kernel.tcp_info(client).state == "ESTABLISHED" for client in clients)

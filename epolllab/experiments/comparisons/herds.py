@@ -1,46 +1,35 @@
-"""Several processes at one listener: who is woken, who gets the connection, who waits.
+"""Several processes at one listener: which are woken, which gets the connection, which wait.
 
-One job: run worker processes at a listener in each of the ways there are, and count.
-What the workers do is in ``hands``; what the counts mean is told by the phenomena and
-the charts.
-
-Why context switches: a worker that is woken in vain finds the queue empty inside the
-kernel and goes back to sleep there; its epoll_wait never returns, so that counting
-returns sees nothing of the herd. Each such worker gives up the processor once, and
-/proc/PID/status counts that.
+The workers' code is in ``workers.herd``. Wakeups are counted as context switches, because a
+worker that is woken in vain finds the queue empty inside the kernel and goes back to sleep
+there: its epoll_wait does not return. Each such worker gives up the processor once, which
+/proc/PID/status counts.
 """
 
 import select
 import socket
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack, closing
+from typing import Any, NamedTuple, Self
+
+import pandas as pd
 
 from epolllab import kernel
-from epolllab.checks import check_choice, check_int
+from epolllab.checks import check_bool, check_int
 from epolllab.child import Child
+from epolllab.experiments.comparisons.collect import Describe, Rows, choose, collect
 from epolllab.experiments.workers import herd
 from epolllab.kernel.waiting import PATIENCE_S, until_asleep
-from epolllab.recording import environment
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-__all__ = ["ARMS", "Herd", "accept_balance", "latency_tails", "thundering_herd"]
-
-
-ARMS = (
-    "level",
-    "edge",
-    "exclusive",
-    "shared level",
-    "shared edge",
-    "blocking accept",
-    "reuseport",
-)
-"""The ways: an epoll for each worker (level, edge, EPOLLEXCLUSIVE), one epoll that all
-inherit (level, edge), accept(2) without epoll, and a listener for each worker."""
-
+__all__ = [
+    "ARMS",
+    "WOKEN",
+    "Herd",
+    "accept_balance",
+    "is_woken",
+    "latency_tails",
+    "thundering_herd",
+]
 
 WOKEN: dict[str, Callable[[int], int]] = {
     "level": lambda n: n,
@@ -54,9 +43,16 @@ WOKEN: dict[str, Callable[[int], int]] = {
 """Workers woken per connection when all `n` sleep, by arm. Exact except for shared level:
 each worker woken before the connection has been accepted wakes one more."""
 
+ARMS = tuple(WOKEN)
+"""Ways to share a listener: an epoll per worker (level, edge, EPOLLEXCLUSIVE), one epoll
+that all inherit (level, edge), accept(2) without epoll, and a listener per worker."""
+
+TAIL_ARMS = ("exclusive", "reuseport", "blocking accept")
+"""The ways that :func:`latency_tails` compares."""
+
 
 def is_woken(arm: str, n: int, seen: float) -> bool:
-    """Whether so many were woken per connection as is expected, within a quarter."""
+    """Return whether as many workers were woken per connection as expected, within a quarter."""
     least = most = WOKEN[arm](n)
     if arm == "shared level":
         most = max(n, least)
@@ -64,16 +60,16 @@ def is_woken(arm: str, n: int, seen: float) -> bool:
 
 
 class Counts(NamedTuple):
-    """What came of one arm."""
+    """The result of one arm."""
 
     order: list[int]
     """The worker that took each connection, in order of connecting."""
     voluntary: int
-    """Times a worker gave up the processor by itself, over all workers."""
+    """Voluntary context switches of all workers."""
     returned: int
     """Waits that returned in a worker."""
     blocked: int
-    """accept calls that found nothing."""
+    """accept calls that found no connection."""
 
 
 class Herd:
@@ -82,15 +78,15 @@ class Herd:
     Parameters
     ----------
     n_workers : int
-        Processes. They are started once and serve one arm after the other.
+        Number of processes. They are started once and serve one arm after the other.
     """
 
     def __init__(self, n_workers: int) -> None:
         self.n_workers = n_workers
         self._open = ExitStack()
-        # Descriptors are inherited when a process starts, so all arms' are opened first.
-        self._listeners = {arm: self._listening(arm) for arm in ARMS}
-        self._epolls = {arm: self._shared(arm) for arm in ARMS if arm.startswith("shared")}
+        # Descriptors are inherited when a process starts, so those of all arms are opened first.
+        self._listeners = {arm: self._listen(arm) for arm in ARMS}
+        self._epolls = {arm: self._shared_epoll(arm) for arm in ARMS if arm.startswith("shared")}
         fds = [sock.fileno() for socks in self._listeners.values() for sock in socks]
         fds += [epoll.fileno() for epoll in self._epolls.values()]
         self.workers: list[Child] = []
@@ -107,12 +103,12 @@ class Herd:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # All let go at once, so that their ends overlap.
+        # Close all connections first, so that the workers end at the same time.
         for worker in self.workers:
             worker.connection.close()
         self._open.close()
 
-    def _listening(self, arm: str) -> list[socket.socket]:
+    def _listen(self, arm: str) -> list[socket.socket]:
         address = ("127.0.0.1", 0)
         found = []
         for _ in range(self.n_workers if arm == "reuseport" else 1):
@@ -125,13 +121,13 @@ class Herd:
             found.append(sock)
         return found
 
-    def _shared(self, arm: str) -> select.epoll:
+    def _shared_epoll(self, arm: str) -> select.epoll:
         epoll = self._open.enter_context(select.epoll())
         epoll.register(self._listeners[arm][0], herd.FLAGS[arm])
         return epoll
 
     def port(self, arm: str) -> int:
-        """The port of the arm's listener."""
+        """Return the port of the arm's listener."""
         port: int = self._listeners[arm][0].getsockname()[1]
         return port
 
@@ -152,26 +148,26 @@ class Herd:
             until_asleep(worker.pid)
 
     def connect(self, arm: str) -> int:
-        """Connect once, and return the number of the worker that answered."""
+        """Connect once; return the number of the worker that responded."""
         with socket.create_connection(("127.0.0.1", self.port(arm)), PATIENCE_S) as sock:
             return sock.recv(1)[0]
 
-    def end(self, arm: str) -> list[tuple[int, int, int]]:
-        """End the arm by shutting its listeners; each worker's counts."""
+    def finish(self, arm: str) -> list[tuple[int, int, int]]:
+        """End the arm by shutting down its listeners; return each worker's counts."""
         for sock in self._listeners[arm]:
             sock.shutdown(socket.SHUT_RDWR)
         return [worker.receive(PATIENCE_S) for worker in self.workers]
 
     def voluntary(self) -> int:
-        """Voluntary context switches of all workers' first threads."""
+        """Return the voluntary context switches of all workers' main threads."""
         return sum(
             kernel.context_switches(worker.pid, worker.pid).voluntary for worker in self.workers
         )
 
     def run(self, arm: str, n_connects: int) -> Counts:
-        """Connect again and again, each time to a herd that is wholly asleep.
+        """Connect repeatedly, each time when all workers sleep.
 
-        An arm can be run once in a herd's life: its end is the end of its listener.
+        Each arm can be run once, since shutting down its listener ends it.
         """
         self.begin(arm)
         before = self.voluntary()
@@ -180,17 +176,38 @@ class Herd:
             order.append(self.connect(arm))
             self.settle()
         voluntary = self.voluntary() - before
-        counts = self.end(arm)
-        return Counts(
-            order, voluntary, sum(count[0] for count in counts), sum(count[2] for count in counts)
-        )
+        returned, _, blocked = map(sum, zip(*self.finish(arm), strict=True))
+        return Counts(order, voluntary, returned, blocked)
 
 
-def _arms(arms: Iterable[str], allowed: Sequence[str]) -> list[str]:
-    chosen = [arms] if isinstance(arms, str) else list(arms)
-    for arm in chosen:
-        check_choice("arms", arm, allowed)
-    return list(dict.fromkeys(chosen))
+def _check(workers: int | Sequence[int], progress: bool, **counts: int) -> list[int]:
+    """Check the parameters that the comparisons share; return the numbers of workers."""
+    check_bool("progress", progress)
+    for name, value in counts.items():
+        check_int(name, value, 1)
+    numbers = list(workers) if isinstance(workers, Sequence) else [workers]
+    return [check_int("workers", number, 1, 250) for number in numbers]
+
+
+def _measure_arms(
+    numbers: Sequence[int],
+    arms: Sequence[str],
+    run: Callable[[Herd, str], Sequence[Mapping[str, Any]]],
+    columns: Mapping[str, Any],
+    progress: bool,
+    **parameters: Any,
+) -> pd.DataFrame:
+    """Run each arm with each number of workers; collect its rows."""
+
+    def measure(describe: Describe) -> Rows:
+        for number in numbers:
+            with Herd(number) as workers:
+                for arm in arms:
+                    describe(f"{arm}, {number} workers")
+                    yield run(workers, arm)
+
+    total = len(numbers) * len(arms)
+    return collect(measure, columns, total=total, unit="arm", progress=progress, **parameters)
 
 
 def thundering_herd(
@@ -199,12 +216,12 @@ def thundering_herd(
     connects: int = 100,
     arms: Iterable[str] = ARMS,
     progress: bool = True,
-) -> "pd.DataFrame":
-    """How many processes wake for one connection, in each way of sharing a listener.
+) -> pd.DataFrame:
+    """Count the processes that one connection wakes, for each way of sharing a listener.
 
-    All workers sleep when a connection comes; the voluntary context switches until
+    All workers sleep when a connection arrives; the voluntary context switches until
     they all sleep again are counted. The kernel wakes every epoll that watches the
-    listener, unless EPOLLEXCLUSIVE forbids it; of several waiters at one epoll it
+    listener, unless EPOLLEXCLUSIVE prevents it. Of several waiters on one epoll it
     wakes one, and with level a second, since the listener is still readable; on a busy
     machine also a third, if the second looks before the first has accepted.
 
@@ -226,51 +243,37 @@ def thundering_herd(
         (int32), ``n_connects`` (int32), ``voluntary`` (int64, context switches of all
         workers), ``voluntary_per_connect`` (float64), ``expected_per_connect``
         (int32), ``returned`` (int64, waits that returned), ``would_block`` (int64,
-        accepts that found nothing). ``attrs["circumstances"]`` and
-        ``attrs["interrupted"]`` as with :func:`run_all`.
-
-    Raises
-    ------
-    ValueError, TypeError
-        An arm or number that makes no sense, before anything starts.
+        accepts that found no connection). ``attrs`` as for :func:`level_against_edge`.
     """
-    import pandas as pd
+    numbers = _check(workers, progress, connects=connects)
 
-    numbers = [workers] if isinstance(workers, int) else list(workers)
-    for number in numbers:
-        check_int("workers", number, 1, 250)
-    check_int("connects", connects, 1)
-    chosen = _arms(arms, ARMS)
-    rows: list[tuple[Any, ...]] = []
+    def run(workers: Herd, arm: str) -> list[dict[str, Any]]:
+        counts = workers.run(arm, connects)
+        return [
+            {
+                "arm": arm,
+                "n_workers": workers.n_workers,
+                "n_connects": connects,
+                "voluntary": counts.voluntary,
+                "voluntary_per_connect": counts.voluntary / connects,
+                "expected_per_connect": WOKEN[arm](workers.n_workers),
+                "returned": counts.returned,
+                "would_block": counts.blocked,
+            }
+        ]
 
-    def measure(herd: Herd, arm: str) -> None:
-        counts = herd.run(arm, connects)
-        n = herd.n_workers
-        rows.append(
-            (
-                arm,
-                n,
-                connects,
-                counts.voluntary,
-                counts.voluntary / connects,
-                WOKEN[arm](n),
-                counts.returned,
-                counts.blocked,
-            )
-        )
-
-    interrupted = _over_arms(numbers, chosen, measure, progress)
     columns = {
         "arm": pd.CategoricalDtype(list(ARMS)),
-        "n_workers": "int32",
-        "n_connects": "int32",
+        **dict.fromkeys(("n_workers", "n_connects"), "int32"),
         "voluntary": "int64",
         "voluntary_per_connect": "float64",
         "expected_per_connect": "int32",
-        "returned": "int64",
-        "would_block": "int64",
+        **dict.fromkeys(("returned", "would_block"), "int64"),
     }
-    return _frame(rows, columns, interrupted, workers=numbers, connects=connects)
+    chosen = choose("arms", arms, ARMS)
+    return _measure_arms(
+        numbers, chosen, run, columns, progress, workers=numbers, connects=connects
+    )
 
 
 def accept_balance(
@@ -279,13 +282,13 @@ def accept_balance(
     connects: int = 300,
     arms: Iterable[str] = ("blocking accept", "exclusive", "reuseport"),
     progress: bool = True,
-) -> "pd.DataFrame":
-    """Which of several idle processes gets each connection.
+) -> pd.DataFrame:
+    """Record which of several idle processes gets each connection.
 
-    Sleepers in accept(2) queue up, and the first to sleep is the first woken. A wait
-    with EPOLLEXCLUSIVE goes to the head of its queue, so the last to sleep is woken
-    again and again. With SO_REUSEPORT the kernel chooses a listener by a hash of the
-    connection's addresses, whoever is busy.
+    Workers that sleep in accept(2) form a queue, and the first to sleep is woken first. A
+    wait with EPOLLEXCLUSIVE is put at the head of its queue, so the last to sleep is woken
+    each time. With SO_REUSEPORT the kernel chooses a listener by a hash of the
+    connection's addresses, whether its worker is busy or not.
 
     Parameters
     ----------
@@ -300,25 +303,19 @@ def accept_balance(
 
     Notes
     -----
-    ``literature.published_balance()`` has what Cloudflare published of the same experiment.
+    ``literature.published_balance()`` has Cloudflare's results of the same experiment.
     """
-    import pandas as pd
+    numbers = _check(workers, progress, connects=connects)
 
-    check_int("workers", workers, 1, 250)
-    check_int("connects", connects, 1)
-    chosen = _arms(arms, ARMS)
-    rows: list[tuple[Any, ...]] = []
+    def run(workers: Herd, arm: str) -> list[dict[str, Any]]:
+        order = workers.run(arm, connects).order
+        return [{"arm": arm, "connect": n, "worker": worker} for n, worker in enumerate(order)]
 
-    def measure(herd: Herd, arm: str) -> None:
-        order = herd.run(arm, connects).order
-        rows.extend((arm, number, worker) for number, worker in enumerate(order))
-
-    interrupted = _over_arms([workers], chosen, measure, progress)
     columns = {"arm": pd.CategoricalDtype(list(ARMS)), "connect": "int32", "worker": "int32"}
-    return _frame(rows, columns, interrupted, workers=workers, connects=connects)
-
-
-TAIL_ARMS = ("exclusive", "reuseport", "blocking accept")
+    chosen = choose("arms", arms, ARMS)
+    return _measure_arms(
+        numbers, chosen, run, columns, progress, workers=workers, connects=connects
+    )
 
 
 def latency_tails(
@@ -329,11 +326,11 @@ def latency_tails(
     service_us: int = 200,
     arms: Iterable[str] = ("exclusive", "reuseport"),
     progress: bool = True,
-) -> "pd.DataFrame":
-    """How long connections wait with one queue for all workers, and with one for each.
+) -> pd.DataFrame:
+    """Measure how long connections wait with one queue for all workers, and with one for each.
 
-    One queue is drained by whoever is free. With SO_REUSEPORT a connection that was
-    given to a busy worker waits, though another is idle: the mean is the same and the
+    Any free worker takes from a common queue. With SO_REUSEPORT a connection that was
+    assigned to a busy worker waits although another is idle: the mean is the same and the
     tail is longer.
 
     Parameters
@@ -341,9 +338,9 @@ def latency_tails(
     workers : int
         Processes that serve.
     connections : int
-        Kept going at any time by one client process; a request each.
+        Open at any time, from one client process; one request each.
     requests : int
-        In all, for each arm.
+        Total for each arm.
     service_us : int
         Processor time a worker spends on a request, in microseconds.
     arms : iterable of str
@@ -355,90 +352,35 @@ def latency_tails(
     Returns
     -------
     pandas.DataFrame
-        A row per request in order of its end: ``arm`` (category), ``worker`` (int32,
-        -1 where the connection failed), ``latency_ns`` (int64, from the connect to
-        the end of the answer).
+        A row per request in order of completion: ``arm`` (category), ``worker`` (int32,
+        -1 if the connection failed), ``latency_ns`` (int64, from the connect to the end
+        of the response).
 
     Notes
     -----
     The workers compete for the processors, so on a machine with fewer of them than
-    workers the numbers tell of the scheduler as well. ``literature.published_tails()`` has
-    what Cloudflare published for 12 workers.
+    workers the numbers also reflect the scheduler. ``literature.published_tails()`` has
+    Cloudflare's results for 12 workers.
     """
-    import numpy as np
-    import pandas as pd
-
-    for name, value in (("workers", workers), ("connections", connections)):
-        check_int(name, value, 1, 250)
-    check_int("requests", requests, 1)
+    numbers = _check(workers, progress, requests=requests)
+    check_int("connections", connections, 1, 250)
     check_int("service_us", service_us, 0)
-    chosen = _arms(arms, TAIL_ARMS)
-    parts: list[pd.DataFrame] = []
 
-    def measure(herd: Herd, arm: str) -> None:
-        client = Child("epolllab.experiments.workers.herd:connect_load")
-        try:
-            herd.begin(arm, service_us * 1000)
-            client.send((herd.port(arm), connections, requests))
-            latencies, served_by = client.receive()
-        finally:
-            client.close()
-        herd.end(arm)
-        parts.append(
-            pd.DataFrame(
-                {
-                    "arm": pd.Categorical([arm] * requests, list(TAIL_ARMS)),
-                    "worker": np.frombuffer(served_by, "i1").astype("int32"),
-                    "latency_ns": np.frombuffer(latencies, "i8"),
-                }
-            )
-        )
+    def run(workers: Herd, arm: str) -> list[dict[str, Any]]:
+        with closing(Child("epolllab.experiments.workers.herd:connect_load")) as client:
+            workers.begin(arm, service_us * 1000)
+            client.send((workers.port(arm), connections, requests))
+            latencies, numbers = client.receive()
+        workers.finish(arm)
+        pairs = zip(memoryview(numbers).cast("b"), memoryview(latencies).cast("q"), strict=True)
+        return [{"arm": arm, "worker": worker, "latency_ns": ns} for worker, ns in pairs]
 
-    interrupted = _over_arms([workers], chosen, measure, progress)
     columns = {
         "arm": pd.CategoricalDtype(list(TAIL_ARMS)),
         "worker": "int32",
         "latency_ns": "int64",
     }
-    empty = _frame([], columns, interrupted, workers=workers, connections=connections)
-    if not parts:
-        return empty
-    frame = pd.concat(parts, ignore_index=True)
-    frame.attrs = empty.attrs
-    return frame
-
-
-def _over_arms(
-    numbers: Sequence[int],
-    arms: Sequence[str],
-    measure: Callable[[Herd, str], None],
-    progress: bool,
-) -> bool:
-    """Measure each arm with each number of workers; whether an interrupt ended it early."""
-    from tqdm.auto import tqdm
-
-    with tqdm(total=len(numbers) * len(arms), unit="arm", disable=not progress) as bar:
-        try:
-            for number in numbers:
-                with Herd(number) as herd:
-                    for arm in arms:
-                        bar.set_postfix_str(f"{arm}, {number} workers")
-                        measure(herd, arm)
-                        bar.update()
-        except KeyboardInterrupt:
-            return True
-    return False
-
-
-def _frame(
-    rows: list[tuple[Any, ...]], columns: dict[str, Any], interrupted: bool, **parameters: Any
-) -> "pd.DataFrame":
-    """Rows as a frame of fixed dtypes, with the circumstances."""
-    import pandas as pd
-
-    frame = pd.DataFrame(rows, columns=list(columns)).astype(columns)
-    frame.attrs = {
-        "circumstances": environment.collect(**parameters),
-        "interrupted": interrupted,
-    }
-    return frame
+    chosen = choose("arms", arms, TAIL_ARMS)
+    return _measure_arms(
+        numbers, chosen, run, columns, progress, workers=workers, connections=connections
+    )

@@ -1,17 +1,19 @@
-"""experiments.comparisons.howto."""
+"""The server of scotdoyle.com/python-epoll-howto.html, with its faults.
 
-import errno
+:class:`HowToServer` runs one turn of its loop per call; :class:`HowToProcess` runs it in a
+child process.
+"""
+
 import pickle
 import select
 import socket
 import sys
 import threading
-from collections.abc import Callable
 from multiprocessing.connection import Connection
-from typing import Any, Self
+from typing import Self
 
 from epolllab.child import Child, ChildDied
-from epolllab.events import EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT
+from epolllab.events import EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, error_name
 from epolllab.kernel.waiting import PATIENCE_S
 from epolllab.server.protocols import Hello
 
@@ -19,28 +21,16 @@ __all__ = ["HowToProcess", "HowToServer"]
 
 SOURCE = "scotdoyle.com/python-epoll-howto.html"
 REQUEST = b"GET / HTTP/1.0\r\n\r\n"
-ANSWER = Hello.RESPONSE
-
-
-def _numbers(what: str) -> Callable[..., Any]:
-    """A picture whose library is loaded when it is drawn; a server's process draws none."""
-
-    def picture(outcome: Any, *, ax: Any = None) -> Any:
-        from epolllab.experiments.catalogue.pictures import picture_of_numbers
-
-        return picture_of_numbers(outcome, what=what, ax=ax)
-
-    return picture
-
+RESPONSE = Hello.RESPONSE
 
 READS_AT_MOST = 2_000
 """Where a phenomenon cuts off a turn that would never end."""
 
 
 class HowToServer:
-    """A server with the how-to's logic and its faults, driven turn by turn.
+    """A server with the how-to's logic and its faults, run turn by turn.
 
-    To repair it, derive from it and override what is at fault; the methods are the
+    To repair it, derive a class and override what is at fault; the methods are the
     branches of its loop.
 
     Parameters
@@ -49,16 +39,18 @@ class HowToServer:
         Like its edge-triggered version, which reads, writes and accepts until any
         socket error.
     backlog : int
-        What it gives to listen(2): 1.
+        Its argument to listen(2): 1.
     reads_at_most : int
-        Reads in one turn of the edge-triggered version, which itself has no bound.
+        Bound on the reads in one turn of the edge-triggered version, which has none itself.
 
     Attributes
     ----------
     connections, requests, responses : dict
         Its three tables, by descriptor.
     hang_ups : list of int
-        Descriptors for which it was told HUP.
+        Descriptors that were reported with HUP.
+    swallowed : list of str
+        Names of the errors that it took for EAGAIN.
     accepted, wakeups : int
         Connections accepted, and waits that returned something.
     """
@@ -88,18 +80,18 @@ class HowToServer:
 
     @property
     def address(self) -> tuple[str, int]:
-        """Where it listens."""
+        """Host and port of the listener."""
         host, port = self.listener.getsockname()
         return host, port
 
     def close(self) -> None:
-        """Close all it has opened; the how-to forgets the connections."""
+        """Close everything that it opened; the how-to leaves connections open."""
         for sock in (*self.connections.values(), self.listener):
             sock.close()
         self.epoll.close()
 
     def turn(self, timeout: float | None = 0) -> list[tuple[int, int]]:
-        """Wait once, and handle each event as the how-to does; the events."""
+        """Wait once and handle each event as the how-to does; return the events."""
         self.reads_in_turn = 0
         events = self.epoll.poll(timeout)
         self.wakeups += bool(events)
@@ -111,7 +103,7 @@ class HowToServer:
         return events
 
     def handle(self, fd: int, mask: int) -> None:
-        """Give a connection its turn: the mask says which step comes next."""
+        """Handle an event of a connection: the mask selects the step."""
         if mask & EPOLLIN:
             self.read(fd)
         elif mask & EPOLLOUT:
@@ -128,17 +120,17 @@ class HowToServer:
             while True:
                 self.accept_one()
         except OSError as error:
-            self._swallow(error)
+            self.swallow(error)
 
     def accept_one(self) -> None:
-        """Accept, register for IN, and enter into all three tables."""
+        """Accept, register for IN, and add to all three tables."""
         sock, _ = self.listener.accept()
         sock.setblocking(False)
         fd = sock.fileno()
         self.epoll.register(fd, EPOLLIN | self.flags)
         self.connections[fd] = sock
         self.requests[fd] = b""
-        self.responses[fd] = ANSWER
+        self.responses[fd] = RESPONSE
         self.accepted += 1
 
     def read(self, fd: int) -> None:
@@ -146,21 +138,22 @@ class HowToServer:
         if self.edge:
             try:
                 while self.reads_in_turn < self.reads_at_most:
-                    self._read_once(fd)
+                    self.read_once(fd)
             except OSError as error:
-                self._swallow(error)
+                self.swallow(error)
         else:
-            self._read_once(fd)
+            self.read_once(fd)
         if b"\n\n" in self.requests[fd] or b"\n\r\n" in self.requests[fd]:
             self.epoll.modify(fd, EPOLLOUT | self.flags)
             self.requests[fd].decode()  # which it prints
 
-    def _read_once(self, fd: int) -> None:
+    def read_once(self, fd: int) -> None:
+        """Add one recv to the request."""
         self.reads_in_turn += 1
         self.requests[fd] += self.connections[fd].recv(1024)
 
     def write(self, fd: int) -> None:
-        """Send; when all is sent, ask for nothing and shut both halves."""
+        """Send; when all is sent, set the interest to 0 and shut both halves."""
         sent = self.connections[fd].send(self.responses[fd])
         self.responses[fd] = self.responses[fd][sent:]
         if not self.responses[fd]:
@@ -168,24 +161,24 @@ class HowToServer:
             self.connections[fd].shutdown(socket.SHUT_RDWR)
 
     def hung_up(self, fd: int) -> None:
-        """Unregister, close, and leave the connection's table."""
+        """Unregister, close, and remove from the table of connections."""
         self.hang_ups.append(fd)
         self.epoll.unregister(fd)
         self.connections[fd].close()
         del self.connections[fd]
 
-    def _swallow(self, error: OSError) -> None:
+    def swallow(self, error: OSError) -> None:
         """Take any error for 'nothing more there', as its edge-triggered version does."""
-        self.swallowed.append(errno.errorcode.get(error.errno or 0, str(error)))
+        self.swallowed.append(error_name(error.errno or 0))
 
     def stats(self) -> dict[str, int]:
-        """What it has done and what it holds.
+        """Return counters.
 
         Returns
         -------
         dict
             ``accepted`` and ``wakeups`` since the start; ``connections`` open now, and
-            ``remembered``, the clients of whom any table still holds something.
+            ``remembered``, the connections that are in any of its tables.
         """
         return {
             "accepted": self.accepted,
@@ -196,33 +189,32 @@ class HowToServer:
 
 
 class HowToProcess:
-    """The how-to's server at work in a process of its own; a context manager.
+    """The how-to's server running in a child process; a context manager.
 
-    It has what :class:`epolllab.Server` has of these, so that the same checks can be
-    made of both.
+    It can be checked like an :class:`epolllab.Server`; see :func:`check_conformance`.
 
     Parameters
     ----------
     kind : type
         :class:`HowToServer`, or a class derived from it, also one of a notebook.
-    **how : bool or int
-        What it is made with.
+    **options : bool or int
+        Parameters of that class.
 
     Attributes
     ----------
     address : tuple of (str, int)
-        Where it listens.
+        Host and port of the listener.
     pid : int
-        The process; its loop is the first thread.
+        The process; its main thread runs the loop.
     """
 
-    def __init__(self, kind: type[HowToServer] = HowToServer, **how: bool | int) -> None:
-        import cloudpickle
+    def __init__(self, kind: type[HowToServer] = HowToServer, **options: bool | int) -> None:
+        import cloudpickle  # here, since the child imports this file and does not need it
 
         self._error: str | None = None
         self.child = Child("epolllab.experiments.comparisons.howto:serve")
         try:
-            self.child.send((cloudpickle.dumps(kind), {"reads_at_most": sys.maxsize, **how}))
+            self.child.send((cloudpickle.dumps(kind), {"reads_at_most": sys.maxsize, **options}))
             self.address: tuple[str, int] = self.child.receive(PATIENCE_S)
         except BaseException:
             self.child.close(0)
@@ -237,12 +229,12 @@ class HowToProcess:
 
     @property
     def is_running(self) -> bool:
-        """Whether the loop is alive."""
+        """Whether the loop is running."""
         return self.error is None and self.child.alive
 
     @property
     def error(self) -> str | None:
-        """The exception that ended the loop; None while it lives."""
+        """The exception that ended the loop; None while it is running."""
         try:
             if self._error is None and self.child.connection.poll(0):
                 self._error = str(self.child.receive())
@@ -251,30 +243,30 @@ class HowToProcess:
         return self._error
 
     def stats(self) -> dict[str, int]:
-        """See :meth:`HowToServer.stats`; asked of the process."""
+        """Return the counters of the process; see :meth:`HowToServer.stats`."""
         self.child.send("stats")
-        answer: dict[str, int] | str = self.child.receive(PATIENCE_S)
-        if isinstance(answer, str):
-            self._error = answer
-            raise ChildDied(f"the how-to's server has ended with {answer}")
-        return answer
+        reply: dict[str, int] | str = self.child.receive(PATIENCE_S)
+        if isinstance(reply, str):
+            self._error = reply
+            raise ChildDied(f"the how-to's server has ended with {reply}")
+        return reply
 
     def stop(self) -> None:
-        """End the process; any number of times."""
+        """End the process; further calls do nothing."""
         self.child.close(0.5)
 
 
 def serve(control: Connection) -> None:
-    """Run in the child: the how-to's loop in the first thread, questions in another."""
-    pickled, how = control.recv()
-    server: HowToServer = pickle.loads(pickled)(**how)
+    """Run in the child: the loop in the main thread, commands in another."""
+    pickled, options = control.recv()
+    server: HowToServer = pickle.loads(pickled)(**options)
     control.send(server.address)
 
-    def answer() -> None:
+    def reply() -> None:
         while control.recv() == "stats":
             control.send(server.stats())
 
-    threading.Thread(target=answer, daemon=True).start()
+    threading.Thread(target=reply, daemon=True).start()
     try:
         while True:
             server.turn(None)

@@ -1,25 +1,17 @@
-"""experiments.comparisons.lifecycles."""
+"""The four life cycles of a connection, on real servers under the same clients."""
 
 import random
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from epolllab import kernel
-from epolllab.checks import check_int
-from epolllab.events import Op
-from epolllab.recording import environment
+from epolllab.checks import check_bool, check_int
+from epolllab.experiments.comparisons.collect import Describe, Rows, collect, count_calls
+from epolllab.experiments.comparisons.load import cpu_reader, measure_load
 from epolllab.server.options import LIFECYCLES, Lifecycle, Trigger
 from epolllab.server.server import start_server
 
-if TYPE_CHECKING:
-    pass
-
-from epolllab.experiments.comparisons.triggers import _counted
-
-__all__ = ["compare_lifecycles"]
-
+__all__ = ["CYCLES", "compare_lifecycles"]
 
 CYCLES: tuple[tuple[Lifecycle, Trigger], ...] = (
     ("howto", "level"),
@@ -30,22 +22,16 @@ CYCLES: tuple[tuple[Lifecycle, Trigger], ...] = (
     ("oneshot", "level"),
     ("oneshot", "edge"),
 )
-"""Life cycle and trigger, where the two go together."""
+"""The valid combinations of life cycle and trigger."""
 
-_CYCLE_COLUMNS: dict[str, Any] = {
+_COLUMNS: dict[str, Any] = {
     "lifecycle": pd.CategoricalDtype(list(LIFECYCLES)),
     "trigger": pd.CategoricalDtype(["level", "edge"]),
     "round": "int32",
     "n_requests": "int64",
     "n_errors": "int64",
-    "epoll_ctl": "float64",
-    "waits": "float64",
-    "events": "float64",
-    "recv": "float64",
-    "would_block": "float64",
-    "cpu_us": "float64",
-    "requests_per_s": "float64",
-    "p50_us": "float64",
+    **dict.fromkeys(("epoll_ctl", "waits", "events", "recv", "would_block"), "float64"),
+    **dict.fromkeys(("cpu_us", "requests_per_s", "p50_us"), "float64"),
 }
 
 
@@ -58,22 +44,22 @@ def compare_lifecycles(
     quick: bool = False,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """What each of the four life cycles of a connection costs for a request.
+    """Measure the cost of each of the four life cycles of a connection, per request.
 
     The question of Gammo, Brecht, Shukla and Pariag (2004): does epoll lose by
-    epoll_ctl what it wins by its wait? Their remedies are here: edges, asking for
-    IN|OUT once and for ever, and, what they did not have, writing at once.
+    epoll_ctl what it gains by its wait? Their remedies are included: edges, interest in
+    IN|OUT registered once and never changed, and, which they did not have, writing at once.
 
     Parameters
     ----------
     requests : int
         For each server.
     connections : int
-        In flight at a time.
+        Requests in flight at a time.
     keep_alive : bool
-        Many requests on a connection (HTTP), rather than one.
+        Many requests per connection (HTTP) instead of one.
     rounds : int
-        How often all is repeated, in an order drawn anew.
+        Repetitions, each in a new random order.
     quick : bool
         One round of a tenth of the requests.
     progress : bool
@@ -86,47 +72,40 @@ def compare_lifecycles(
         (category), ``round`` (int32), ``n_requests``, ``n_errors`` (int64); per request
         ``epoll_ctl``, ``waits``, ``events``, ``recv``, ``would_block``, ``cpu_us`` (of
         the server's process, microseconds); ``requests_per_s``, ``p50_us`` (float64).
-
-    Raises
-    ------
-    ValueError, TypeError
-        Wishes that make no sense, before anything starts.
+        ``attrs`` as for :func:`level_against_edge`.
     """
-    from tqdm.auto import tqdm
-
-    for what, number in (("requests", requests), ("connections", connections), ("rounds", rounds)):
-        check_int(what, number, 1)
+    for name, number in (("requests", requests), ("connections", connections), ("rounds", rounds)):
+        check_int(name, number, 1)
+    for name, switch in (("keep_alive", keep_alive), ("quick", quick), ("progress", progress)):
+        check_bool(name, switch)
     if quick:
         requests, rounds = max(1, requests // 10), 1
     draw = random.Random(requests)
-    rows: list[dict[str, Any]] = []
-    interrupted = False
-    with tqdm(total=rounds * len(CYCLES), unit="server", disable=not progress) as bar:
-        try:
-            for number in range(rounds):
-                for lifecycle, trigger in draw.sample(CYCLES, len(CYCLES)):
-                    bar.set_postfix_str(f"{lifecycle}, {trigger}")
-                    measured = _cycle(lifecycle, trigger, requests, connections, keep_alive)
-                    rows.append(
-                        {"lifecycle": lifecycle, "trigger": trigger, "round": number, **measured}
-                    )
-                    bar.update()
-        except KeyboardInterrupt:
-            interrupted = True
-    frame = pd.DataFrame(rows, columns=list(_CYCLE_COLUMNS)).astype(_CYCLE_COLUMNS)
-    facts = environment.collect(
-        requests=requests, connections=connections, keep_alive=keep_alive, rounds=rounds
+
+    def measure(describe: Describe) -> Rows:
+        for number in range(rounds):
+            for lifecycle, trigger in draw.sample(CYCLES, len(CYCLES)):
+                describe(f"{lifecycle}, {trigger}")
+                row = _measure_server(lifecycle, trigger, requests, connections, keep_alive)
+                yield [{"lifecycle": lifecycle, "trigger": trigger, "round": number, **row}]
+
+    return collect(
+        measure,
+        _COLUMNS,
+        total=rounds * len(CYCLES),
+        unit="server",
+        progress=progress,
+        requests=requests,
+        connections=connections,
+        keep_alive=keep_alive,
+        rounds=rounds,
     )
-    frame.attrs = {"circumstances": facts, "interrupted": interrupted}
-    return frame
 
 
-def _cycle(
+def _measure_server(
     lifecycle: Lifecycle, trigger: Trigger, requests: int, connections: int, keep_alive: bool
 ) -> dict[str, Any]:
-    """Run one server under load: its calls per request."""
-    from epolllab.clients.run import run_clients
-
+    """Run one server under load; return its calls per request, CPU time and rate."""
     with start_server(
         trigger=trigger,
         lifecycle=lifecycle,
@@ -134,28 +113,18 @@ def _cycle(
         capacity=max(100_000, 30 * requests),
         process=True,
     ) as server:
-        cpu_before = kernel.cpu_time_ns(server.pid)
-        run = run_clients(
+        load = measure_load(
             server,
+            {"cpu_us": cpu_reader(server.pid)},
             connections=connections,
             requests=requests,
             keep_alive=keep_alive,
-            record=False,
-            progress=False,
         )
-        cpu_ns = kernel.cpu_time_ns(server.pid) - cpu_before
-        array = server.recording().array()
-    answered = run.requests()
-    good = answered[answered["error"].isna()]
-    lasted_ns = int(good["done_ns"].max() - answered["intended_ns"].min()) if len(good) else 0
-    counts = _counted(array)
-    counts["waits"] = int((array["op"] == Op.WAIT).sum())
-    counts.pop("wakeups")
+        counts = count_calls(server.recording().array())
+    n = load["requests"]
     return {
-        "n_requests": len(good),
-        "n_errors": len(answered) - len(good),
-        **{name: count / max(len(good), 1) for name, count in counts.items()},
-        "cpu_us": cpu_ns / 1000 / max(len(good), 1),
-        "requests_per_s": len(good) / lasted_ns * 1e9 if lasted_ns else np.nan,
-        "p50_us": float(good["latency_ns"].median()) / 1000 if len(good) else np.nan,
+        "n_requests": n,
+        "n_errors": load["errors"],
+        **{name: count / max(n, 1) for name, count in counts.items()},
+        **{name: load[name] for name in ("cpu_us", "requests_per_s", "p50_us")},
     }

@@ -1,0 +1,89 @@
+"""Helpers of the comparisons: collect rows into a frame, and count a server's calls."""
+
+import errno
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import closing
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+from epolllab.checks import check_choice
+from epolllab.events import Op
+from epolllab.recording import environment
+
+__all__ = ["COUNTS", "Describe", "Rows", "choose", "collect", "count_calls"]
+
+Rows = Generator[Sequence[Mapping[str, Any]], None, None]
+"""The rows of one step after the other."""
+
+Describe = Callable[[str], None]
+"""Shows in the progress bar what is measured next."""
+
+
+def collect(
+    measure: Callable[[Describe], Rows],
+    columns: Mapping[str, Any],
+    *,
+    total: int,
+    unit: str,
+    progress: bool,
+    **parameters: Any,
+) -> pd.DataFrame:
+    """Measure step by step; return the rows as a frame with its circumstances.
+
+    Parameters
+    ----------
+    measure : callable
+        ``measure(describe)`` yields the rows of each step.
+    columns : mapping of str to dtype
+        Columns of the frame, in order.
+    total, unit, progress
+        Number of steps, their name, and whether to show a progress bar.
+    **parameters
+        Parameters of the comparison, for ``attrs["circumstances"]``.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The rows; those of the finished steps if KeyboardInterrupt ended it early, and
+        then ``attrs["interrupted"]`` is True.
+    """
+    rows: list[Mapping[str, Any]] = []
+    interrupted = False
+    with tqdm(total=total, unit=unit, disable=not progress) as bar:
+        try:
+            with closing(measure(bar.set_postfix_str)) as steps:
+                for step in steps:
+                    rows += step
+                    bar.update()
+        except KeyboardInterrupt:
+            interrupted = True
+    frame = pd.DataFrame(rows, columns=list(columns)).astype(dict(columns))
+    facts = environment.collect(**parameters)
+    frame.attrs = {"circumstances": facts, "interrupted": interrupted}
+    return frame
+
+
+def choose(name: str, given: Iterable[str], allowed: Sequence[str]) -> list[str]:
+    """Return one name or several, each one of `allowed`, without repetitions."""
+    names = [given] if isinstance(given, str) else given
+    return list(dict.fromkeys(check_choice(name, value, allowed) for value in names))
+
+
+COUNTS = ("wakeups", "events", "recv", "would_block", "epoll_ctl")
+"""What :func:`count_calls` counts."""
+
+
+def count_calls(array: Any) -> dict[str, int]:
+    """Count calls in an array of records: :data:`COUNTS`, and all ``waits``."""
+    op, result = array["op"], array["result"]
+    return {
+        "wakeups": int(((op == Op.WAIT) & (result > 0)).sum()),
+        "events": int((op == Op.READY).sum()),
+        "recv": int((op == Op.RECV).sum()),
+        "would_block": int((result == -errno.EAGAIN).sum()),
+        "epoll_ctl": int(np.isin(op, (Op.REGISTER, Op.MODIFY, Op.UNREGISTER)).sum()),
+        "waits": int((op == Op.WAIT).sum()),
+    }
