@@ -135,7 +135,7 @@ def stranded(frame: pd.DataFrame, *, ax: Axes | None = None, note: str | None = 
         From :func:`epolllab.experiments.strand_connections`.
     """
     height = 1.1 + 0.3 * max(4, len(frame))
-    with canvas(ax, (6.4, height), note, "Stranded connections: unread bytes, no event") as (ax, chart):
+    with canvas(ax, (6.4, height), note, "Stranded connections: unread bytes") as (ax, chart):
         ax.set_xlabel("time since the first byte was sent (ms)")
         ax.set_ylabel("connection")
         if frame.empty:
