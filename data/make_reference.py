@@ -123,15 +123,15 @@ def dashboard_live() -> pd.DataFrame:
     """What a dashboard showed, tick by tick: one client, then fifty."""
     dash = widgets.dashboard()
     try:
-        dash.start()
+        dash.start_server()
         told = {"circumstances": dash.circumstances(), "parameters": dash.parameters()}
         for connections in (1, 50):
             dash.controls["connections"].value = connections
-            dash.fire()
+            dash.start_clients()
             assert dash.load is not None
             while dash.load.running and dash.load.rounds < ROUNDS:
                 dash.watch(INTERVAL_S)
-            dash.cease()
+            dash.stop_clients()
             dash.load.join()
             if dash.load.error is not None:
                 raise RuntimeError(f"the clients failed; nothing is saved:\n{dash.load.error}")

@@ -62,7 +62,7 @@ def test_the_steps_made_now_are_those_of_the_data_folder(tmp_path):
     """The kernel says to the same steps what it has said before; by another kernel, too."""
     (made,) = make_reference.make(("stepper-history",), tmp_path)
     now, then = pd.read_parquet(made), pd.read_parquet(epolllab.reference("stepper-history"))
-    pd.testing.assert_frame_equal(now, then)
+    pd.testing.assert_frame_equal(now.drop(columns="why"), then.drop(columns="why"))
     assert now.attrs["circumstances"]["kernel"]
 
 
@@ -86,7 +86,7 @@ def test_clients_that_failed_leave_no_run(tmp_path, monkeypatch):
     def fail(*_):
         raise ZeroDivisionError("of the clients")
 
-    monkeypatch.setattr("epolllab.widgets.load.Wishes.fire", fail)
+    monkeypatch.setattr("epolllab.widgets.load.LoadOptions.run_round", fail)
     with pytest.raises(RuntimeError, match="of the clients"):
         make_reference.make(("dashboard-live",), tmp_path)
     assert (tmp_path / "dashboard-live.parquet").read_text() == "good"
