@@ -1,7 +1,7 @@
 """The instrumented server: from a readiness event to a response.
 
-``start_server()`` opens a listening socket and runs a ``Loop`` behind it, in a thread
-or in a child process (``hosts``). The loop waits on a poller and hands each ready
+``start_server()`` opens a listening socket (``listener``) and runs a loop behind it, in a
+thread or in a child process (``hosts``). The loop waits on a poller and hands each ready
 connection to a life cycle, which reads, asks the session (``session``, ``http``,
 ``protocols``) for the response, and sends it. Imports recording and everything below.
 """

@@ -87,24 +87,10 @@ def make_session_factory(
     handler: Handler | None = None,
     max_request_bytes: int = 1 << 20,
 ) -> Callable[[], Session]:
-    """Return what makes the session of each connection.
+    """Return what makes the session of each connection; raise if the protocol is invalid.
 
-    Parameters
-    ----------
-    protocol : {"hello", "http", "echo"} or callable
-        A callable without parameters that returns a :class:`Session`. It is called once
-        here to check that.
-    handler : callable, optional
-        For ``"http"`` only.
-    max_request_bytes : int
-        For ``"hello"`` and ``"http"``; your own protocol sets its own limit.
-
-    Raises
-    ------
-    ValueError
-        An unknown name, or a handler for another protocol than ``"http"``.
-    TypeError
-        `protocol` or `handler` is not callable, or `protocol` returns no :class:`Session`.
+    A callable is called once to check that it returns a :class:`Session`. The limit
+    applies to ``"hello"`` and ``"http"``; your own protocol sets its own.
     """
     if handler is not None and protocol != "http":
         raise ValueError(

@@ -197,17 +197,8 @@ class Server:
 
         A client has its response before the server has closed the connection and
         recorded that. Without this wait, a recording may end in between. Returns the
-        server, as in ``server.settle().events()``.
-
-        Parameters
-        ----------
-        timeout : float
-            Seconds to wait at most.
-
-        Raises
-        ------
-        TimeoutError
-            Connections are still open, such as a client's keep-alive connections.
+        server, as in ``server.settle().events()``. Raises TimeoutError if connections are
+        still open after `timeout` seconds, such as a client's keep-alive connections.
         """
         deadline = time.monotonic() + timeout
         while (stats := self.stats())["connections"] or stats["staged"]:
@@ -230,14 +221,8 @@ class Server:
         *socks : socket.socket
             Client sockets whose sent bytes and FINs must have been acknowledged first.
         timeout : float
-            Seconds to wait at most.
-
-        Raises
-        ------
-        ValueError
-            The server runs in a thread of this process, which never sleeps as a whole.
-        TimeoutError
-            The server did not become idle: it spins, or it is still sending a response.
+            Seconds after which TimeoutError is raised: the server spins, or it is still
+            sending a response.
         """
         if not self.options.process:
             raise ValueError(
@@ -250,12 +235,8 @@ class Server:
     def stop(self) -> None:
         """Stop the server and wait until it has ended. Further calls do nothing.
 
-        A handler may call it too: the loop then ends after its current batch.
-
-        Raises
-        ------
-        TimeoutError
-            A handler or protocol did not return.
+        A handler may call it too: the loop then ends after its current batch. Raises
+        TimeoutError if a handler or protocol does not return.
         """
         self._host.stop()
         _running.discard(self)
@@ -337,14 +318,7 @@ def servers() -> list[Server]:
 
 
 def stop_all() -> None:
-    """Stop every server of this interpreter.
-
-    Raises
-    ------
-    ServerDied, TimeoutError
-        The first error of a server that had died or could not be stopped, after the
-        others were stopped.
-    """
+    """Stop every server of this interpreter; then raise the first error of a stop, if any."""
     failures: list[Exception] = []
     for server in servers():
         try:
