@@ -44,11 +44,6 @@ def literature_ratios(
         A row for each poller and N that both have: poller, n_fds, ``theirs`` and ``ours``
         (each over its own epoll at the smallest common N), ``ours_low``, ``ours_high``
         (95 % interval), ``ratio`` = theirs / ours, and ``study``.
-
-    Raises
-    ------
-    ValueError
-        The study has no such times, or the result has no epoll-level at an N of the study.
     """
     published = literature(study).dropna(subset=["op_us", "n_fds"])
     if published.empty:
@@ -150,11 +145,6 @@ def crossover_ratios(
         :data:`SHARES`, 0 where one is ready; ``over``, ``under``: the two pollers;
         ``ratio`` with ``low`` and ``high`` (95 %); ``winner``: ``over`` if the interval is
         below 1, ``under`` if it is above, else ``"neither"``; and api.
-
-    Raises
-    ------
-    ValueError
-        The frame does not have exactly two pollers.
     """
     kept = select_api(_frame(data), value, api)
     pollers = [str(name) for name in sorted(kept["poller"].unique(), key=POLLERS.index)]

@@ -103,10 +103,7 @@ class Result:
     def summary(self) -> pd.DataFrame:
         """Medians with 95 % intervals and warnings, a row per variant.
 
-        Returns
-        -------
-        pandas.DataFrame
-            See :func:`epolllab.analysis.statistics.summarise`.
+        The columns are those of :func:`epolllab.analysis.summarise`.
         """
         clock = self.circumstances.get("clock_cost_ns") or 0.0
         table = statistics.summarise(self.table, self.by, self.values, clock_cost_ns=clock)
@@ -114,22 +111,10 @@ class Result:
         return table
 
     def fits(self, y: str | None = None) -> pd.DataFrame:
-        """A least-squares line ``a + b * x`` per variant.
+        """A least-squares line ``y = a + b * x`` per variant.
 
-        Parameters
-        ----------
-        y : str, optional
-            The column; the first of :attr:`values` by default.
-
-        Returns
-        -------
-        pandas.DataFrame
-            See :func:`epolllab.analysis.statistics.fits`.
-
-        Raises
-        ------
-        ValueError
-            The experiment has no column to fit a line along.
+        `y` is a column, the first of :attr:`values` by default. The columns are those of
+        :func:`epolllab.analysis.fits`. ValueError if the experiment has no ``x``.
         """
         if self.x is None:
             raise ValueError(f"{self.name} has no axis for a line; summary() has its medians")
@@ -139,15 +124,8 @@ class Result:
     def checks(self) -> pd.DataFrame:
         """Check the shape of a sweep: flat, straight, and how far apart.
 
-        Returns
-        -------
-        pandas.DataFrame
-            See :func:`epolllab.analysis.shape`.
-
-        Raises
-        ------
-        ValueError
-            The experiment is not a sweep.
+        The columns are those of :func:`epolllab.analysis.shape`. ValueError if the
+        experiment is not a sweep.
         """
         if self.name != "sweep":
             raise ValueError(
@@ -182,22 +160,10 @@ class Result:
         return card + table[shown].to_html(index=False, float_format="{:,.1f}".format, max_rows=24)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write one Parquet file, completely or not at all.
+        """Write one Parquet file, completely or not at all, and return its path.
 
-        Parameters
-        ----------
-        path : path-like
-            An existing file is replaced once the new one is complete.
-
-        Returns
-        -------
-        pathlib.Path
-            Where it was written.
-
-        Raises
-        ------
-        OSError
-            The folder does not exist or cannot be written to.
+        An existing file is replaced once the new one is complete. OSError if the folder
+        does not exist or cannot be written to.
         """
         import pyarrow as pa
 
@@ -219,12 +185,7 @@ class Result:
     def load(cls, path: str | os.PathLike[str]) -> "Result":
         """Read a file written by :meth:`save`, on any operating system.
 
-        Raises
-        ------
-        ValueError
-            The file is not a result, or a newer version of epolllab wrote it.
-        FileNotFoundError
-            There is no such file.
+        ValueError if the file is not a result, or a newer version of epolllab wrote it.
         """
         hint = "Result.load() reads files of Result.save(); for a recording use Recording.load()"
         table, header = storage.read_table(

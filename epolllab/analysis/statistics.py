@@ -66,17 +66,8 @@ def ratio_interval(
 ) -> Interval:
     """Ratio of two medians, `values` over `others`, with a 95 % bootstrap interval.
 
-    Parameters
-    ----------
-    values, others : array-like
-        Measurements of the two variants, in one unit.
-    rounds, other_rounds : array-like
-        The rounds they belong to.
-
-    Returns
-    -------
-    Interval
-        A ratio without unit; it contains 1 if neither is clearly faster.
+    `rounds` and `other_rounds` are the rounds they belong to. The interval, without unit,
+    contains 1 if neither is clearly faster.
     """
     above = _resampled_medians(values, rounds, seed=0)
     below = _resampled_medians(others, other_rounds, seed=1)
@@ -299,19 +290,8 @@ def _quality(xs: "Floats", ys: "Floats", a: float, b: float) -> tuple[float, flo
 def fits(frame: pd.DataFrame, by: Sequence[str], x: str, y: str) -> pd.DataFrame:
     """Fit a line to each variant, without warm-up.
 
-    Parameters
-    ----------
-    frame : pandas.DataFrame
-        Raw measurements with a column ``round``.
-    by : sequence of str
-        Columns that identify a variant.
-    x, y : str
-        Columns of the line.
-
-    Returns
-    -------
-    pandas.DataFrame
-        A row per variant: the columns of `by`, then those of :class:`Line`.
+    `frame` has a column ``round``, those of `by`, which identify a variant, `x` and `y`.
+    Returns a row per variant: the columns of `by`, then those of :class:`Line`.
     """
     groups = _without_warmup(frame).groupby(list(by), observed=True, sort=True)
     rows = [

@@ -126,12 +126,7 @@ def idle_connections(
         ============== ======== ==============================================
 
         A server that fails, or does not start, is a note in the result; the others go
-        on.
-
-    Raises
-    ------
-    ValueError, TypeError
-        Invalid arguments, before anything is started.
+        on. Invalid arguments are refused before anything is started.
     """
     sizes = check_sizes("idle", (0, 1_000) if quick and idle is SIZES else idle, 0)
     servers = check_names("servers", servers, tuple(SERVERS))

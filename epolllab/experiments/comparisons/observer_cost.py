@@ -120,12 +120,7 @@ def observer_cost(
 
         perf trace costs time in the server's kernel as well as in perf, so its cost is in
         both columns. A server or a tracer that fails is a note in the result; the others
-        go on.
-
-    Raises
-    ------
-    ValueError, TypeError
-        Invalid arguments, before anything is started.
+        go on. Invalid arguments are refused before anything is started.
     """
     loads = check_names("loads", loads, tuple(LOADS))
     looks = check_names("looks", looks, LOOKS)

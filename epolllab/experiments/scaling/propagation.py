@@ -4,7 +4,6 @@ The method is that of ``bench.c`` in libevent; this is an independent program in
 """
 
 import os
-import select
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -14,7 +13,7 @@ import pandas as pd
 
 from epolllab.analysis.result import Result
 from epolllab.checks import check_int
-from epolllab.events import EPOLLET, EPOLLIN
+from epolllab.events import EPOLLIN
 from epolllab.experiments.rounds import (
     ExperimentRun,
     Layout,
@@ -23,6 +22,7 @@ from epolllab.experiments.rounds import (
     choose_effort,
 )
 from epolllab.experiments.scaling.fds import Targets, prepare
+from epolllab.experiments.scaling.variants import Variant, make_waiter
 from epolllab.experiments.scaling.waits import DEFAULT_MAX_EVENTS
 from epolllab.kernel.pollers import FD_SETSIZE
 
@@ -111,12 +111,7 @@ def propagate(
         warmup     bool     the first run of each
         ========== ======== ================================================
 
-    Raises
-    ------
-    ValueError, TypeError
-        Invalid or contradictory arguments, before anything is opened.
-    DescriptorLimitError
-        Not even the smallest number of pairs fits under the hard limit.
+        Errors are those of :func:`sweep`.
     """
     sizes, counts = check_sizes("pairs", pairs), check_sizes("active", active)
     bounds = check_sizes("max_events", max_events)
@@ -155,33 +150,21 @@ def _is_possible(poller: str, size: int, targets: Targets, run: ExperimentRun) -
 
 
 def _rows(targets: Targets, cell: _Cell, round_: int) -> list[dict[str, Any]]:
-    wait, close = _register(cell, targets.fds[: cell.pairs])
-    try:
+    fds = targets.fds[: cell.pairs]
+    with make_waiter(Variant(cell.poller, "python"), fds, cell.max_events) as waiter:
         spacing = cell.pairs // cell.active
         for place in range(0, spacing * cell.active, spacing):
             os.write(targets.writers[place], b"x")
+        wait = waiter.wait
+        if cell.poller == "select":
+            wait = partial(_select_pairs, waiter.wait)
         loop_ns, waits, events = _loop(targets, cell, wait)
-    finally:
-        close()
     measured = {"loop_ns": loop_ns, "waits": waits, "events": events}
     return [{"round": round_, **cell._asdict(), **measured, "warmup": round_ == 0}]
 
 
-def _register(cell: _Cell, fds: Sequence[int]) -> tuple[Callable[[], Any], Callable[[], None]]:
-    """Register all pairs with a new poller; return its wait, which gives pairs, and its close."""
-    if cell.poller == "select":
-        watched = list(fds)
-        return lambda: [(fd, 1) for fd in select.select(watched, (), (), 0)[0]], lambda: None
-    if cell.poller == "poll":
-        poll = select.poll()
-        for fd in fds:
-            poll.register(fd, EPOLLIN)
-        return partial(poll.poll, 0), lambda: None
-    epoll = select.epoll()
-    mask = EPOLLIN | (EPOLLET if cell.poller == "epoll-edge" else 0)
-    for fd in fds:
-        epoll.register(fd, mask)
-    return partial(epoll.poll, 0, cell.max_events), epoll.close
+def _select_pairs(wait: Callable[[], Any]) -> list[tuple[int, int]]:
+    return [(fd, EPOLLIN) for fd in wait()[0]]
 
 
 def _loop(targets: Targets, cell: _Cell, wait: Callable[[], Any]) -> tuple[int, int, int]:

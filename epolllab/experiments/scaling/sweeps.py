@@ -235,16 +235,9 @@ def crossover(
     Returns
     -------
     Result
-        As of :func:`sweep`. :func:`epolllab.analysis.crossover_ratios` computes the map,
-        and :func:`epolllab.plots.scaling.crossover` draws it. Here an epoll wait may return
-        all ready descriptors; :func:`propagate` shows Python's default limit of 1,023.
-
-    Raises
-    ------
-    ValueError, TypeError
-        Shares outside 0 to 1 or not rising; not two pollers; as :func:`sweep`.
-    DescriptorLimitError
-        As :func:`sweep`.
+        As of :func:`sweep`, with the same errors. ``analysis.crossover_ratios()`` computes
+        the map, and ``plots.crossover()`` draws it. Here an epoll wait may return all ready
+        descriptors; :func:`propagate` shows Python's default limit of 1,023.
     """
     sizes = check_sizes("n_fds", n_fds)
     if quick and n_fds is CROSSOVER_SIZES:

@@ -54,49 +54,25 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True)
 class WaitPlan:
-    """What to measure.
-
-    Attributes
-    ----------
-    name : str
-        Of the experiment.
-    variants : sequence of Variant
-        What is compared.
-    n_fds : sequence of int
-        Numbers of watched descriptors.
-    active : callable
-        From a number of watched descriptors to the numbers of ready ones.
-    kinds : sequence of str
-        Kinds of descriptor.
-    effort : Effort
-        ``ops`` and ``warmup`` per cell and round, ``rounds``.
-    fresh : bool
-        Whether each operation creates a poller and times its first wait.
-    """
+    """What to measure."""
 
     name: str
     variants: Sequence[Variant]
     n_fds: Sequence[int]
     active: Callable[[int], Iterable[int]]
+    """From a number of watched descriptors to the numbers of ready ones."""
     kinds: Sequence[str]
     effort: Effort
+    """``ops`` and ``warmup`` per cell and round, and ``rounds``."""
     fresh: bool = False
+    """Whether each operation creates a poller and times its first wait."""
 
 
 def run_plan(plan: WaitPlan) -> Result:
-    """Measure all cells of a plan.
+    """Measure all cells of a plan; the result has a row per operation.
 
-    Returns
-    -------
-    Result
-        A row per operation; see :func:`epolllab.experiments.sweep`.
-
-    Raises
-    ------
-    DescriptorLimitError
-        Not even the smallest size fits under the hard limit.
-    RuntimeError
-        A wait found another number of ready descriptors than was made ready.
+    Raises RuntimeError if a wait finds another number of ready descriptors than was made
+    ready, since other code of this process then disturbs the measurement.
     """
     run = ExperimentRun(plan.name, LAYOUT, plan.effort)
     with prepare(run, plan.kinds, plan.n_fds) as (targets, sizes):
@@ -180,10 +156,7 @@ def _measure_fresh(cell: Cell, targets: Targets, chosen: Sequence[Sequence[int]]
 
 
 def measure(cell: Cell, targets: Targets, chosen: Sequence[Sequence[int]]) -> Times:
-    """Time an operation per element of `chosen`: indexes of the targets to make ready.
-
-    Raises RuntimeError if a wait finds another number of ready descriptors.
-    """
+    """Time an operation per element of `chosen`: indexes of the targets to make ready."""
     max_events = max(DEFAULT_MAX_EVENTS, cell.active)
     with make_waiter(cell.variant, targets.fds[: cell.n_fds], max_events) as waiter:
         timed = _python_operations if cell.variant.api == "python" else _raw_operations
