@@ -114,7 +114,7 @@ def level_against_edge(
         wakeups        float64  waits that returned an event, per request
         events         float64  descriptors they returned, per request
         recv           float64  calls, per request
-        would_block    float64  calls that ended with EAGAIN, per request
+        would_block    float64  recv and send calls that would block, per request
         epoll_ctl      float64  calls, per request
         cpu_us         float64  of the server's process, microseconds per request
         p50_us, p99_us float64  from the start of the last piece to the end of the
