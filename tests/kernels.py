@@ -1,7 +1,4 @@
-"""Real notebook kernels, for tests of what happens between cells.
-
-One job: start one as JupyterLab does, run cells in it, and be sure that it ends.
-"""
+"""Notebook kernels, started as JupyterLab does, for tests of what happens between cells."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +14,7 @@ TIMEOUT_S = 60
 
 @contextmanager
 def notebook_kernel() -> Iterator[tuple[KernelManager, BlockingKernelClient]]:
-    """Start a kernel of this interpreter; what it is told, and what it says."""
+    """Start a kernel of this interpreter; shut it down afterwards."""
     manager, client = start_new_kernel(kernel_name="python3", startup_timeout=TIMEOUT_S)
     try:
         yield manager, client
@@ -37,16 +34,16 @@ def run_cell(
 ) -> str:
     """Execute a cell and return what it printed, or its traceback.
 
-    `heard` is told each piece as it comes; `status` is how the cell must end.
+    `heard` is called with each piece of output; `status` is how the cell must end.
     """
-    said: list[str] = []
+    output: list[str] = []
 
     def note(message: dict[str, Any]) -> None:
         content = message["content"]
         if text := "\n".join(content.get("traceback", ())) or content.get("text", ""):
-            said.append(text)
+            output.append(text)
             heard(text)
 
     reply = client.execute_interactive(code, output_hook=note, timeout=TIMEOUT_S)
-    assert reply["content"]["status"] == status, "".join(said)
-    return "".join(said)
+    assert reply["content"]["status"] == status, "".join(output)
+    return "".join(output)

@@ -1,8 +1,4 @@
-"""Synthetic recordings, written as a script of what a loop did.
-
-One job: let a test say "the wait returned two; connection 1 was ready to read; it
-got ten bytes" and have the records for it, with times of a clock that the script
-moves. Nothing here opens a descriptor, looks at the time or needs a recorder.
+"""Synthetic recordings, written as a sequence of what a loop did.
 
 ::
 
@@ -10,8 +6,8 @@ moves. Nothing here opens a descriptor, looks at the time or needs a recorder.
     script.wait(1).ready(1, "IN").recv(1, 10).handle(1, 120).send(1, 120)
     script.recording()
 
-Every call takes ``call_ns`` and is followed by ``pause_ns``; ``after(ns)`` lets more
-time pass. Each method returns the script.
+Every call takes ``call_ns`` of the script's own clock and is followed by ``pause_ns``;
+``after(ns)`` advances it further. Each method returns the script.
 """
 
 import errno
@@ -19,56 +15,34 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
-from epolllab.events import (
-    EPOLLERR,
-    EPOLLET,
-    EPOLLHUP,
-    EPOLLIN,
-    EPOLLONESHOT,
-    EPOLLOUT,
-    EPOLLPRI,
-    EPOLLRDHUP,
-    FOREVER,
-    NO_POSITION,
-    RECORD,
-    Op,
-)
+from epolllab import events
+from epolllab.events import FOREVER, NO_POSITION, RECORD, Op
 from epolllab.recording.recording import Recording
 
 __all__ = ["Script", "mask_of", "random_server", "served"]
-
-_BITS = {
-    "IN": EPOLLIN,
-    "PRI": EPOLLPRI,
-    "OUT": EPOLLOUT,
-    "ERR": EPOLLERR,
-    "HUP": EPOLLHUP,
-    "RDHUP": EPOLLRDHUP,
-    "ONESHOT": EPOLLONESHOT,
-    "ET": EPOLLET,
-}
 
 LISTENER_FD = 3
 POLLER_FD = 4
 
 
 def mask_of(names: str) -> int:
-    """Give the mask that ``"IN|HUP"`` spells; 0 for ``"0"`` and ``""``."""
-    return sum(_BITS[name] for name in names.split("|") if name not in ("", "0"))
+    """Return the mask named ``"IN|HUP"``; 0 for ``"0"`` and ``""``."""
+    bits = [name for name in names.split("|") if name not in ("", "0")]
+    return sum(getattr(events, f"EPOLL{name}") for name in bits)
 
 
 class Script:
-    """A loop's deeds, one method each; connection *n* has descriptor *n* + 4.
+    """The calls of a loop, one method each; connection *n* has descriptor *n* + 4.
 
     Parameters
     ----------
     start_ns : int
-        Where the clock begins; high by default, as after months of uptime, so that
-        a computation in floats would lose nanoseconds.
+        Where the clock starts; high by default, as after months of uptime, so that
+        computing in floats would lose nanoseconds.
     call_ns, pause_ns : int
-        How long a call takes, and how long it is until the next.
+        Duration of a call, and time until the next.
     capacity : int
-        Records the ring holds; fewer than written cuts the recording's front.
+        Records the ring holds; if more are written, the oldest are lost.
     """
 
     def __init__(
@@ -88,7 +62,7 @@ class Script:
         self.position = NO_POSITION
 
     def after(self, ns: int) -> "Script":
-        """Let time pass."""
+        """Advance the clock."""
         self.now += ns
         return self
 
@@ -102,11 +76,11 @@ class Script:
         return self.after(self.pause_ns)
 
     def _write(self, op: Op, conn: int, fd: int, start: int, result: int, mask: int) -> None:
-        fields = (self.wake, conn, fd, result, mask, op, self.position)
+        fields = (self.wake, conn, fd, result, mask, op, self.position, 0, 0)
         self.rows.append(RECORD.pack(start, self.now, *fields))
 
     def wait(self, returned: int, *, timeout_ms: float | None = None, ns: int = -1) -> "Script":
-        """Block, and return that many descriptors; negative for an errno."""
+        """Wait and return that many descriptors; negative for an errno."""
         start = self.now
         self.now += self.call_ns if ns < 0 else ns
         timeout_us = FOREVER if timeout_ms is None else int(timeout_ms * 1000)
@@ -116,7 +90,7 @@ class Script:
         return self.after(self.pause_ns)
 
     def ready(self, conn: int, names: str = "IN") -> "Script":
-        """Turn to a descriptor the wait returned; `conn` 0 is the listener."""
+        """Handle a descriptor that the wait returned; `conn` 0 is the listener."""
         self.position = 0 if self.position == NO_POSITION else self.position + 1
         fd = conn + 4 if conn else LISTENER_FD
         self._write(Op.READY, conn, fd, self.now, 0, mask_of(names))
@@ -132,7 +106,7 @@ class Script:
         return self.call(Op.ACCEPT, 0, -errno.EAGAIN, fd=LISTENER_FD)
 
     def register(self, conn: int, names: str = "IN") -> "Script":
-        """Begin to watch."""
+        """Register the connection."""
         return self.call(Op.REGISTER, conn, 0, mask=mask_of(names))
 
     def modify(self, conn: int, names: str) -> "Script":
@@ -140,7 +114,7 @@ class Script:
         return self.call(Op.MODIFY, conn, 0, mask=mask_of(names))
 
     def unregister(self, conn: int) -> "Script":
-        """Stop watching."""
+        """Unregister the connection."""
         return self.call(Op.UNREGISTER, conn, 0)
 
     def recv(self, conn: int, n_bytes: int, *, ns: int = -1) -> "Script":
@@ -152,7 +126,7 @@ class Script:
         return self.recv(conn, -errno.EAGAIN)
 
     def handle(self, conn: int, n_bytes: int, *, ns: int = -1) -> "Script":
-        """Answer a request with that many bytes."""
+        """Handle a request with a response of that many bytes."""
         return self.call(Op.HANDLE, conn, n_bytes, ns=ns)
 
     def send(self, conn: int, n_bytes: int, *, ns: int = -1) -> "Script":
@@ -164,7 +138,7 @@ class Script:
         return self.send(conn, -errno.EAGAIN)
 
     def shutdown(self, conn: int) -> "Script":
-        """End both directions."""
+        """Shut down both directions."""
         return self.call(Op.SHUTDOWN, conn, 0)
 
     def close(self, conn: int) -> "Script":
@@ -172,7 +146,7 @@ class Script:
         return self.call(Op.CLOSE, conn, 0)
 
     def recording(self, metadata: Mapping[str, Any] | None = None) -> Recording:
-        """Copy what a ring of this capacity would have kept so far."""
+        """Return what a ring of this capacity would have kept so far."""
         kept = self.rows[-self.capacity :]
         return Recording(b"".join(kept), metadata or {}, len(self.rows) - len(kept))
 
@@ -182,10 +156,10 @@ def random_server(
 ) -> Recording:
     """Record a loop that does likely and unlikely things in random order.
 
-    The records keep what a real loop cannot break: a connection is accepted before
-    it is used, and no more bytes are sent than have been answered. Everything else
-    is left to chance: pipelining, partial sends, would-blocks, resets, answers of no
-    bytes, reading without a ready row, connections that never finish a request.
+    The records keep what a real loop cannot violate: a connection is accepted before
+    it is used, and no more bytes are sent than the responses have. Everything else is
+    random: pipelining, partial sends, would-blocks, resets, empty responses, reading
+    without a ready row, connections that never finish a request.
     """
     choose = random.Random(seed)
     script = Script(
@@ -216,20 +190,20 @@ def _work(script: Script, choose: random.Random, conn: int, owed: dict[int, int]
     if choose.random() < 0.85:
         script.ready(conn, choose.choice(["IN", "OUT", "IN|OUT", "IN|RDHUP"]))
     for _ in range(choose.randint(0, 6)):
-        deed = choose.choice(["recv", "blocked", "handle", "handle", "send", "send", "modify"])
-        if deed == "recv":
+        action = choose.choice(["recv", "blocked", "handle", "handle", "send", "send", "modify"])
+        if action == "recv":
             script.recv(conn, choose.choice([0, 1, 10, 4096]))
-        elif deed == "blocked":
+        elif action == "blocked":
             choose.choice([script.recv_blocked, script.send_blocked])(conn)
-        elif deed == "handle":
+        elif action == "handle":
             size = choose.choice([0, 1, 50, 100_000])
             script.handle(conn, size)
             owed[conn] += size
-        elif deed == "send" and owed[conn]:
+        elif action == "send" and owed[conn]:
             part = choose.choice([owed[conn], choose.randint(1, owed[conn])])
             script.send(conn, part)
             owed[conn] -= part
-        elif deed == "modify":
+        elif action == "modify":
             script.modify(conn, choose.choice(["IN", "OUT", "0"]))
     if choose.random() < 0.1:
         if choose.random() < 0.5:
@@ -241,7 +215,7 @@ def _work(script: Script, choose: random.Random, conn: int, owed: dict[int, int]
 def served(
     n_conns: int = 6, n_requests: int = 20, *, seed: int = 1, lifecycle: str = "eager"
 ) -> Recording:
-    """Make a plausible recording of a keep-alive server, for looking at charts.
+    """Make a plausible recording of a keep-alive server, for charts.
 
     Parameters
     ----------
@@ -250,7 +224,7 @@ def served(
     seed : int
         The same seed gives the same recording.
     lifecycle : str
-        ``"eager"``, or ``"howto"`` with its interest changed for every answer.
+        ``"eager"``, or ``"howto"`` with its interest changed for every response.
     """
     choose = random.Random(seed)
 

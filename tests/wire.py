@@ -1,26 +1,25 @@
-"""Plain sockets and patient waiting, for tests that look at a server from outside.
-
-One job: talk to a server without a line of the package under test.
-"""
+"""Plain sockets, without a line of the package under test, and waiting with a deadline."""
 
 import socket
 import struct
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
-__all__ = ["GET", "ask", "connect", "is_refused", "read_to_end", "reset", "until"]
+__all__ = ["GET", "ask", "connect", "is_refused", "misbehaving", "read_to_end", "reset", "until"]
 
 T = TypeVar("T")
 Address = tuple[str, int]
 
 GET = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
 PATIENCE_S = 20.0
-"""How long anything may take before a test says that it does not happen."""
+"""How long to wait before a test fails."""
 
 
 def until(holds: Callable[[], T], seconds: float = PATIENCE_S) -> T:
-    """Wait until `holds()` is true and return it; AssertionError when time is up."""
+    """Wait until `holds()` is true and return it; AssertionError after the deadline."""
     deadline = time.monotonic() + seconds
     while not (value := holds()):
         assert time.monotonic() < deadline, f"not within {seconds} s: {holds}"
@@ -29,14 +28,14 @@ def until(holds: Callable[[], T], seconds: float = PATIENCE_S) -> T:
 
 
 def connect(address: Address) -> socket.socket:
-    """Connect; each later call on the socket gives up after a while, too."""
+    """Connect; every later call on the socket has a timeout too."""
     sock = socket.create_connection(address, timeout=PATIENCE_S)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
     return sock
 
 
 def read_to_end(sock: socket.socket) -> bytes:
-    """Read until the peer ends; ConnectionResetError if it ends rudely."""
+    """Read until the peer closes; ConnectionResetError if it resets."""
     pieces = []
     while data := sock.recv(65_536):
         pieces.append(data)
@@ -44,7 +43,7 @@ def read_to_end(sock: socket.socket) -> bytes:
 
 
 def ask(address: Address, *pieces: bytes, half_close: bool = False) -> bytes:
-    """Send the pieces on a connection of their own; everything that comes back."""
+    """Send the pieces on a new connection; return everything the server sends."""
     with connect(address) as sock:
         for piece in pieces:
             sock.sendall(piece)
@@ -60,9 +59,34 @@ def reset(sock: socket.socket) -> None:
 
 
 def is_refused(address: Address) -> bool:
-    """Whether nobody listens there."""
+    """Whether a connection is refused."""
     try:
         socket.create_connection(address, timeout=PATIENCE_S).close()
     except ConnectionRefusedError:
         return True
     return False
+
+
+@contextmanager
+def misbehaving(act: Callable[[socket.socket], object]) -> Iterator[Address]:
+    """Accept in a thread, and call `act` for each connection, one after the other."""
+    listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+
+    def serve() -> None:
+        while True:
+            try:
+                sock, _ = listener.accept()
+            except OSError:
+                return
+            with sock:
+                act(sock)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield listener.getsockname()
+    finally:
+        # A blocked accept returns when its socket is shut down, but not when it is closed.
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+        listener.close()

@@ -138,9 +138,9 @@ class Run:
 
         if self.metadata.get("source_addresses", 1) > 1:
             raise ValueError(
-                "these clients used several source addresses, so one port can belong to "
-                "several connections at the same time and cannot join them to the server's; "
-                "use fewer connections, or source_addresses=1"
+                "source_addresses was above 1, so one port can belong to several connections at "
+                "the same time and cannot be used to join them to the server's; use fewer "
+                "connections, or source_addresses=1"
             )
         recording = server if isinstance(server, Recording) else server.recording()
         environment.require_same_boot(recording.metadata, self.metadata)

@@ -1,15 +1,12 @@
-"""run_clients(): loads, their rows, and what is left behind.
+"""``run_clients()``: requests, their rows, errors, and what a run leaves behind.
 
-Servers that misbehave on purpose are plain sockets in a thread of the test; all others
-are epolllab's own.
+Servers that misbehave on purpose are plain sockets in a thread of the test.
 """
 
 import os
+import resource
 import signal
 import socket
-import struct
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,44 +19,34 @@ import pytest
 
 import epolllab
 from epolllab import kernel
-from epolllab.clients.options import Plan, locate
+from epolllab.clients.options import ClientOptions, resolve_target
 from epolllab.clients.result import Run
 from epolllab.clients.run import run_clients
 from epolllab.events import Op
 from epolllab.frames.journeys import CLIENT_REQUESTS
 from epolllab.recording.recording import Recording
+from tests import wire
 
 WHERE = pytest.mark.parametrize("where", ["process", "thread"])
 
 
-def fire(target: Any, **wishes: Any) -> Run:
+def load(target: Any, **options: Any) -> Run:
     """Run clients without a progress bar."""
-    return run_clients(target, progress=False, **wishes)
+    return run_clients(target, progress=False, **options)
 
 
-@contextmanager
-def misbehaving(act: Callable[[socket.socket], None]) -> Iterator[tuple[str, int]]:
-    """Accept in a thread, and do `act` to each connection, one after the other."""
-    listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+@pytest.fixture
+def server() -> Iterator[Any]:
+    """A default server."""
+    with epolllab.start_server() as server:
+        yield server
 
-    def serve() -> None:
-        while True:
-            try:
-                sock, _ = listener.accept()
-            except OSError:
-                return
-            with sock:
-                act(sock)
 
-    thread = threading.Thread(target=serve)
-    thread.start()
-    try:
-        yield listener.getsockname()
-    finally:
-        # A blocked accept returns when its socket is shut down, but not when it is closed.
-        listener.shutdown(socket.SHUT_RDWR)
-        thread.join()
-        listener.close()
+@pytest.fixture
+def http() -> Iterator[Any]:
+    """An HTTP server."""
+    with epolllab.start_server(protocol="http") as server:
+        yield server
 
 
 @contextmanager
@@ -70,30 +57,46 @@ def silent() -> Iterator[tuple[str, int]]:
 
 
 @pytest.fixture
-def free_port() -> int:
-    """Give a port at which nobody listens."""
+def free_address() -> tuple[str, int]:
+    """An address at which no socket listens."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
+        return listener.getsockname()
 
 
-# ---- what comes of a load ---------------------------------------------------------------
+def read_request(sock: socket.socket) -> None:
+    """Read until the empty line, so that a close sends FIN and no RST."""
+    data = b""
+    while b"\r\n\r\n" not in data:
+        data += sock.recv(4096)
+
+
+def slow(seconds: float) -> Callable[[object], bytes]:
+    """A handler that sleeps."""
+
+    def handler(_: object) -> bytes:
+        time.sleep(seconds)
+        return b""
+
+    return handler
+
+
+# ---- the closed loop --------------------------------------------------------------------
 
 
 @WHERE
 @pytest.mark.parametrize(
-    "wishes",
+    "options",
     [
         {"protocol": "hello"},
         {"protocol": "hello", "lifecycle": "howto"},
         {"protocol": "http"},
         {"protocol": "echo"},
     ],
-    ids=lambda wishes: "-".join(wishes.values()),
+    ids=lambda options: "-".join(options.values()),
 )
-def test_every_request_is_answered(where: str, wishes: dict[str, Any]) -> None:
-    """Each protocol answers as many requests as were asked, and the server saw as many."""
-    with epolllab.start_server(**wishes) as server:
-        run = fire(server, connections=5, requests=40, where=where)
+def test_every_request_gets_a_response(where: str, options: dict[str, Any]) -> None:
+    with epolllab.start_server(**options) as server:
+        run = load(server, connections=5, requests=40, where=where)
         served = server.stats()
     frame = run.requests()
     assert len(run) == len(frame) == 40
@@ -103,30 +106,23 @@ def test_every_request_is_answered(where: str, wishes: dict[str, Any]) -> None:
 
 
 @WHERE
-def test_keep_alive_uses_its_connections_on(where: str) -> None:
-    """With keep-alive as many connections are opened as asked, each with its ordinals."""
-    with epolllab.start_server(protocol="http") as server:
-        run = fire(server, connections=4, requests=60, keep_alive=True, where=where)
-        accepted = server.stats()["accepted"]
-    frame = run.requests()
-    assert accepted == frame["conn"].nunique() == 4
+def test_keep_alive_reuses_its_connections(where: str, http: Any) -> None:
+    """As many connections are opened as requested, each with its ordinals."""
+    frame = load(http, connections=4, requests=60, keep_alive=True, where=where).requests()
+    assert http.stats()["accepted"] == frame["conn"].nunique() == 4
     for _, requests in frame.groupby("conn"):
         assert requests["request"].tolist() == list(range(len(requests)))
         assert requests["local_port"].nunique() == requests["connected_ns"].nunique() == 1
 
 
-def test_keep_alive_with_a_server_that_closes() -> None:
-    """Where the server ends each connection, keep-alive opens the next one."""
-    with epolllab.start_server(protocol="hello") as server:
-        run = fire(server, connections=3, requests=20, keep_alive=True)
-    assert run.requests()["error"].isna().all()
-    assert run.requests()["conn"].is_unique
+def test_keep_alive_reconnects_to_a_server_that_closes(server: Any) -> None:
+    frame = load(server, connections=3, requests=20, keep_alive=True).requests()
+    assert frame["error"].isna().all()
+    assert frame["conn"].is_unique
 
 
-def test_instants_are_in_order() -> None:
-    """A request is due, connected, sent, answered and done, in this order."""
-    with epolllab.start_server(protocol="http") as server:
-        frame = fire(server, connections=5, requests=50).requests()
+def test_instants_are_in_order(http: Any) -> None:
+    frame = load(http, connections=5, requests=50).requests()
     instants = ["intended_ns", "connected_ns", "sent_ns", "first_byte_ns", "done_ns"]
     for earlier, later in pairwise(instants):
         assert (frame[earlier] <= frame[later]).all()
@@ -135,25 +131,21 @@ def test_instants_are_in_order() -> None:
 
 
 @pytest.mark.parametrize("n", [0, 3])
-def test_the_frame_has_its_schema(n: int, free_port: int) -> None:
+def test_the_frame_has_its_dtypes(n: int, free_address: tuple[str, int]) -> None:
     """Columns and dtypes are the documented ones, also without a row."""
-    if n:
-        frame = fire(("127.0.0.1", free_port), requests=n).requests()
-    else:
-        run = fire(("127.0.0.1", free_port), requests=1)
-        part = run._parts[0]._replace(rows=b"")
-        frame = Run([part], run.metadata).requests()
+    run = load(free_address, requests=max(n, 1))
+    if not n:
+        run = Run([run._parts[0]._replace(rows=b"")], run.metadata)
+    dtypes = {name: str(dtype) for name, dtype in run.requests().dtypes.items()}
     expected = {**CLIENT_REQUESTS, "latency_ns": "Int64"}
-    assert list(frame.columns) == list(expected)
-    assert {name: str(dtype) for name, dtype in frame.dtypes.items()} == expected
-    assert len(frame) == n
+    assert list(dtypes.items()) == list(expected.items())
+    assert len(run.requests()) == n
 
 
-def test_status_and_bytes_are_those_of_the_answer() -> None:
-    """The row has the handler's status and the bytes of its whole answer."""
-    answer = epolllab.Response(b"x" * 100_000, status=404)
-    with epolllab.start_server(protocol="http", handler=lambda _: answer) as server:
-        run = fire(server, connections=2, requests=4, keep_alive=True)
+def test_status_and_bytes_are_those_of_the_response() -> None:
+    response = epolllab.Response(b"x" * 100_000, status=404)
+    with epolllab.start_server(protocol="http", handler=lambda _: response) as server:
+        run = load(server, connections=2, requests=4, keep_alive=True)
     frame = run.requests()
     assert frame["status"].tolist() == [404] * 4
     assert (frame["n_bytes"] > 100_000).all()
@@ -162,7 +154,7 @@ def test_status_and_bytes_are_those_of_the_answer() -> None:
 
 
 def test_payload_and_path_reach_the_handler() -> None:
-    """A payload makes a POST, and path= or the URL's own path is asked for."""
+    """A payload makes a POST, and the path is that of path= or of the URL."""
     seen: list[tuple[str, str, bytes]] = []
 
     def note(request: epolllab.server.Request) -> bytes:
@@ -171,67 +163,59 @@ def test_payload_and_path_reach_the_handler() -> None:
 
     payload = bytes(range(256)) * 2_000
     with epolllab.start_server(protocol="http", handler=note) as server:
-        fire(server, connections=1, requests=1, path="/a?b=c", payload=payload)
-        fire(f"{server.url}from/url?x", connections=1, requests=1)
+        load(server, connections=1, requests=1, path="/a?b=c", payload=payload)
+        load(f"{server.url}from/url?x", connections=1, requests=1)
     assert seen == [("POST", "/a?b=c", payload), ("GET", "/from/url?x", b"")]
 
 
 @pytest.mark.parametrize("keep_alive", [False, True])
-def test_a_large_echo_comes_back_whole(keep_alive: bool) -> None:
-    """More than the buffers hold is sent and read at the same time, without a deadlock."""
+def test_a_large_echo_is_sent_and_read_at_the_same_time(keep_alive: bool) -> None:
+    """More than the buffers hold comes back without a deadlock."""
     payload = bytes(range(256)) * 16_384
     with epolllab.start_server(protocol="echo") as server:
-        run = fire(server, connections=2, requests=4, payload=payload, keep_alive=keep_alive)
+        run = load(server, connections=2, requests=4, payload=payload, keep_alive=keep_alive)
     assert run.requests()["error"].isna().all()
     assert run.requests()["n_bytes"].tolist() == [len(payload)] * 4
 
 
-def test_ipv6_and_every_way_to_name_a_target() -> None:
-    """A handle, a URL, host:port and a pair all reach the server, over IPv6 too."""
-    with epolllab.start_server() as server:
-        host, port = server.address
-        for target in (server, server.url, f"{host}:{port}", (host, port)):
-            assert fire(target, requests=3).summary()["succeeded"] == 3
-    with epolllab.start_server(host="::1") as server:
-        for target in (server, server.url):
-            assert fire(target, requests=3).summary()["succeeded"] == 3
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_every_form_of_target(host: str) -> None:
+    """A handle, a URL, host:port and a pair all reach the server."""
+    with epolllab.start_server(host=host) as server:
+        name, port = server.address[:2]
+        pair = [f"{name}:{port}", (name, port)] if host == "127.0.0.1" else []
+        for target in (server, server.url, *pair):
+            assert load(target, requests=3).summary()["succeeded"] == 3
 
 
-def test_several_processes_share_the_load() -> None:
-    """Requests and connections are dealt out, and serials stay unique."""
-    with epolllab.start_server() as server:
-        run = fire(server, connections=5, requests=31, processes=3)
-        recording = server.recording()
+def test_several_processes_share_the_load(server: Any) -> None:
+    """Requests and connections are distributed, and serials stay unique."""
+    run = load(server, connections=5, requests=31, processes=3)
     frame = run.requests()
     assert frame["process"].value_counts().to_dict() == {0: 11, 1: 10, 2: 10}
     assert frame["conn"].is_unique
-    assert len(run.journeys(recording)) == 31
+    assert len(run.journeys(server.recording())) == 31
     events = run.events()
     assert events["t_ns"].is_monotonic_increasing
     assert set(events["conn"]) - {0} == set(frame["conn"])
     joined = events[events["op"] == "send"].merge(frame, on="conn")
     assert (joined["t_ns"] >= joined["sent_ns"]).all()
-    waits = events[events["op"] == "wait"]
-    assert waits["wake"].is_unique
+    assert events.loc[events["op"] == "wait", "wake"].is_unique
     assert sum(len(one) for one in run.recordings()) == len(events)
 
 
-def test_duration_bounds_the_run() -> None:
-    """No request begins after the time is up, and all that began are complete."""
-    with epolllab.start_server() as server:
-        run = fire(server, connections=3, duration=0.1)
+def test_duration_bounds_the_run(server: Any) -> None:
+    """No request starts after the duration, and all that started are completed."""
+    run = load(server, connections=3, duration=0.1)
     frame = run.requests()
-    begun = frame["intended_ns"]
     assert len(frame) > 0
-    assert begun.max() - run._parts[0].facts.start_ns < 100_000_000
+    assert frame["intended_ns"].max() - run._parts[0].facts.start_ns < 100_000_000
     assert frame["error"].isna().all()
 
 
-def test_journeys_join_client_and_server() -> None:
+def test_journeys_join_client_and_server(http: Any) -> None:
     """Each request is found on both sides, and its instants are in order on one clock."""
-    with epolllab.start_server(protocol="http") as server:
-        run = fire(server, connections=3, requests=30, keep_alive=True)
-    journeys = run.journeys(server)
+    journeys = load(http, connections=3, requests=30, keep_alive=True).journeys(http)
     assert len(journeys) == 30
     assert (journeys["sent_ns"] <= journeys["read_ns"]).all()
     assert (journeys["handled_ns"] <= journeys["done_ns"]).all()
@@ -240,128 +224,103 @@ def test_journeys_join_client_and_server() -> None:
 # ---- the open loop ----------------------------------------------------------------------
 
 
-def test_an_open_loop_keeps_its_rhythm() -> None:
+def test_an_open_loop_keeps_its_schedule(server: Any) -> None:
     """Requests are due at even intervals from the start, over all processes."""
-    with epolllab.start_server() as server:
-        run = fire(server, rate=500, requests=40, connections=8, processes=2)
-    due = run.requests()["intended_ns"]
-    assert (due.diff().dropna() == 2_000_000).all()
-    assert (run.requests()["sent_ns"] >= due).all()
+    frame = load(server, rate=500, requests=40, connections=8, processes=2).requests()
+    assert (frame["intended_ns"].diff().dropna() == 2_000_000).all()
+    assert (frame["sent_ns"] >= frame["intended_ns"]).all()
 
 
-def test_the_queue_of_an_open_loop_is_in_the_latency() -> None:
+def test_latency_includes_the_queue_of_an_open_loop() -> None:
     """With one connection and a slow handler, each request waits for those before it."""
-    rest_ns = 10_000_000
-
-    def rest(_: object) -> bytes:
-        time.sleep(rest_ns / 1e9)
-        return b""
-
-    with epolllab.start_server(protocol="http", handler=rest) as server:
-        run = fire(server, rate=1000, requests=10, connections=1, keep_alive=True)
+    pause_ns = 10_000_000
+    with epolllab.start_server(protocol="http", handler=slow(pause_ns / 1e9)) as server:
+        run = load(server, rate=1000, requests=10, connections=1, keep_alive=True)
     frame = run.requests()
     assert (frame["intended_ns"].diff().dropna() == 1_000_000).all()
     waited = frame["sent_ns"] - frame["intended_ns"]
-    ordinal = pd.Series(range(10))
-    # The k-th is due after k ms and can be sent after k rests at the earliest.
-    assert (waited >= ordinal * (rest_ns - 1_000_000) - 1_000_000).all()
-    assert (frame["latency_ns"] >= waited + rest_ns).all()
-    assert any("1,000 requests/s were asked" in note for note in run.notes)
-    assert "were asked" in repr(run)
+    # Request k is due after k ms and can be sent after k pauses at the earliest.
+    assert (waited >= pd.Series(range(10)) * (pause_ns - 1_000_000) - 1_000_000).all()
+    assert (frame["latency_ns"] >= waited + pause_ns).all()
+    assert any("of 1,000 requests/s" in note for note in run.notes)
+    assert "of 1,000 requests/s" in repr(run)
     assert run.summary()["waiting_max_us"] >= 80_000
 
 
-def test_requests_queued_for_too_long_are_rows() -> None:
-    """A request that never got a connection is a row with its error, not silence."""
+def test_requests_that_time_out_in_the_queue_are_rows() -> None:
     with silent() as address:
-        run = fire(address, rate=200, requests=10, connections=1, timeout=0.15)
-    frame = run.requests()
+        frame = load(address, rate=200, requests=10, connections=1, timeout=0.15).requests()
     assert frame["error"].tolist() == ["timeout"] * 10
     assert (frame["conn"] == 0).sum() >= 1
     assert frame.loc[frame["conn"] == 0, "sent_ns"].isna().all()
 
 
-def test_an_open_loop_for_a_duration_has_as_many_requests() -> None:
-    """The rate times the duration is the number of requests."""
-    with epolllab.start_server() as server:
-        run = fire(server, rate=300, duration=0.1, connections=4)
-    assert len(run) == 30
+def test_an_open_loop_with_a_duration_has_rate_times_duration_requests(server: Any) -> None:
+    assert len(load(server, rate=300, duration=0.1, connections=4)) == 30
 
 
 # ---- errors are rows --------------------------------------------------------------------
 
 
-def test_refused_connections_are_rows(free_port: int) -> None:
+def test_refused_connections_are_rows(free_address: tuple[str, int]) -> None:
     """An absent server gives a row for each request, without a busy loop."""
-    run = fire(("127.0.0.1", free_port), connections=4, requests=8)
+    run = load(free_address, connections=4, requests=8)
     frame = run.requests()
     assert frame["error"].tolist() == ["ECONNREFUSED"] * 8
     assert frame["connected_ns"].isna().all()
     assert frame["done_ns"].isna().all()
     assert run.errors() == {"ECONNREFUSED": 8}
     assert run.summary()["error ECONNREFUSED"] == run.summary()["failed"] == 8
-    # Four at once, then a rest, then the other four.
-    intended = frame["intended_ns"]
-    assert intended[4] - intended[0] >= 10_000_000
+    # Four immediately, then a pause, then the other four.
+    assert frame["intended_ns"][4] - frame["intended_ns"][0] >= 10_000_000
 
 
-def test_silence_is_a_timeout() -> None:
-    """A request that is never answered is given up."""
+def test_a_request_without_a_response_times_out() -> None:
     with silent() as address:
-        run = fire(address, connections=3, requests=3, timeout=0.05)
-    frame = run.requests()
+        frame = load(address, connections=3, requests=3, timeout=0.05).requests()
     assert frame["error"].tolist() == ["timeout"] * 3
     assert frame["sent_ns"].notna().all()
     assert frame["first_byte_ns"].isna().all()
 
 
 def test_a_reset_is_a_row() -> None:
-    """A peer that resets while it is asked leaves ECONNRESET, and the load goes on."""
+    """The load continues on a new connection."""
 
     def reset(sock: socket.socket) -> None:
         sock.recv(1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        wire.reset(sock)
 
-    with misbehaving(reset) as address:
-        run = fire(address, connections=2, requests=6)
-    assert run.requests()["error"].tolist() == ["ECONNRESET"] * 6
-
-
-def read_request(sock: socket.socket) -> None:
-    """Read until the blank line, so that a close sends FIN and no RST."""
-    data = b""
-    while b"\r\n\r\n" not in data:
-        data += sock.recv(4096)
+    with wire.misbehaving(reset) as address:
+        frame = load(address, connections=2, requests=6).requests()
+    assert frame["error"].tolist() == ["ECONNRESET"] * 6
 
 
 @pytest.mark.parametrize(
-    ("said", "error"),
+    ("sent", "error"),
     [
         (b"", "closed early"),
         (b"HTTP/1.1 200 OK\r\nContent-Le", "closed early"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n1234", "closed early"),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n", "closed early"),
-        (b"220 mail.example\r\n", "bad answer"),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n", "bad answer"),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n12", "bad answer"),
-        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n", "bad answer"),
+        (b"220 mail.example\r\n", "bad response"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n", "bad response"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n12", "bad response"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n", "bad response"),
     ],
 )
-def test_half_and_bad_answers_are_rows(said: bytes, error: str) -> None:
-    """What is no whole HTTP answer is told apart from one that is."""
-
-    def say(sock: socket.socket) -> None:
+def test_incomplete_and_bad_responses_are_rows(sent: bytes, error: str) -> None:
+    def respond(sock: socket.socket) -> None:
         read_request(sock)
-        sock.sendall(said)
+        sock.sendall(sent)
 
-    with misbehaving(say) as address:
-        frame = fire(address, connections=1, requests=2).requests()
+    with wire.misbehaving(respond) as address:
+        frame = load(address, connections=1, requests=2).requests()
     assert frame["error"].tolist() == [error] * 2
     assert frame["done_ns"].isna().all()
 
 
 @pytest.mark.parametrize(
-    "said",
+    "sent",
     [
         b"HTTP/1.0 200 OK\r\n\r\nuntil the end",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
@@ -370,104 +329,81 @@ def test_half_and_bad_answers_are_rows(said: bytes, error: str) -> None:
         b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n",
     ],
 )
-@pytest.mark.parametrize("at_once", [True, False])
-def test_answers_of_every_framing_are_whole(said: bytes, at_once: bool) -> None:
-    """Length, chunks, no body and until-the-end are understood, also byte by byte."""
-
-    def say(sock: socket.socket) -> None:
+@pytest.mark.parametrize("size", [1, 1000], ids=["bytewise", "at once"])
+def test_responses_of_every_framing_are_complete(sent: bytes, size: int) -> None:
+    def respond(sock: socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         read_request(sock)
-        for piece in [said] if at_once else [said[i : i + 1] for i in range(len(said))]:
-            sock.sendall(piece)
+        for at in range(0, len(sent), size):
+            sock.sendall(sent[at : at + size])
 
-    with misbehaving(say) as address:
-        frame = fire(address, connections=1, requests=2).requests()
+    with wire.misbehaving(respond) as address:
+        frame = load(address, connections=1, requests=2).requests()
     assert frame["error"].isna().all()
-    assert frame["n_bytes"].tolist() == [len(said)] * 2
+    assert frame["n_bytes"].tolist() == [len(sent)] * 2
     assert frame["status"].isin([200, 204]).all()
 
 
-def test_an_echo_that_is_none() -> None:
-    """Other bytes than those sent are a bad answer."""
-
-    def lie(sock: socket.socket) -> None:
-        sock.sendall(sock.recv(4096).upper())
-
-    with misbehaving(lie) as address:
-        frame = fire(address, connections=1, requests=1, protocol="echo").requests()
-    assert frame["error"].tolist() == ["bad answer"]
+def test_other_bytes_than_those_sent_are_a_bad_echo() -> None:
+    with wire.misbehaving(lambda sock: sock.sendall(sock.recv(4096).upper())) as address:
+        frame = load(address, connections=1, requests=1, protocol="echo").requests()
+    assert frame["error"].tolist() == ["bad response"]
 
 
 # ---- records and sums -------------------------------------------------------------------
 
 
 @WHERE
-def test_the_recording_has_every_call(where: str) -> None:
-    """Each connection was made, used and closed once, and the sockets did not leak."""
-    with epolllab.start_server() as server:
-        run = fire(server, connections=4, requests=30, where=where)
+def test_every_system_call_is_recorded(where: str, server: Any) -> None:
+    """Each connection was made, used and closed once."""
+    run = load(server, connections=4, requests=30, where=where)
     counts = run.recording().counts()
     expected = dict.fromkeys(["socket", "connect", "send", "register", "close"], 30)
-    # In a closed loop the poller and the connections are all there is to close.
     assert {name: counts[name] for name in expected} == expected
     assert counts["recv"] >= 30
     connects = run.events().query("op == 'connect'")
     assert connects["conn"].tolist() == run.requests()["conn"].tolist()
 
 
-def test_connects_are_recorded_with_the_local_port() -> None:
-    """The connect record's port is the one in the row."""
-    with epolllab.start_server() as server:
-        run = fire(server, connections=2, requests=6)
+def test_connect_records_have_the_local_port(server: Any) -> None:
+    run = load(server, connections=2, requests=6)
     array = run.recording().array()
-    connects = array[array["op"] == Op.CONNECT]
-    assert connects["mask"].tolist() == run.requests().sort_values("conn")["local_port"].tolist()
+    ports = array[array["op"] == Op.CONNECT]["mask"].tolist()
+    assert ports == run.requests().sort_values("conn")["local_port"].tolist()
 
 
-def test_without_record_there_is_none() -> None:
-    """record=False leaves an empty recording, and the rows all the same."""
-    with epolllab.start_server() as server:
-        run = fire(server, requests=10, record=False)
+def test_record_false_leaves_an_empty_recording(server: Any) -> None:
+    run = load(server, requests=10, record=False)
     assert len(run.recording()) == 0
     assert run.events().empty
     assert len(run) == 10
 
 
-def test_a_small_ring_says_what_it_lost() -> None:
-    """The client's ring is bounded, and the run tells."""
-    with epolllab.start_server() as server:
-        run = fire(server, requests=100, capacity=50)
+def test_overwritten_events_are_reported(server: Any) -> None:
+    run = load(server, requests=100, capacity=50)
     recording = run.recording()
     assert len(recording) == 50
     assert recording.overwritten > 0
     assert any("overwritten" in note for note in run.notes)
 
 
-def test_metadata_says_what_was_asked_and_where() -> None:
-    """A run's circumstances can be saved with its recording."""
-    with epolllab.start_server() as server:
-        run = fire(server, connections=3, requests=5)
-    told = run.recording().metadata
-    assert told["connections"] == 3
-    assert told["requests"] == 5
-    assert told["role"] == "clients"
-    assert told["boot_id"] == run.metadata["boot_id"]
+def test_metadata_holds_options_and_environment(server: Any) -> None:
+    run = load(server, connections=3, requests=5)
+    metadata = run.recording().metadata
+    assert (metadata["connections"], metadata["requests"], metadata["role"]) == (3, 5, "clients")
+    assert metadata["boot_id"] == run.metadata["boot_id"]
 
 
-def test_a_run_of_another_boot_is_refused() -> None:
-    """Clocks of two boots cannot be joined."""
-    with epolllab.start_server() as server:
-        run = fire(server, requests=5)
-        recording = server.recording()
+def test_journeys_of_another_boot_are_refused(server: Any) -> None:
+    run = load(server, requests=5)
+    recording = server.recording()
     other = Recording(recording.rows, {**recording.metadata, "boot_id": "another"})
     with pytest.raises(ValueError, match="boot"):
         run.journeys(other)
 
 
-def test_the_summary_adds_up() -> None:
-    """Counts, rate and percentiles agree with the frame."""
-    with epolllab.start_server(protocol="http") as server:
-        run = fire(server, connections=5, requests=200)
+def test_the_summary_agrees_with_the_frame(http: Any) -> None:
+    run = load(http, connections=5, requests=200)
     sums, frame = run.summary(), run.requests()
     assert sums["requests"] == sums["succeeded"] == 200
     assert sums["failed"] == 0
@@ -477,102 +413,96 @@ def test_the_summary_adds_up() -> None:
 
 
 def test_littles_law_holds() -> None:
-    """What was counted in flight is throughput times latency, where waiting dominates."""
-
-    def rest(_: object) -> bytes:
-        time.sleep(0.002)
-        return b""
-
-    with epolllab.start_server(protocol="http", handler=rest) as server:
-        sums = fire(server, connections=4, requests=60, keep_alive=True).summary()
+    """Requests in flight are throughput times latency, where waiting dominates."""
+    with epolllab.start_server(protocol="http", handler=slow(0.002)) as server:
+        sums = load(server, connections=4, requests=60, keep_alive=True).summary()
     assert sums["in_flight_mean"] == pytest.approx(sums["throughput_x_latency"], rel=0.25)
     assert 2 < sums["in_flight_mean"] <= 4
 
 
-def test_a_run_shows_itself() -> None:
-    """Both reprs name the target and the number of requests."""
-    with epolllab.start_server() as server:
-        run = fire(server, requests=7)
+def test_reprs_name_the_target_and_the_number_of_requests(server: Any) -> None:
+    run = load(server, requests=7)
     assert server.url.rstrip("/") in repr(run)
     assert "7 requests" in repr(run)
     assert "<table" in run._repr_html_()
 
 
-def test_the_bar_reaches_its_end(capsys: pytest.CaptureFixture[str]) -> None:
-    """progress=True shows a bar on standard error."""
-    with epolllab.start_server() as server:
-        run = run_clients(server, requests=20)
-    assert len(run) == 20
+def test_progress_shows_a_bar(server: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert len(run_clients(server, requests=20)) == 20
     assert "20" in capsys.readouterr().err
 
 
-# ---- what is refused --------------------------------------------------------------------
+# ---- invalid arguments ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("wishes", "message"),
+    ("options", "name"),
     [
-        ({"connections": 0}, "connections must be at least 1"),
-        ({"requests": 0}, "requests must be at least 1"),
-        ({"requests": 1, "duration": 1}, "give one of them"),
-        ({"duration": 0}, "duration is positive"),
-        ({"rate": -1}, "rate is positive"),
-        ({"rate": float("inf")}, "rate is positive and finite"),
-        ({"rate": 2e6}, "at most 1,000,000"),
-        ({"timeout": 0}, "timeout is positive"),
-        ({"connections": 2, "processes": 3}, "cannot share"),
-        ({"where": "proces"}, "did you mean 'process'"),
-        ({"protocol": "htp"}, "did you mean 'http'"),
-        ({"path": "no/slash"}, "path begins with /"),
-        ({"path": "/a b"}, "without blanks"),
-        ({"path": "/\r\nX: y"}, "without blanks"),
-        ({"protocol": "echo", "payload": b""}, "never echoed"),
-        ({"capacity": 0}, "capacity must be at least 1"),
-        ({"source_addresses": 0}, "source_addresses must be at least 1"),
+        ({"connections": 0}, "connections"),
+        ({"requests": 0}, "requests"),
+        ({"requests": 1, "duration": 1}, "requests"),
+        ({"duration": 0}, "duration"),
+        ({"rate": -1}, "rate"),
+        ({"rate": float("inf")}, "rate"),
+        ({"rate": 2e6}, "rate"),
+        ({"timeout": 0}, "timeout"),
+        ({"connections": 2, "processes": 3}, "processes"),
+        ({"where": "proces"}, "where"),
+        ({"protocol": "htp"}, "protocol"),
+        ({"path": "no/slash"}, "path"),
+        ({"path": "/a b"}, "path"),
+        ({"path": "/\r\nX: y"}, "path"),
+        ({"protocol": "echo", "payload": b""}, "payload"),
+        ({"capacity": 0}, "capacity"),
+        ({"source_addresses": 0}, "source_addresses"),
     ],
 )
-def test_wishes_that_make_no_sense(wishes: dict[str, object], message: str) -> None:
-    """Each is refused with its reason, before anything starts."""
-    with pytest.raises(ValueError, match=message):
-        fire("127.0.0.1:9", **wishes)
+def test_invalid_options(options: dict[str, object], name: str) -> None:
+    with pytest.raises(ValueError, match=rf"^{name}\b"):
+        load("127.0.0.1:9", **options)
 
 
 @pytest.mark.parametrize(
-    "wishes", [{"payload": "text"}, {"connections": 1.5}, {"rate": "fast"}, {"timeout": True}]
-)
-def test_wishes_of_the_wrong_kind(wishes: dict[str, object]) -> None:
-    """A value of another type is a TypeError."""
-    with pytest.raises(TypeError):
-        fire("127.0.0.1:9", **wishes)
-
-
-@pytest.mark.parametrize(
-    ("target", "message"),
+    ("name", "value"),
     [
-        ("8.8.8.8:80", "not this machine's loopback"),
-        ("http://192.0.2.1/", "allow_remote=True"),
-        ("https://127.0.0.1/", "plain HTTP, not https"),
-        ("127.0.0.1", "a target is"),
-        ("127.0.0.1:port", "no port that makes sense"),
-        (("127.0.0.1", 0), "port must be at least 1"),
-        (None, "a target is"),
-        (("a", "b", "c"), "a target is"),
-        ((1, 2), "a target is"),
+        ("payload", "text"),
+        ("connections", 1.5),
+        ("rate", "fast"),
+        ("timeout", True),
+        ("keep_alive", "no"),
+        ("path", b"/"),
     ],
 )
-def test_targets_that_are_none(target: object, message: str) -> None:
-    """Remote and meaningless targets are refused with what to do."""
-    with pytest.raises(ValueError, match=message):
-        fire(target)
+def test_options_of_the_wrong_type(name: str, value: object) -> None:
+    with pytest.raises(TypeError, match=rf"^{name}\b"):
+        load("127.0.0.1:9", **{name: value})
 
 
-def test_remote_is_allowed_when_said() -> None:
-    """allow_remote=True lets another address through; nothing is sent here."""
-    assert locate("192.0.2.1:80", allow_remote=True).address == ("192.0.2.1", 80)
+@pytest.mark.parametrize(
+    "target",
+    [
+        "8.8.8.8:80",
+        "http://192.0.2.1/",
+        "https://127.0.0.1/",
+        "127.0.0.1",
+        "127.0.0.1:port",
+        ("127.0.0.1", 0),
+        None,
+        ("a", "b", "c"),
+        (1, 2),
+    ],
+)
+def test_invalid_and_remote_targets(target: object) -> None:
+    with pytest.raises(ValueError, match=r"^target\b"):
+        load(target)
 
 
-def test_a_protocol_of_ones_own_must_be_told() -> None:
-    """Clients cannot guess what a user's protocol speaks; subclasses are known."""
+def test_allow_remote_permits_another_address() -> None:
+    assert resolve_target("192.0.2.1:80", allow_remote=True).address == ("192.0.2.1", 80)
+
+
+def test_a_protocol_of_your_own_needs_protocol() -> None:
+    """Clients cannot know what it speaks; subclasses of Echo are known."""
 
     class Shout(epolllab.Session):
         def receive(self, data: bytes) -> list[bytes]:
@@ -582,59 +512,57 @@ def test_a_protocol_of_ones_own_must_be_told() -> None:
         pass
 
     with epolllab.start_server(protocol=Shout) as server:
-        with pytest.raises(ValueError, match='protocol="echo"'):
-            fire(server)
-        assert fire(server, requests=3, protocol="echo").summary()["succeeded"] == 3
+        with pytest.raises(ValueError, match=r"^protocol\b"):
+            load(server)
+        assert load(server, requests=3, protocol="echo").summary()["succeeded"] == 3
     with epolllab.start_server(protocol=Mine) as server:
-        assert fire(server, requests=3).summary()["succeeded"] == 3
+        assert load(server, requests=3).summary()["succeeded"] == 3
 
 
 def test_more_connections_than_descriptors() -> None:
-    """The error names the number, and nothing has been started."""
     hard = kernel.descriptor_limits().hard
-    with pytest.raises(kernel.DescriptorLimitError, match="descriptors are wanted"):
-        fire("127.0.0.1:9", connections=hard + 1)
+    with pytest.raises(kernel.DescriptorLimitError):
+        load("127.0.0.1:9", connections=hard + 1)
 
 
-def test_the_descriptor_limit_is_put_back() -> None:
-    """More connections than the soft limit work where the hard limit allows them."""
-    import resource
-
+def test_the_descriptor_limit_is_restored() -> None:
+    """More connections than the soft limit work if the hard limit allows them."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     soft = kernel.descriptors_open() + 40
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, before[1]))
     try:
         with silent() as address:
-            run = fire(address, connections=120, requests=120, timeout=0.2)
+            run = load(address, connections=120, requests=120, timeout=0.2)
         assert resource.getrlimit(resource.RLIMIT_NOFILE) == (soft, before[1])
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
     assert run.errors() == {"timeout": 120}
 
 
-def test_source_addresses_are_spread() -> None:
-    """Connections come from 127.0.0.1, .2 and .3 in turn, and journeys are refused."""
+def test_source_addresses_take_turns() -> None:
+    """Connections come from 127.0.0.1, .2 and .3, and journeys are refused."""
     seen: list[str] = []
 
-    def note(sock: socket.socket) -> None:
+    def respond(sock: socket.socket) -> None:
         seen.append(sock.getpeername()[0])
         read_request(sock)
         sock.sendall(b"HTTP/1.0 200 OK\r\n\r\n")
 
-    with misbehaving(note) as address:
-        run = fire(address, connections=1, requests=6, source_addresses=3)
-    assert sorted(seen) == ["127.0.0.1", "127.0.0.1", "127.0.0.2", "127.0.0.2"] + ["127.0.0.3"] * 2
+    with wire.misbehaving(respond) as address:
+        run = load(address, connections=1, requests=6, source_addresses=3)
+    assert sorted(seen) == [f"127.0.0.{i}" for i in (1, 1, 2, 2, 3, 3)]
     assert run.summary()["succeeded"] == 6
-    with pytest.raises(ValueError, match="several source addresses"):
+    with pytest.raises(ValueError, match="source_addresses"):
         run.journeys(Recording(b"", run.metadata))
 
 
-def test_many_connections_get_more_addresses_unasked() -> None:
-    """Above 20,000 connections the plan spreads them; IPv6 has no such addresses."""
-    target = locate("127.0.0.1:9")
-    assert Plan(target, connections=20_000).sources == ()
-    assert Plan(target, connections=50_000).sources == ("127.0.0.1", "127.0.0.2", "127.0.0.3")
-    assert Plan(locate(("::1", 9)), connections=50_000).sources == ()
+def test_many_connections_get_several_source_addresses() -> None:
+    """More than 20,000 are spread over 127.0.0.x; IPv6 has no such addresses."""
+    target = resolve_target("127.0.0.1:9")
+    assert ClientOptions(target, connections=20_000).sources == ()
+    expected = tuple(f"127.0.0.{i}" for i in (1, 2, 3))
+    assert ClientOptions(target, connections=50_000).sources == expected
+    assert ClientOptions(resolve_target(("::1", 9)), connections=50_000).sources == ()
 
 
 # ---- what is left behind ----------------------------------------------------------------
@@ -642,10 +570,11 @@ def test_many_connections_get_more_addresses_unasked() -> None:
 
 @WHERE
 def test_an_interrupt_leaves_nothing(where: str) -> None:
-    """KeyboardInterrupt in the middle of a run ends children and threads, and closes all."""
+    """KeyboardInterrupt during a run ends children and threads, and closes descriptors."""
     children, descriptors = kernel.children(), kernel.descriptors_open()
+    interrupts = [signal.SIGINT]
 
-    def interrupt(_: object, interrupts: list[int] = [signal.SIGINT]) -> bytes:  # noqa: B006
+    def interrupt(_: object) -> bytes:
         if interrupts:
             os.kill(os.getpid(), interrupts.pop())
         return b""
@@ -653,7 +582,7 @@ def test_an_interrupt_leaves_nothing(where: str) -> None:
     with epolllab.start_server(protocol="http", handler=interrupt) as server:
         inside = kernel.descriptors_open()
         with pytest.raises(KeyboardInterrupt):
-            fire(server, connections=1, duration=60, where=where)
+            load(server, connections=1, duration=60, where=where)
         assert kernel.children() == children
         assert [t.name for t in threading.enumerate() if "clients" in t.name] == []
         assert kernel.descriptors_open() <= inside + 1
@@ -661,7 +590,7 @@ def test_an_interrupt_leaves_nothing(where: str) -> None:
 
 
 def test_a_killed_child_is_an_error() -> None:
-    """A client process that dies says so, and the others are ended."""
+    """The error names the signal, and the other children are ended."""
     children = kernel.children()
 
     def kill(_: object) -> bytes:
@@ -673,27 +602,13 @@ def test_a_killed_child_is_an_error() -> None:
         epolllab.start_server(protocol="http", handler=kill) as server,
         pytest.raises(RuntimeError, match="SIGKILL"),
     ):
-        fire(server, connections=2, duration=60, processes=2)
+        load(server, connections=2, duration=60, processes=2)
     assert kernel.children() == children
 
 
-def test_a_child_that_fails_tells_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An exception in the client process comes back with its traceback."""
-    monkeypatch.setattr(Plan, "message", lambda plan: None)
-    with (
-        epolllab.start_server() as server,
-        pytest.raises(RuntimeError, match="Traceback"),
-    ):
-        fire(server, requests=2)
-
-
-def test_clients_need_no_numpy() -> None:
-    """What a client process imports is the standard library and the first half."""
-    code = (
-        "import sys, epolllab.clients; "
-        "heavy = {'numpy', 'pandas', 'matplotlib', 'tqdm'} & sys.modules.keys(); "
-        "sys.exit(', '.join(heavy) or 0)"
-    )
-    folder = os.path.dirname(os.path.dirname(epolllab.__file__))
-    done = subprocess.run([sys.executable, "-c", code], cwd=folder, stderr=subprocess.PIPE)
-    assert done.returncode == 0, done.stderr.decode()
+def test_an_exception_in_a_child_comes_with_its_traceback(
+    server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ClientOptions, "message", lambda options: None)
+    with pytest.raises(RuntimeError, match="Traceback"):
+        load(server, requests=2)
