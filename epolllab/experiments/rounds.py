@@ -145,21 +145,8 @@ class Layout:
 class ExperimentRun:
     """One run of an experiment: it measures cells in rounds and collects the result.
 
-    Parameters
-    ----------
-    name : str
-        Of the experiment.
-    layout : Layout
-        Columns of the result.
-    effort : Effort
-        How much to measure.
-
-    Attributes
-    ----------
-    notes : list of str
-        What was reduced, refused or interrupted: sentences without a full stop.
-    interrupted : bool
-        Whether the run was interrupted.
+    ``notes`` are sentences, without a full stop, about what was reduced, refused or
+    interrupted.
     """
 
     def __init__(self, name: str, layout: Layout, effort: Effort) -> None:

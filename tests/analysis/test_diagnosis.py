@@ -17,27 +17,29 @@ from tests.samples import LISTENER_FD, Script, random_server
 TIMES = 150
 
 
+def watched_pair(bench, mask=EPOLLIN):
+    """An epoll, the end of a connection that it watches, and the other end."""
+    here, there = bench.pair()
+    epoll = bench.epoll()
+    bench.register(epoll, here, mask)
+    return epoll, here, there
+
+
 def writable_left_on(bench):
     """OUT stays registered with nothing to send."""
-    here, _ = bench.pair()
-    epoll = bench.epoll()
-    bench.register(epoll, here, EPOLLIN | EPOLLOUT)
+    epoll, *_ = watched_pair(bench, EPOLLIN | EPOLLOUT)
     bench.spin(epoll, TIMES)
 
 
 def writable_answered_by_reading(bench):
     """The same in a loop that reads regardless of the mask."""
-    here, _ = bench.pair()
-    epoll = bench.epoll()
-    bench.register(epoll, here, EPOLLIN | EPOLLOUT)
+    epoll, here, _ = watched_pair(bench, EPOLLIN | EPOLLOUT)
     bench.spin(epoll, TIMES, lambda: bench.attempt(bench.recv, here, 10))
 
 
 def hang_up(bench):
     """The connection ends while its interest is 0."""
-    here, there = bench.pair()
-    epoll = bench.epoll()
-    bench.register(epoll, here, EPOLLIN)
+    epoll, here, there = watched_pair(bench)
     bench.modify(epoll, here, 0)
     bench.close(there)
     bench.spin(epoll, TIMES)
@@ -45,18 +47,14 @@ def hang_up(bench):
 
 def end_of_file_level(bench):
     """An empty read is ignored."""
-    here, there = bench.pair()
-    epoll = bench.epoll()
-    bench.register(epoll, here, EPOLLIN)
+    epoll, here, there = watched_pair(bench)
     bench.close(there)
     bench.spin(epoll, TIMES, lambda: bench.recv(here, 10))
 
 
 def end_of_file_edge(bench):
     """The loop reads until EAGAIN, which never comes, within one event."""
-    here, there = bench.pair()
-    epoll = bench.epoll()
-    bench.register(epoll, here, EPOLLIN | EPOLLET)
+    epoll, here, there = watched_pair(bench, EPOLLIN | EPOLLET)
     bench.send(there, b"half a request")
     bench.close(there)
     bench.wait(epoll)
@@ -66,9 +64,7 @@ def end_of_file_edge(bench):
 
 def end_of_file_oneshot(bench):
     """An empty read is ignored, and the descriptor rearmed each time."""
-    here, there = bench.pair()
-    epoll = bench.epoll()
-    bench.register(epoll, here, EPOLLIN)
+    epoll, here, there = watched_pair(bench)
     bench.close(there)
 
     def turn():
@@ -80,9 +76,7 @@ def end_of_file_oneshot(bench):
 
 def ghost(bench):
     """The descriptor is closed while a duplicate is open."""
-    here, there = bench.pair()
-    epoll = bench.epoll()
-    bench.register(epoll, here, EPOLLIN)
+    epoll, here, there = watched_pair(bench)
     bench.dup(here, "forgotten")
     bench.close(here)
     bench.send(there, b"x")
@@ -121,9 +115,7 @@ def wake_up(bench):
 
 def unread(bench):
     """Received bytes are never read."""
-    here, there = bench.pair()
-    epoll = bench.epoll()
-    bench.register(epoll, here, EPOLLIN)
+    epoll, _, there = watched_pair(bench)
     bench.send(there, b"x")
     bench.spin(epoll, TIMES)
 
@@ -155,9 +147,7 @@ def no_descriptors(bench):
 
 def no_sleep(bench):
     """The wait has a timeout of 0."""
-    here, _ = bench.pair()
-    epoll = bench.epoll()
-    bench.register(epoll, here, EPOLLIN)
+    epoll, *_ = watched_pair(bench)
     bench.spin(epoll, TIMES)
 
 

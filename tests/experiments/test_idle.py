@@ -125,15 +125,10 @@ def test_a_failed_server_is_noted(monkeypatch):
 @pytest.mark.parametrize(
     "arguments",
     [
-        {"idle": (-1,)},
-        {"idle": (100, 10)},
-        {"servers": ("epoll-eager",)},
-        {"servers": "poll-eager"},
-        {"active": 0},
-        {"requests": 0},
-        {"rounds": 0},
+        {"idle": (-1,)}, {"idle": (100, 10)}, {"servers": ("epoll-eager",)},
+        {"servers": "poll-eager"}, {"active": 0}, {"requests": 0}, {"rounds": 0},
     ],
-)
+)  # fmt: skip
 def test_bad_input(arguments):
     """The error begins with the name of the parameter."""
     with pytest.raises(ValueError, match=f"^{next(iter(arguments))} "):

@@ -96,14 +96,10 @@ def test_traced_server_responds_and_ends():
 @pytest.mark.parametrize(
     "arguments",
     [
-        {"loads": ("ecko",)},
-        {"looks": ("stracé",)},
-        {"looks": "plain"},
-        {"where": ()},
-        {"requests": 0},
-        {"rounds": 0},
+        {"loads": ("ecko",)}, {"looks": ("stracé",)}, {"looks": "plain"}, {"where": ()},
+        {"requests": 0}, {"rounds": 0},
     ],
-)
+)  # fmt: skip
 def test_bad_input(arguments):
     """The error begins with the name of the parameter."""
     with pytest.raises(ValueError, match=f"^{next(iter(arguments))} "):
