@@ -8,6 +8,7 @@ import select
 import socket
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from functools import partial
 
 from epolllab import kernel
@@ -52,16 +53,14 @@ def _raise_limit(bench: Bench, least: int) -> None:
     source="Modules/selectmodule.c: maxevents defaults to FD_SETSIZE - 1",
     picture=partial(picture_of_numbers, what="events returned by one wait, of 1,030 ready"),
 )
-def python_cuts_batches(bench: Bench) -> dict[str, object]:
+def python_cuts_batches(bench: Bench) -> Iterator[object]:
     _raise_limit(bench, kernel.descriptors_open() + 1100)
     epoll = bench.epoll()
     poll = epoll.epoll.poll
     for _ in range(1030):
         epoll.epoll.register(bench.eventfd(value=1).fd, EPOLLIN)
-    return {
-        "poll()": bench.call("len(epoll.poll(0))", lambda: len(poll(0))),
-        "poll(maxevents=2000)": bench.call("len(epoll.poll(0, 2000))", lambda: len(poll(0, 2000))),
-    }
+    yield bench.call("len(epoll.poll(0))", lambda: len(poll(0)))
+    yield bench.call("len(epoll.poll(0, 2000))", lambda: len(poll(0, 2000)))
 
 
 @phenomenon(
@@ -70,17 +69,15 @@ def python_cuts_batches(bench: Bench) -> dict[str, object]:
     expected={"entries before": 1, "entries after": 0, "events": []},
     source=f"{MAN}, question 6",
 )
-def close_unregisters(bench: Bench) -> dict[str, object]:
+def close_unregisters(bench: Bench) -> Iterator[object]:
     here, there = bench.pair()
     epoll = bench.watch(here, EPOLLIN)
     bench.send(there, b"x")
     before = len(bench.interest(epoll))
     bench.close(here)
-    return {
-        "entries before": before,
-        "entries after": len(bench.interest(epoll)),
-        "events": bench.masks(epoll),
-    }
+    yield before
+    yield len(bench.interest(epoll))
+    yield bench.masks(epoll)
 
 
 def _ghost(bench: Bench) -> tuple[Epoll, Descriptor, Descriptor]:
@@ -107,17 +104,14 @@ def _ghost(bench: Bench) -> tuple[Epoll, Descriptor, Descriptor]:
     source=f"{MAN}, question 6; epoll watches the open file description, under the number it "
     "was registered by",
 )
-def dup_keeps_dead_fd(bench: Bench) -> dict[str, object]:
+def dup_keeps_dead_fd(bench: Bench) -> Iterator[object]:
     epoll, closed, duplicate = _ghost(bench)
-    seen: dict[str, object] = {
-        "event for the closed number": [fd for fd, _ in bench.wait(epoll)] == [closed.fd],
-        "mask": bench.masks(epoll),
-        "unregister the closed number": bench.attempt(bench.unregister, epoll, closed),
-        "unregister the duplicate": bench.attempt(bench.unregister, epoll, duplicate),
-    }
+    yield [fd for fd, _ in bench.wait(epoll)] == [closed.fd]
+    yield bench.masks(epoll)
+    yield bench.attempt(bench.unregister, epoll, closed)
+    yield bench.attempt(bench.unregister, epoll, duplicate)
     bench.close(duplicate)
-    seen["event after closing the duplicate"] = bench.masks(epoll)
-    return seen
+    yield bench.masks(epoll)
 
 
 @phenomenon(
@@ -127,15 +121,12 @@ def dup_keeps_dead_fd(bench: Bench) -> dict[str, object]:
     source=f"{MAN}, question 6",
     notes="Only closing the duplicate ends it, or closing the epoll.",
 )
-def ghost_spin(bench: Bench) -> dict[str, object]:
+def ghost_spin(bench: Bench) -> Iterator[object]:
     epoll, closed, duplicate = _ghost(bench)
-    seen: dict[str, object] = {
-        "of 1,000 waits returned": bench.spin(epoll, 1000),
-        "unregister": bench.attempt(bench.unregister, epoll, closed),
-    }
+    yield bench.spin(epoll, 1000)
+    yield bench.attempt(bench.unregister, epoll, closed)
     bench.close(duplicate)
-    seen["without the duplicate"] = bench.spin(epoll, 10)
-    return seen
+    yield bench.spin(epoll, 10)
 
 
 @phenomenon(
@@ -151,7 +142,7 @@ def ghost_spin(bench: Bench) -> dict[str, object]:
     "fs/eventpoll.c",
     picture=picture_of_interest,
 )
-def fd_reuse_ghost(bench: Bench) -> dict[str, object]:
+def fd_reuse_ghost(bench: Bench) -> Iterator[object]:
     first, peer = bench.pair("old socket", "its peer")
     old = bench.renumber(first)
     epoll = bench.watch(old, EPOLLIN)
@@ -166,12 +157,10 @@ def fd_reuse_ghost(bench: Bench) -> dict[str, object]:
     bench.data["interest"] = entries
     bench.data["table"] = {old.fd: EPOLLIN}
     bench.data["inodes"] = {old.fd: os.fstat(old.fd).st_ino}
-    return {
-        "entries with the number": len(entries),
-        "their files": len({entry.inode for entry in entries}),
-        "event, though the new socket has nothing": bench.masks(epoll),
-        "recv from the new socket": bench.attempt(bench.recv, new, 10),
-    }
+    yield len(entries)
+    yield len({entry.inode for entry in entries})
+    yield bench.masks(epoll)
+    yield bench.attempt(bench.recv, new, 10)
 
 
 @phenomenon(
@@ -180,7 +169,7 @@ def fd_reuse_ghost(bench: Bench) -> dict[str, object]:
     expected={"closed here, still in flight": ["IN"], "discarded": []},
     source="unix(7), SCM_RIGHTS; epoll(7), question 6",
 )
-def descriptor_in_flight(bench: Bench) -> dict[str, object]:
+def descriptor_in_flight(bench: Bench) -> Iterator[object]:
     first, there = bench.pair()
     here = bench.renumber(first)
     near, far = bench.pair("near end of a channel", "its far end")
@@ -189,12 +178,11 @@ def descriptor_in_flight(bench: Bench) -> dict[str, object]:
     bench.call("sendmsg(near, SCM_RIGHTS here)", near.sock.sendmsg, [b"x"], [rights])
     bench.close(here)
     bench.send(there, b"x")
-    seen: dict[str, object] = {"closed here, still in flight": bench.masks(epoll)}
+    yield bench.masks(epoll)
     bench.close(far)
     bench.close(near)
     bench.until(lambda: not kernel.interest_list(epoll.fd), "the file in flight released")
-    seen["discarded"] = bench.masks(epoll)
-    return seen
+    yield bench.masks(epoll)
 
 
 @phenomenon(
@@ -209,7 +197,7 @@ def descriptor_in_flight(bench: Bench) -> dict[str, object]:
     notes="The child is a new process that inherits the descriptor, which for the kernel is "
     "the same as a fork.",
 )
-def fork_shares_interest(bench: Bench) -> dict[str, object]:
+def fork_shares_interest(bench: Bench) -> Iterator[object]:
     epoll = bench.epoll()
     edge, level = bench.eventfd("edge"), bench.eventfd("level")
     bench.register(epoll, edge, EPOLLIN | EPOLLET)
@@ -226,19 +214,14 @@ def fork_shares_interest(bench: Bench) -> dict[str, object]:
     foreign = in_child("register an eventfd of its own", "register ready eventfd", epoll.fd)
     ready = [fd for fd, _ in bench.wait(epoll)]
     unknown = ready == [foreign] and foreign not in (edge.fd, level.fd)
+    yield "a number the parent did not register" if unknown else f"{ready}"
     in_child("close that eventfd", "close", foreign)
     bench.write(edge, ONE)
     in_child("wait", "wait", epoll.fd)
-    after_edge = bench.masks(epoll)
+    yield bench.masks(epoll)
     bench.write(level, ONE)
     in_child("unregister level", "unregister", epoll.fd, level.fd)
-    return {
-        "child registers its own eventfd: parent gets": "a number the parent did not register"
-        if unknown
-        else f"{ready}",
-        "child takes the edge: parent gets": after_edge,
-        "child unregisters parent's descriptor: parent gets": bench.masks(epoll),
-    }
+    yield bench.masks(epoll)
 
 
 @phenomenon(
@@ -247,7 +230,7 @@ def fork_shares_interest(bench: Bench) -> dict[str, object]:
     expected={"batch": ["first", "second"], "handling the second": "KeyError", "next wait": []},
     source=f"{MAN}, 'If using an event cache'",
 )
-def stale_event_in_batch(bench: Bench) -> dict[str, object]:
+def stale_event_in_batch(bench: Bench) -> Iterator[object]:
     epoll = bench.epoll()
     table = {}
     for name in ("first", "second"):
@@ -255,7 +238,7 @@ def stale_event_in_batch(bench: Bench) -> dict[str, object]:
         bench.register(epoll, target, EPOLLIN)
         table[target.fd] = target
     batch = bench.wait(epoll)
-    seen: dict[str, object] = {"batch": [table[fd].name for fd, _ in batch]}
+    yield [table[fd].name for fd, _ in batch]
     for target in table.values():
         bench.close(target)
     second = batch[1][0]
@@ -263,9 +246,8 @@ def stale_event_in_batch(bench: Bench) -> dict[str, object]:
     try:
         bench.call("connections[fd of the second]", lambda: table[second].name)
     except KeyError:
-        seen["handling the second"] = "KeyError"
-    seen["next wait"] = bench.masks(epoll)
-    return seen
+        yield "KeyError"
+    yield bench.masks(epoll)
 
 
 @phenomenon(
@@ -312,35 +294,26 @@ def cannot_be_watched(bench: Bench) -> dict[str, object]:
     },
     source="epoll_ctl(2), epoll_wait(2); EP_MAX_NESTS is 4 in fs/eventpoll.c",
 )
-def bad_registrations(bench: Bench) -> dict[str, object]:
+def bad_registrations(bench: Bench) -> Iterator[object]:
     here, there = bench.pair()
     epoll, other = bench.watch(here, EPOLLIN), bench.epoll("other epoll")
     bench.register(epoll, other, EPOLLIN)
     duplicate = bench.dup(here, "duplicate")
-    return {
-        "the same descriptor twice": bench.attempt(bench.register, epoll, here, EPOLLIN),
-        "a duplicate of it": bench.attempt(bench.register, epoll, duplicate, EPOLLIN),
-        "modify an unregistered descriptor": bench.attempt(bench.modify, epoll, there, EPOLLIN),
-        "unregister an unregistered descriptor": bench.attempt(bench.unregister, epoll, there),
-        "an epoll in itself": bench.attempt(bench.register, epoll, epoll, EPOLLIN),
-        "two epolls in each other": bench.attempt(bench.register, other, epoll, EPOLLIN),
-        **_nest(bench),
-        "a wait for no events": bench.attempt(
-            bench.call, "epoll_wait(epoll, maxevents=0)", _wait_for_none, epoll.fd
-        ),
-    }
-
-
-def _nest(bench: Bench) -> dict[str, object]:
-    """Put epolls into each other until the kernel refuses."""
-    inner = bench.epoll("innermost")
-    depth = 1
-    while True:
+    yield bench.attempt(bench.register, epoll, here, EPOLLIN)
+    yield bench.attempt(bench.register, epoll, duplicate, EPOLLIN)
+    yield bench.attempt(bench.modify, epoll, there, EPOLLIN)
+    yield bench.attempt(bench.unregister, epoll, there)
+    yield bench.attempt(bench.register, epoll, epoll, EPOLLIN)
+    yield bench.attempt(bench.register, other, epoll, EPOLLIN)
+    inner, depth, result = bench.epoll("innermost"), 0, "ok"
+    while result == "ok":
+        depth += 1
         outer = bench.epoll(f"epoll {depth + 1}")
-        result = bench.attempt(bench.register, outer, inner, EPOLLIN)
-        if result != "ok":
-            return {"epolls that can be nested": depth, "one more": result}
-        inner, depth = outer, depth + 1
+        result = str(bench.attempt(bench.register, outer, inner, EPOLLIN))
+        inner = outer
+    yield depth
+    yield result
+    yield bench.attempt(bench.call, "epoll_wait(epoll, maxevents=0)", _wait_for_none, epoll.fd)
 
 
 def _wait_for_none(epfd: int) -> None:
@@ -364,22 +337,17 @@ def _wait_for_none(epfd: int) -> None:
     },
     source=f"{MAN}, question 3; {SELFTEST}, epoll51 to epoll58",
 )
-def nested_epoll(bench: Bench) -> dict[str, object]:
+def nested_epoll(bench: Bench) -> Iterator[object]:
     here, there = bench.pair()
     inner = bench.watch(here, EPOLLIN, "inner")
     level = bench.watch(inner, EPOLLIN, "level outer")
     edge = bench.watch(inner, EPOLLIN | EPOLLET, "edge outer")
-    seen: dict[str, object] = {"nothing ready": bench.masks(level) + bench.masks(edge)}
+    yield bench.masks(level) + bench.masks(edge)
     bench.send(there, b"x")
-    return {
-        **seen,
-        "outer, level": bench.masks(level),
-        "outer, level, again": bench.masks(level),
-        "outer, edge": bench.masks(edge),
-        "outer, edge, again": bench.masks(edge),
-        "select": bench.select(inner) == "read",
-        "inner": bench.masks(inner),
-    }
+    for outer in (level, level, edge, edge):
+        yield bench.masks(outer)
+    yield bench.select(inner) == "read"
+    yield bench.masks(inner)
 
 
 WAIT_S = 0.02
@@ -395,14 +363,12 @@ WAIT_S = 0.02
     source=f"{MAN}; the wait holds the file, so close(2) only frees the number",
     notes=f"The waits have a timeout of {WAIT_S * 1000:g} ms; without one they would never end.",
 )
-def close_does_not_wake(bench: Bench) -> dict[str, object]:
+def close_does_not_wake(bench: Bench) -> Iterator[object]:
     here, _ = bench.pair()
     epoll = bench.watch(here, EPOLLIN)
     closing = bench.watch(bench.eventfd(), EPOLLIN, "epoll to be closed")
-    return {
-        "watched socket closed": _close_during_wait(bench, epoll, here),
-        "epoll closed": _close_during_wait(bench, closing, closing),
-    }
+    yield _close_during_wait(bench, epoll, here)
+    yield _close_during_wait(bench, closing, closing)
 
 
 def _close_during_wait(bench: Bench, epoll: Epoll, to_close: Descriptor) -> str:
@@ -439,7 +405,7 @@ def _close_during_wait(bench: Bench, epoll: Epoll, to_close: Descriptor) -> str:
     source=f"{MAN}; epoll_wait(2): the file descriptors may change while another thread waits",
     notes="The waits have a timeout of ten seconds.",
 )
-def register_does_wake(bench: Bench) -> dict[str, object]:
+def register_does_wake(bench: Bench) -> Iterator[object]:
     epoll = bench.epoll()
     ready = bench.eventfd(value=1)
     waiter = bench.waiter(epoll)
@@ -449,10 +415,8 @@ def register_does_wake(bench: Bench) -> dict[str, object]:
     waiter = bench.waiter(epoll)
     bench.modify(epoll, ready, EPOLLIN)
     modified = waiter.result()
-    return {
-        "a ready descriptor registered": [mask_names(mask) for _, mask in registered],
-        "interest modified to what is ready": [mask_names(mask) for _, mask in modified],
-    }
+    yield [mask_names(mask) for _, mask in registered]
+    yield [mask_names(mask) for _, mask in modified]
 
 
 @phenomenon(
@@ -466,24 +430,22 @@ def register_does_wake(bench: Bench) -> dict[str, object]:
     },
     source="select(2), FD_SETSIZE; CPython's selectmodule.c checks it",
 )
-def fd_setsize_wall(bench: Bench) -> dict[str, object]:
+def fd_setsize_wall(bench: Bench) -> Iterator[object]:
     number = 1024
     _raise_limit(bench, number + 8)
     target = bench.dup(bench.eventfd(value=1), f"fd {number}", at_least=number)
-    seen: dict[str, object] = {"select.select": "ok"}
     start = bench.clock()
     try:
         select.select([target], [], [], 0)
     except ValueError as error:
-        seen["select.select"] = "ValueError"
         bench.step(f"select.select([{target.fd}])", f"ValueError: {error}", start)
+        yield "ValueError"
     direct = raw.RawSelect([(target.fd, EPOLLIN)])
     count = bench.call(f"select({target.fd + 1}, a bitmap of that size)", direct.wait)
     # 1024 stands for the number that the kernel gave, which may be higher.
-    seen["the raw system call"] = [number + fd - target.fd for fd, _ in direct.ready(count)]
-    seen["poll"] = bench.poll(target, EPOLLIN)
-    seen["epoll"] = bench.masks(bench.watch(target, EPOLLIN))
-    return seen
+    yield [number + fd - target.fd for fd, _ in direct.ready(count)]
+    yield bench.poll(target, EPOLLIN)
+    yield bench.masks(bench.watch(target, EPOLLIN))
 
 
 @phenomenon(
@@ -500,7 +462,7 @@ def fd_setsize_wall(bench: Bench) -> dict[str, object]:
     since=(4, 13),
     picture=picture_of_interest,
 )
-def kernels_own_view(bench: Bench) -> dict[str, object]:
+def kernels_own_view(bench: Bench) -> Iterator[object]:
     epoll = bench.epoll()
     table, inodes = {}, {}
     for name, mask in (
@@ -520,13 +482,10 @@ def kernels_own_view(bench: Bench) -> dict[str, object]:
         table["edge-triggered for IN"].fd: EPOLLIN | EPOLLET,
         table["for nothing"].fd: 0,
     }
-    return {
-        **{name: entries[target.fd].mask_names for name, target in table.items()},
-        "inodes are those of fstat": {e.fd: e.inode for e in entries.values()} == inodes,
-        "data holds the number in its lower half": all(
-            e.data & 0xFFFF_FFFF == e.fd for e in entries.values()
-        ),
-    }
+    for target in table.values():
+        yield entries[target.fd].mask_names
+    yield {entry.fd: entry.inode for entry in entries.values()} == inodes
+    yield all(entry.data & 0xFFFF_FFFF == entry.fd for entry in entries.values())
 
 
 @phenomenon(
@@ -540,15 +499,14 @@ def kernels_own_view(bench: Bench) -> dict[str, object]:
     source="pidfd_open(2)",
     since=(5, 3),
 )
-def process_is_a_descriptor(bench: Bench) -> dict[str, object]:
+def process_is_a_descriptor(bench: Bench) -> Iterator[object]:
     child = subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
     assert child.stdin is not None
     bench.cleanup.callback(child.wait)
     bench.cleanup.callback(child.stdin.close)
     pidfd = bench.add(bench.call("pidfd_open(a child)", os.pidfd_open, child.pid), "pidfd")
     epoll = bench.watch(pidfd, EPOLLIN)
-    seen: dict[str, object] = {"while it runs": bench.masks(epoll)}
+    yield bench.masks(epoll)
     bench.call("close the child's standard input", child.stdin.close)
-    seen["after it has ended"] = bench.masks(epoll, PATIENCE_S)
-    seen["again, before it is reaped"] = bench.masks(epoll)
-    return seen
+    yield bench.masks(epoll, PATIENCE_S)
+    yield bench.masks(epoll)

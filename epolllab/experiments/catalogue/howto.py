@@ -5,6 +5,7 @@ scotdoyle.com/python-epoll-howto.html. The package's own servers have none of th
 """
 
 import socket
+from collections.abc import Iterator
 from functools import partial
 
 from epolllab import kernel
@@ -57,8 +58,7 @@ def _until_state(bench: Bench, accepted: socket.socket, state: str) -> None:
     source=SOURCE,
     notes="Repair: an empty recv is end of file; unregister and close. See also ignored-eof-spin.",
 )
-def howto_forgets_eof(bench: Bench) -> dict[str, int]:
-    seen: dict[str, int] = {}
+def howto_forgets_eof(bench: Bench) -> Iterator[object]:
     for edge in (False, True):
         server = _server(bench, edge=edge)
         client = _client(bench, server)
@@ -68,12 +68,10 @@ def howto_forgets_eof(bench: Bench) -> dict[str, int]:
         _until_state(bench, accepted, "CLOSE_WAIT")
         _turn(bench, server)
         if edge:
-            seen[f"edge: reads in one turn, cut at {READS_AT_MOST:,}"] = server.reads_in_turn
+            yield server.reads_in_turn
         else:
-            useless = sum(len(server.turn()) for _ in range(200))
-            seen["level: turns with nothing to do, of 200"] = useless
-            seen["level: connections kept"] = len(server.connections)
-    return seen
+            yield sum(len(server.turn()) for _ in range(200))
+            yield len(server.connections)
 
 
 @phenomenon(
@@ -88,7 +86,7 @@ def howto_forgets_eof(bench: Bench) -> dict[str, int]:
     notes="Its text says that HUP means that the client has closed. "
     "HUP means that both halves are shut, by either side.",
 )
-def howto_misreads_hup(bench: Bench) -> dict[str, object]:
+def howto_misreads_hup(bench: Bench) -> Iterator[object]:
     server = _server(bench)
     client = _client(bench, server)
     _accept(bench, server)
@@ -96,11 +94,9 @@ def howto_misreads_hup(bench: Bench) -> dict[str, object]:
     for _ in range(2):
         _turn(bench, server)
     masks = _turn(bench, server)
-    return {
-        "events after the response": masks,
-        "client has closed": client.closed,
-        "server took": "HUP" if server.hang_ups else "nothing",
-    }
+    yield masks
+    yield client.closed
+    yield "HUP" if server.hang_ups else "nothing"
 
 
 @phenomenon(
@@ -134,7 +130,7 @@ def howto_tables_grow(bench: Bench) -> dict[str, int]:
     notes="Repair: only BlockingIOError (EAGAIN) means drained. The descriptor leaks: "
     "a reset is one edge, and no other edge follows.",
 )
-def howto_takes_reset_for_drained(bench: Bench) -> dict[str, object]:
+def howto_takes_reset_for_drained(bench: Bench) -> Iterator[object]:
     server = _server(bench, edge=True)
     client = _client(bench, server)
     accepted = _accept(bench, server)
@@ -142,11 +138,9 @@ def howto_takes_reset_for_drained(bench: Bench) -> dict[str, object]:
     bench.reset(client)
     _until_state(bench, accepted, "CLOSE")
     _turn(bench, server)
-    return {
-        "error taken for drained": ", ".join(server.swallowed),
-        "connections kept": len(server.connections),
-        "further events": _turn(bench, server, 0),
-    }
+    yield ", ".join(server.swallowed)
+    yield len(server.connections)
+    yield _turn(bench, server, 0)
 
 
 @phenomenon(
@@ -156,13 +150,13 @@ def howto_takes_reset_for_drained(bench: Bench) -> dict[str, object]:
     source=f"{SOURCE}; recv(2), ECONNRESET",
     notes="Repair: catch the error of a connection and close that connection.",
 )
-def howto_dies_of_a_reset(bench: Bench) -> dict[str, str]:
+def howto_dies_of_a_reset(bench: Bench) -> Iterator[object]:
     server = _server(bench)
     client = _client(bench, server)
     accepted = _accept(bench, server)
     bench.reset(client)
     _until_state(bench, accepted, "CLOSE")
-    return {"raised out of the loop": _exception_of_turn(bench, server)}
+    yield _exception_of_turn(bench, server)
 
 
 @phenomenon(
@@ -172,12 +166,12 @@ def howto_dies_of_a_reset(bench: Bench) -> dict[str, str]:
     source=SOURCE,
     notes="Repair: keep bytes as bytes; decode for display only, with errors='replace'.",
 )
-def howto_dies_of_a_byte(bench: Bench) -> dict[str, str]:
+def howto_dies_of_a_byte(bench: Bench) -> Iterator[object]:
     server = _server(bench)
     client = _client(bench, server)
     _accept(bench, server)
     bench.send(client, b"GET /\xff HTTP/1.0\r\n\r\n")
-    return {"raised out of the loop": _exception_of_turn(bench, server)}
+    yield _exception_of_turn(bench, server)
 
 
 def _exception_of_turn(bench: Bench, server: HowToServer) -> str:
@@ -205,7 +199,7 @@ def _until_queued(bench: Bench, server: HowToServer, n: int) -> None:
     notes="Repair: a backlog as large as the burst; the kernel limits it to net.core.somaxconn.",
     picture=partial(picture_of_numbers, what="clients connected between two turns"),
 )
-def howto_backlog_of_one(bench: Bench) -> dict[str, int]:
+def howto_backlog_of_one(bench: Bench) -> Iterator[object]:
     server = _server(bench)
     clients = [bench.add_socket(socket.socket(), f"client {number + 1}") for number in range(5)]
     for client in clients:
@@ -215,7 +209,7 @@ def howto_backlog_of_one(bench: Bench) -> dict[str, int]:
         if before <= 1:
             _until_queued(bench, server, before + 1)
     states = [kernel.tcp_info(client.sock).state for client in clients]
-    return {"connected of 5": states.count("ESTABLISHED")}
+    yield states.count("ESTABLISHED")
 
 
 @phenomenon(
@@ -226,18 +220,14 @@ def howto_backlog_of_one(bench: Bench) -> dict[str, int]:
     notes="Its edge-triggered version accepts until EAGAIN, as it must; see edge-accept-strands.",
     picture=partial(picture_of_numbers, what="turns of the loop until 5 are accepted"),
 )
-def howto_accepts_one(bench: Bench) -> dict[str, int]:
-    seen: dict[str, int] = {}
-    for name, edge in (
-        ("level: turns until 5 are accepted", False),
-        ("accepting until EAGAIN", True),
-    ):
+def howto_accepts_one(bench: Bench) -> Iterator[object]:
+    for edge in (False, True):
         server = _server(bench, edge=edge, backlog=16)
         for number in range(5):
             _client(bench, server, f"client {number + 1}")
         _until_queued(bench, server, 5)
-        seen[name] = 0
+        n_turns = 0
         while len(server.connections) < 5:
             _turn(bench, server)
-            seen[name] += 1
-    return seen
+            n_turns += 1
+        yield n_turns

@@ -29,16 +29,15 @@ SELFTEST = "Linux selftest epoll_wakeup_test.c"
     },
     source=f"{MAN}; {SELFTEST}, epoll1",
 )
-def level_repeats(bench: Bench) -> dict[str, object]:
+def level_repeats(bench: Bench) -> Iterator[object]:
     here, there = bench.pair()
     epoll = bench.watch(here, EPOLLIN)
     bench.send(there, bytes(2000))
-    seen: dict[str, object] = {"2,000 bytes waiting": bench.masks(epoll)}
+    yield bench.masks(epoll)
     bench.recv(here, 1000)
-    seen["after reading 1,000"] = bench.masks(epoll)
+    yield bench.masks(epoll)
     bench.recv(here, 1000)
-    seen["after reading the rest"] = bench.masks(epoll)
-    return seen
+    yield bench.masks(epoll)
 
 
 @phenomenon(
@@ -52,16 +51,15 @@ def level_repeats(bench: Bench) -> dict[str, object]:
     source=f"{MAN}; {SELFTEST}, epoll2",
     notes="This is the lost wakeup: the reader waits for the peer, and the peer for the reader.",
 )
-def edge_goes_silent(bench: Bench) -> dict[str, object]:
+def edge_goes_silent(bench: Bench) -> Iterator[object]:
     here, there = bench.pair()
     epoll = bench.watch(here, EPOLLIN | EPOLLET)
     bench.send(there, bytes(2000))
-    seen: dict[str, object] = {"2,000 bytes waiting": bench.masks(epoll)}
+    yield bench.masks(epoll)
     bench.recv(here, 1000)
-    seen["after reading 1,000"] = bench.masks(epoll)
+    yield bench.masks(epoll)
     bench.send(there, b"!")
-    seen["after one more byte"] = bench.masks(epoll)
-    return seen
+    yield bench.masks(epoll)
 
 
 KINDS = ("pipe", "tcp", "unix", "udp", "eventfd", "pty")
@@ -113,21 +111,18 @@ def edge_fires_on_new_bytes(bench: Bench) -> dict[str, list[str]]:
     expected={"five writes, then a wait": ["IN"], "another wait": [], "a wait after each": 5},
     source=f"{MAN}, question 7",
 )
-def coalescing(bench: Bench) -> dict[str, object]:
+def coalescing(bench: Bench) -> Iterator[object]:
     here, there = bench.pair()
     epoll = bench.watch(here, EPOLLIN | EPOLLET)
     for _ in range(5):
         bench.send(there, b"x")
-    seen: dict[str, object] = {
-        "five writes, then a wait": bench.masks(epoll),
-        "another wait": bench.masks(epoll),
-    }
+    yield bench.masks(epoll)
+    yield bench.masks(epoll)
     n_events = 0
     for _ in range(5):
         bench.send(there, b"x")
         n_events += len(bench.wait(epoll))
-    seen["a wait after each"] = n_events
-    return seen
+    yield n_events
 
 
 @phenomenon(
@@ -136,14 +131,14 @@ def coalescing(bench: Bench) -> dict[str, object]:
     expected={"first": ["IN"], "again": [], "after modify with the same mask": ["IN"]},
     source=f"{MAN}, question 8; {SELFTEST}, epoll59",
 )
-def modify_rearms_edge(bench: Bench) -> dict[str, object]:
+def modify_rearms_edge(bench: Bench) -> Iterator[object]:
     here, there = bench.pair()
     epoll = bench.watch(here, EPOLLIN | EPOLLET)
     bench.send(there, b"x")
-    seen: dict[str, object] = {"first": bench.masks(epoll), "again": bench.masks(epoll)}
+    yield bench.masks(epoll)
+    yield bench.masks(epoll)
     bench.modify(epoll, here, EPOLLIN | EPOLLET)
-    seen["after modify with the same mask"] = bench.masks(epoll)
-    return seen
+    yield bench.masks(epoll)
 
 
 @phenomenon(
@@ -152,11 +147,12 @@ def modify_rearms_edge(bench: Bench) -> dict[str, object]:
     expected={"registered after the bytes arrived": ["IN"], "again": []},
     source="epoll_ctl(2); ep_insert() in fs/eventpoll.c polls the new descriptor at once",
 )
-def edge_at_registration(bench: Bench) -> dict[str, object]:
+def edge_at_registration(bench: Bench) -> Iterator[object]:
     here, there = bench.pair()
     bench.send(there, b"x")
     epoll = bench.watch(here, EPOLLIN | EPOLLET)
-    return {"registered after the bytes arrived": bench.masks(epoll), "again": bench.masks(epoll)}
+    yield bench.masks(epoll)
+    yield bench.masks(epoll)
 
 
 @phenomenon(
@@ -166,14 +162,13 @@ def edge_at_registration(bench: Bench) -> dict[str, object]:
     source=f"{MAN}; ep_send_events() polls the descriptor for all bits again",
     notes="A program that tests 'if IN ... elif OUT ...' loses one of the two edges permanently.",
 )
-def in_brings_out_along(bench: Bench) -> dict[str, object]:
+def in_brings_out_along(bench: Bench) -> Iterator[object]:
     here, there = bench.pair()
     epoll = bench.watch(here, EPOLLIN | EPOLLOUT | EPOLLET)
-    seen: dict[str, object] = {"when registered": bench.masks(epoll)}
+    yield bench.masks(epoll)
     bench.send(there, b"x")
-    seen["data arrives"] = bench.masks(epoll)
-    seen["again"] = bench.masks(epoll)
-    return seen
+    yield bench.masks(epoll)
+    yield bench.masks(epoll)
 
 
 SPINS = 1000
@@ -186,15 +181,14 @@ SPINS = 1000
     source="epoll(7); measured here in 100 ms: 17,681 wakeups against 1",
     notes="analysis.diagnose(outcome.recording) identifies this spin from the recording alone.",
 )
-def writable_spin(bench: Bench) -> dict[str, object]:
+def writable_spin(bench: Bench) -> Iterator[object]:
     level = bench.watch(bench.pair("level end")[0], EPOLLOUT, "level epoll")
     edge = bench.watch(bench.pair("edge end")[0], EPOLLOUT | EPOLLET, "edge epoll")
     start = bench.clock()
-    seen: dict[str, object] = {f"level: of {SPINS:,} waits returned": bench.spin(level, SPINS)}
+    yield bench.spin(level, SPINS)
     rate = SPINS / max(bench.clock() - start, 1) * 1e9
-    seen["edge"] = bench.spin(edge, SPINS)
+    yield bench.spin(edge, SPINS)
     bench.notes.append(f"The level-triggered loop had {rate:,.0f} wakeups a second.")
-    return seen
 
 
 @phenomenon(
@@ -209,21 +203,20 @@ def writable_spin(bench: Bench) -> dict[str, object]:
     },
     source=f"{MAN}; the how-to accepts once per event",
 )
-def edge_accept_strands(bench: Bench) -> dict[str, object]:
+def edge_accept_strands(bench: Bench) -> Iterator[object]:
     listener, epoll = _connect_five(bench, "edge listener", EPOLLIN | EPOLLET)
-    seen: dict[str, object] = {"edge: events after 5 connects": len(bench.wait(epoll))}
+    yield len(bench.wait(epoll))
     bench.accept(listener)
-    seen["edge: left in the queue"] = kernel.listen_queue(listener.sock).length
-    seen["edge: next wait"] = bench.masks(epoll)
+    yield kernel.listen_queue(listener.sock).length
+    yield bench.masks(epoll)
     bench.connect(listener, "client 6")
-    seen["edge: a sixth connects"] = bench.masks(epoll, PATIENCE_S)
+    yield bench.masks(epoll, PATIENCE_S)
     listener, epoll = _connect_five(bench, "level listener", EPOLLIN)
     n_events = 0
     while bench.wait(epoll):
         bench.accept(listener)
         n_events += 1
-    seen["level: events until the queue is empty"] = n_events
-    return seen
+    yield n_events
 
 
 def _connect_five(bench: Bench, name: str, interest: int) -> tuple[Socket, Epoll]:
@@ -253,14 +246,10 @@ FLOOD = 500
         "recv, and 2.3 ms for edge with a ready list."
     ),
 )
-def edge_starvation(bench: Bench) -> dict[str, int]:
-    return {
-        "drain until EAGAIN": _recvs_before_ping(bench, EPOLLET, _drain),
-        "level, one recv per event": _recvs_before_ping(bench, 0, _one_each),
-        "edge, one recv, then back into the program's ready list": _recvs_before_ping(
-            bench, EPOLLET, _ready_list
-        ),
-    }
+def edge_starvation(bench: Bench) -> Iterator[object]:
+    yield _recvs_before_ping(bench, EPOLLET, _drain)
+    yield _recvs_before_ping(bench, 0, _one_each)
+    yield _recvs_before_ping(bench, EPOLLET, _ready_list)
 
 
 Order = Callable[[list[Socket]], Iterator[Socket]]
@@ -380,16 +369,16 @@ def _send_queue(sender: Socket) -> int:
     },
     source=f"{MAN}: with edges, write until EAGAIN and then wait",
 )
-def edge_announces_room(bench: Bench) -> dict[str, object]:
+def edge_announces_room(bench: Bench) -> Iterator[object]:
     here, there = bench.pair()
     epoll = bench.watch(here, EPOLLOUT | EPOLLET)
-    seen: dict[str, object] = {"when registered": bench.masks(epoll), "again": bench.masks(epoll)}
+    yield bench.masks(epoll)
+    yield bench.masks(epoll)
     n_bytes = bench.fill(here)
-    seen["buffer full"] = bench.masks(epoll)
+    yield bench.masks(epoll)
     bench.recv(there, n_bytes)
-    seen["after the peer has read"] = bench.masks(epoll)
-    seen["and again"] = bench.masks(epoll)
-    return seen
+    yield bench.masks(epoll)
+    yield bench.masks(epoll)
 
 
 @phenomenon(
@@ -398,19 +387,17 @@ def edge_announces_room(bench: Bench) -> dict[str, object]:
     expected={"tcp, 50 bytes": [], "tcp, 150 bytes": ["IN"], "unix, 50 bytes": ["IN"]},
     source="socket(7); tcp_poll() in net/ipv4/tcp.c since 2.6.28; unix_poll() does not look at it",
 )
-def low_water_mark(bench: Bench) -> dict[str, object]:
-    seen: dict[str, object] = {}
+def low_water_mark(bench: Bench) -> Iterator[object]:
     for kind, (here, there) in (("tcp", bench.tcp()), ("unix", bench.pair())):
         here.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 100)
         epoll = bench.watch(here, EPOLLIN)
         bench.send(there, bytes(50))
         bench.arrived(here, 50)
-        seen[f"{kind}, 50 bytes"] = bench.masks(epoll)
+        yield bench.masks(epoll)
         if kind == "tcp":
             bench.send(there, bytes(100))
             bench.arrived(here, 150)
-            seen["tcp, 150 bytes"] = bench.masks(epoll)
-    return seen
+            yield bench.masks(epoll)
 
 
 @phenomenon(
@@ -420,17 +407,15 @@ def low_water_mark(bench: Bench) -> dict[str, object]:
     source=f"{MAN}; eventfd_write() in fs/eventfd.c wakes at every write",
     notes="A wakeup descriptor may stay unread forever with ET, but never without.",
 )
-def eventfd_edge_unread(bench: Bench) -> dict[str, object]:
+def eventfd_edge_unread(bench: Bench) -> Iterator[object]:
     counter = bench.eventfd()
     epoll = bench.watch(counter, EPOLLIN | EPOLLET)
     n_events = 0
     for _ in range(5):
         bench.write(counter, ONE)
         n_events += len(bench.wait(epoll))
-    return {
-        "five writes, a wait after each": n_events,
-        "a wait without a write": bench.masks(epoll),
-    }
+    yield n_events
+    yield bench.masks(epoll)
 
 
 @phenomenon(
@@ -440,13 +425,11 @@ def eventfd_edge_unread(bench: Bench) -> dict[str, object]:
     source=f"{MAN}; eventfd(2): readable while the counter is over 0",
     notes="Read it, or register it with ET; see eventfd-edge-unread.",
 )
-def unread_wakeup_spins(bench: Bench) -> dict[str, object]:
+def unread_wakeup_spins(bench: Bench) -> Iterator[object]:
     counter = bench.eventfd()
     epoll = bench.watch(counter, EPOLLIN)
     bench.write(counter, ONE)
     n_returned = bench.spin(epoll, 1000)
     bench.read(counter, 8)
-    return {
-        "after one write, of 1,000 waits returned": n_returned,
-        "after reading it": bench.masks(epoll),
-    }
+    yield n_returned
+    yield bench.masks(epoll)

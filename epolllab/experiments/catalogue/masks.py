@@ -3,6 +3,7 @@
 import os
 import select
 import socket
+from collections.abc import Iterator
 from functools import partial
 
 from epolllab.events import EPOLLET, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP, Op, error_name
@@ -30,12 +31,13 @@ TCP_POLL = "tcp_poll() in net/ipv4/tcp.c"
     source="epoll_ctl(2): ERR and HUP are always waited for",
     notes="The how-to sets the mask to 0 and relies on this to learn when to close.",
 )
-def hangup_cannot_be_masked(bench: Bench) -> dict[str, object]:
+def hangup_cannot_be_masked(bench: Bench) -> Iterator[object]:
     here, there = bench.pair()
     epoll = bench.watch(here, 0)
     bench.shutdown(here, socket.SHUT_RDWR)
     bench.close(there)
-    return {"of 1,000 waits returned": bench.spin(epoll, 1000), "each time": bench.masks(epoll)}
+    yield bench.spin(epoll, 1000)
+    yield bench.masks(epoll)
 
 
 @phenomenon(
@@ -51,7 +53,7 @@ def hangup_cannot_be_masked(bench: Bench) -> dict[str, object]:
     notes="The edge-triggered how-to reads until EAGAIN, and at end of file EAGAIN never comes: "
     "the whole server hangs, not only this connection.",
 )
-def ignored_eof_spin(bench: Bench) -> dict[str, object]:
+def ignored_eof_spin(bench: Bench) -> Iterator[object]:
     def read(server: Socket) -> bytes:
         return bench.call("", server.sock.recv, 1024, op=Op.RECV, on=server)
 
@@ -66,11 +68,9 @@ def ignored_eof_spin(bench: Bench) -> dict[str, object]:
     bench.close(client)
     n_events = len(bench.wait(edge))
     bench.recv(edge_end, 1024)
-    return {
-        "level: useless events in 1,000 waits": useless,
-        "edge: events": n_events,
-        "edge: empty reads in it, of 1,000": sum(not read(edge_end) for _ in range(1_000)),
-    }
+    yield useless
+    yield n_events
+    yield sum(not read(edge_end) for _ in range(1_000))
 
 
 def _end(bench: Bench, how: str) -> Socket:
@@ -176,18 +176,16 @@ def select_hides_endings(bench: Bench) -> dict[str, str]:
     source=f"epoll(7); {TCP_POLL}",
     notes="Closing at RDHUP without reading discards the data. Edge-triggered here.",
 )
-def data_with_fin(bench: Bench) -> dict[str, object]:
+def data_with_fin(bench: Bench) -> Iterator[object]:
     here, there = bench.tcp()
     bench.send(there, b"hello")
     bench.close(there)
     bench.in_state(here, "CLOSE_WAIT")
     epoll = bench.watch(here, EPOLLIN | EPOLLRDHUP | EPOLLET)
-    return {
-        "event": bench.masks(epoll),
-        "first read": len(bench.recv(here, 100)),
-        "then an event": bench.masks(epoll),
-        "second read": len(bench.recv(here, 100)),
-    }
+    yield bench.masks(epoll)
+    yield len(bench.recv(here, 100))
+    yield bench.masks(epoll)
+    yield len(bench.recv(here, 100))
 
 
 @phenomenon(
@@ -201,20 +199,19 @@ def data_with_fin(bench: Bench) -> dict[str, object]:
     },
     source="poll(2); pipe_poll() in fs/pipe.c",
 )
-def pipe_ends(bench: Bench) -> dict[str, object]:
+def pipe_ends(bench: Bench) -> Iterator[object]:
     reader, writer = bench.pipe()
     epoll = bench.watch(reader, EPOLLIN)
     bench.write(writer, b"x")
     bench.close(writer)
-    seen: dict[str, object] = {"writer closed, data left": bench.masks(epoll)}
+    yield bench.masks(epoll)
     bench.read(reader, 10)
-    seen["data read"] = bench.masks(epoll)
+    yield bench.masks(epoll)
     reader, writer = bench.pipe()
     epoll = bench.watch(writer, EPOLLOUT, "second epoll")
     bench.close(reader)
-    seen["reader closed"] = bench.masks(epoll)
-    seen["write"] = bench.attempt(bench.write, writer, b"x")
-    return seen
+    yield bench.masks(epoll)
+    yield bench.attempt(bench.write, writer, b"x")
 
 
 @phenomenon(
@@ -224,15 +221,14 @@ def pipe_ends(bench: Bench) -> dict[str, object]:
     source=f"tcp(7); {TCP_POLL}",
     notes="Reading the stream first would skip the byte and lose it (seen on 6.18).",
 )
-def priority_data(bench: Bench) -> dict[str, object]:
+def priority_data(bench: Bench) -> Iterator[object]:
     here, there = bench.tcp()
     epoll = bench.watch(here, EPOLLIN | EPOLLPRI)
     bench.send(there, b"!", socket.MSG_OOB)
-    seen: dict[str, object] = {"urgent byte": bench.masks(epoll, PATIENCE_S)}
+    yield bench.masks(epoll, PATIENCE_S)
     urgent = bench.call("recv(server, 1, MSG_OOB)", here.sock.recv, 1, socket.MSG_OOB)
-    seen["read it with MSG_OOB"] = urgent.decode()
-    seen["read the stream"] = bench.attempt(bench.recv, here, 10)
-    return seen
+    yield urgent.decode()
+    yield bench.attempt(bench.recv, here, 10)
 
 
 @phenomenon(
@@ -241,14 +237,12 @@ def priority_data(bench: Bench) -> dict[str, object]:
     expected={"poll": "NVAL", "epoll, at register": "EBADF", "select": "EBADF"},
     source="poll(2); epoll_ctl(2); select(2)",
 )
-def invalid_descriptor(bench: Bench) -> dict[str, object]:
+def invalid_descriptor(bench: Bench) -> Iterator[object]:
     closed = bench.renumber(bench.eventfd("closed"))
     bench.close(closed)
-    return {
-        "poll": "".join(bench.poll(closed, EPOLLIN)),
-        "epoll, at register": bench.attempt(bench.register, bench.epoll(), closed, EPOLLIN),
-        "select": bench.attempt(bench.select, closed),
-    }
+    yield "".join(bench.poll(closed, EPOLLIN))
+    yield bench.attempt(bench.register, bench.epoll(), closed, EPOLLIN)
+    yield bench.attempt(bench.select, closed)
 
 
 @phenomenon(
@@ -257,11 +251,12 @@ def invalid_descriptor(bench: Bench) -> dict[str, object]:
     expected={"interest": "IN|PRI|OUT|ERR|HUP", "idle socket": ["OUT"]},
     source="CPython's select.epoll.register; the kernel adds ERR and HUP",
 )
-def default_mask(bench: Bench) -> dict[str, object]:
+def default_mask(bench: Bench) -> Iterator[object]:
     here, _ = bench.pair()
     epoll = bench.epoll()
     bench.call("epoll.register(here)", epoll.epoll.register, here.fd)
-    return {"interest": bench.interest(epoll)[0].mask_names, "idle socket": bench.masks(epoll)}
+    yield bench.interest(epoll)[0].mask_names
+    yield bench.masks(epoll)
 
 
 @phenomenon(
@@ -272,13 +267,11 @@ def default_mask(bench: Bench) -> dict[str, object]:
     notes="CPython's help text once said 'Registers a new fd or modifies an already registered "
     "fd'; the kernel never did.",
 )
-def register_twice(bench: Bench) -> dict[str, object]:
+def register_twice(bench: Bench) -> Iterator[object]:
     here, _ = bench.pair()
     epoll = bench.watch(here, EPOLLIN)
-    return {
-        "register again, for OUT": bench.attempt(bench.register, epoll, here, EPOLLOUT),
-        "interest": bench.interest(epoll)[0].mask_names,
-    }
+    yield bench.attempt(bench.register, epoll, here, EPOLLOUT)
+    yield bench.interest(epoll)[0].mask_names
 
 
 @phenomenon(
@@ -287,17 +280,15 @@ def register_twice(bench: Bench) -> dict[str, object]:
     expected={"connect": "EINPROGRESS", "event": ["OUT"], "SO_ERROR": 0},
     source="connect(2), EINPROGRESS",
 )
-def connect_completes_writable(bench: Bench) -> dict[str, object]:
+def connect_completes_writable(bench: Bench) -> Iterator[object]:
     address = bench.listener().sock.getsockname()
     here = bench.add_socket(socket.socket(), "socket")
     started = bench.attempt(bench.call, "connect(socket, listener)", here.sock.connect, address)
     bench.in_state(here, "ESTABLISHED")
     epoll = bench.watch(here, EPOLLOUT)
-    return {
-        "connect": started,
-        "event": bench.masks(epoll, PATIENCE_S),
-        "SO_ERROR": _take_error(bench, here),
-    }
+    yield started
+    yield bench.masks(epoll, PATIENCE_S)
+    yield _take_error(bench, here)
 
 
 def _take_error(bench: Bench, here: Socket) -> int:
@@ -314,13 +305,12 @@ def _take_error(bench: Bench, here: Socket) -> int:
     "unix_poll() in net/unix/af_unix.c",
     notes="The names come from System V streams. A mask needs none of them.",
 )
-def norm_and_band(bench: Bench) -> dict[str, object]:
+def norm_and_band(bench: Bench) -> Iterator[object]:
     here, there = bench.pair()
     epoll = bench.watch(here, EPOLLIN | EPOLLOUT | STREAMS)
-    seen: dict[str, object] = {"room to write": bench.masks(epoll)}
+    yield bench.masks(epoll)
     bench.send(there, b"x")
-    seen["data too"] = bench.masks(epoll)
-    return seen
+    yield bench.masks(epoll)
 
 
 @phenomenon(
@@ -335,15 +325,13 @@ def norm_and_band(bench: Bench) -> dict[str, object]:
     source=f"socket(7), SO_ERROR; {TCP_POLL}",
     notes="After SO_ERROR was fetched, a reset looks like an orderly end of file.",
 )
-def error_is_taken_once(bench: Bench) -> dict[str, object]:
+def error_is_taken_once(bench: Bench) -> Iterator[object]:
     here = _end(bench, "peer reset")
     epoll = bench.watch(here, EPOLLIN | EPOLLRDHUP)
-    return {
-        "peer reset": bench.masks(epoll),
-        "SO_ERROR": error_name(_take_error(bench, here)),
-        "after that": bench.masks(epoll),
-        "recv": len(bench.recv(here, 10)),
-    }
+    yield bench.masks(epoll)
+    yield error_name(_take_error(bench, here))
+    yield bench.masks(epoll)
+    yield len(bench.recv(here, 10))
 
 
 @phenomenon(
@@ -352,16 +340,14 @@ def error_is_taken_once(bench: Bench) -> dict[str, object]:
     expected={"interest 0, after sending": ["ERR"], "recv": "ECONNREFUSED", "then": []},
     source="udp(7); ip(7): an ICMP port unreachable becomes the socket's error",
 )
-def udp_refusal_is_err(bench: Bench) -> dict[str, object]:
+def udp_refusal_is_err(bench: Bench) -> Iterator[object]:
     here, there = bench.udp()
     epoll = bench.watch(here, 0)
     bench.close(there)
     bench.send(here, b"x")
-    return {
-        "interest 0, after sending": bench.masks(epoll, PATIENCE_S),
-        "recv": bench.attempt(bench.recv, here, 10),
-        "then": bench.masks(epoll),
-    }
+    yield bench.masks(epoll, PATIENCE_S)
+    yield bench.attempt(bench.recv, here, 10)
+    yield bench.masks(epoll)
 
 
 @phenomenon(
@@ -370,16 +356,14 @@ def udp_refusal_is_err(bench: Bench) -> dict[str, object]:
     expected={"event": ["IN"], "recv": 0, "then": [], "recv again": "EAGAIN"},
     source="udp(7); recv(2): a datagram may have length zero",
 )
-def empty_datagram(bench: Bench) -> dict[str, object]:
+def empty_datagram(bench: Bench) -> Iterator[object]:
     here, there = bench.udp()
     epoll = bench.watch(here, EPOLLIN)
     bench.send(there, b"")
-    return {
-        "event": bench.masks(epoll, PATIENCE_S),
-        "recv": len(bench.recv(here, 10)),
-        "then": bench.masks(epoll),
-        "recv again": bench.attempt(bench.recv, here, 10),
-    }
+    yield bench.masks(epoll, PATIENCE_S)
+    yield len(bench.recv(here, 10))
+    yield bench.masks(epoll)
+    yield bench.attempt(bench.recv, here, 10)
 
 
 @phenomenon(
@@ -389,11 +373,10 @@ def empty_datagram(bench: Bench) -> dict[str, object]:
     source="pts(4); n_tty_poll() in drivers/tty/n_tty.c",
     notes="Unlike at a socket's end of file, read raises: a loop that waits for b'' never gets it.",
 )
-def terminal_hangs_up(bench: Bench) -> dict[str, object]:
+def terminal_hangs_up(bench: Bench) -> Iterator[object]:
     master, slave = bench.pty()
     epoll = bench.watch(master, EPOLLIN)
-    seen: dict[str, object] = {"slave open": bench.masks(epoll)}
+    yield bench.masks(epoll)
     bench.close(slave)
-    seen["slave closed"] = bench.masks(epoll, PATIENCE_S)
-    seen["read"] = bench.attempt(os.read, master.fd, 10)
-    return seen
+    yield bench.masks(epoll, PATIENCE_S)
+    yield bench.attempt(os.read, master.fd, 10)

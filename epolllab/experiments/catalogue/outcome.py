@@ -39,7 +39,8 @@ class Phenomenon:
     source : str
         Where the claim comes from.
     function : callable
-        ``function(bench)`` runs it and returns the observation.
+        ``function(bench)`` runs it; it returns the observation, or yields its values in
+        the order of `expected`.
     judge : callable or None
         ``judge(observed)`` says whether the claim holds; by default, equality decides.
     since, before : tuple of (int, int) or None

@@ -8,15 +8,19 @@ A new phenomenon is a function with a decorator, in the file of its family::
         expected={"first wait": ["IN"], "after reading half": ["IN"]},
         source="epoll(7)",
     )
-    def level_repeats(bench: Bench) -> dict[str, object]:
+    def level_repeats(bench: Bench) -> Iterator[object]:
         ...
-        return {"first wait": ..., "after reading half": ...}
+        yield bench.masks(epoll)  # the first wait
+        ...
+        yield bench.masks(epoll)  # after reading half
 
-The function returns its observation as plain data. It is compared with `expected`, or
-given to `judge` if the effect is statistical and `expected` states the margin in words.
+The function yields the values of `expected` in their order, or returns its observation as
+plain data. It is compared with `expected`, or given to `judge` if the effect is statistical
+and `expected` states the margin in words.
 """
 
 import difflib
+import inspect
 import platform
 import re
 import time
@@ -207,6 +211,8 @@ def _try(entry: Phenomenon, bench: Bench) -> tuple[Any, Verdict, str]:
     """Call the function; return the observation, the verdict, and a reason or ""."""
     try:
         observed = entry.function(bench)
+        if inspect.isgenerator(observed):
+            observed = dict(zip(entry.expected, observed, strict=True))
         holds = entry.judge(observed) if entry.judge else observed == entry.expected
     except (NotPossible, PermissionError) as error:
         # PermissionError: a sandbox refuses a call, or hides files of /proc.

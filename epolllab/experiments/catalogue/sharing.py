@@ -3,6 +3,7 @@
 import os
 import re
 import threading
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,22 +44,21 @@ SELFTEST = "Linux selftest epoll_wakeup_test.c"
     source="epoll_ctl(2)",
     notes="0x40000019 is ONESHOT|HUP|ERR|IN; a disarmed entry does not even have HUP and ERR.",
 )
-def oneshot(bench: Bench) -> dict[str, object]:
+def oneshot(bench: Bench) -> Iterator[object]:
     here, there = bench.pair()
     epoll = bench.watch(here, EPOLLIN | EPOLLONESHOT)
-    seen: dict[str, object] = {"interest": hex(bench.interest(epoll)[0].mask)}
+    yield hex(bench.interest(epoll)[0].mask)
     bench.send(there, b"x")
-    seen["data"] = bench.masks(epoll)
-    seen["interest after it"] = hex(bench.interest(epoll)[0].mask)
+    yield bench.masks(epoll)
+    yield hex(bench.interest(epoll)[0].mask)
     bench.recv(here, 10)
     bench.send(there, b"x")
-    seen["more data"] = bench.masks(epoll)
+    yield bench.masks(epoll)
     bench.close(there)
-    seen["peer closes"] = bench.masks(epoll)
-    seen["register"] = bench.attempt(bench.register, epoll, here, EPOLLIN)
+    yield bench.masks(epoll)
+    yield bench.attempt(bench.register, epoll, here, EPOLLIN)
     bench.modify(epoll, here, EPOLLIN | EPOLLRDHUP | EPOLLONESHOT)
-    seen["modify"] = bench.masks(epoll)
-    return seen
+    yield bench.masks(epoll)
 
 
 @phenomenon(
@@ -76,24 +76,21 @@ def oneshot(bench: Bench) -> dict[str, object]:
     source="epoll_ctl(2); EPOLLEXCLUSIVE_OK_BITS in fs/eventpoll.c",
     since=(4, 5),
 )
-def exclusive_rules(bench: Bench) -> dict[str, object]:
+def exclusive_rules(bench: Bench) -> Iterator[object]:
     here, there = bench.pair()
     epoll, other = bench.epoll(), bench.epoll("another epoll")
     base = EPOLLIN | EPOLLEXCLUSIVE
-    seen: dict[str, object] = {
-        name: bench.attempt(bench.register, epoll, target, base | extra)
-        for name, target, extra in (
-            ("with ONESHOT", here, EPOLLONESHOT),
-            ("with RDHUP", here, EPOLLRDHUP),
-            ("with PRI", here, EPOLLPRI),
-            ("an epoll", other, 0),
-            ("with OUT, ET and WAKEUP", here, EPOLLOUT | EPOLLET | EPOLLWAKEUP),
-        )
-    }
-    seen["modify of it"] = bench.attempt(bench.modify, epoll, here, EPOLLIN)
+    for target, extra in (
+        (here, EPOLLONESHOT),
+        (here, EPOLLRDHUP),
+        (here, EPOLLPRI),
+        (other, 0),
+        (here, EPOLLOUT | EPOLLET | EPOLLWAKEUP),
+    ):
+        yield bench.attempt(bench.register, epoll, target, base | extra)
+    yield bench.attempt(bench.modify, epoll, here, EPOLLIN)
     bench.register(epoll, there, EPOLLIN)
-    seen["modify to it"] = bench.attempt(bench.modify, epoll, there, base)
-    return seen
+    yield bench.attempt(bench.modify, epoll, there, base)
 
 
 HERD = 4
@@ -202,11 +199,9 @@ def _woken_threads(bench: Bench, name: str, flag: int) -> int:
     expected={"edge: the second thread gets": ["IN"], "one-shot: the second thread gets": []},
     source="epoll(7), EPOLLONESHOT; epoll_ctl(2)",
 )
-def edge_two_threads(bench: Bench) -> dict[str, list[str]]:
-    return {
-        "edge: the second thread gets": _second_thread_gets(bench, EPOLLET),
-        "one-shot: the second thread gets": _second_thread_gets(bench, EPOLLET | EPOLLONESHOT),
-    }
+def edge_two_threads(bench: Bench) -> Iterator[object]:
+    yield _second_thread_gets(bench, EPOLLET)
+    yield _second_thread_gets(bench, EPOLLET | EPOLLONESHOT)
 
 
 def _second_thread_gets(bench: Bench, flags: int) -> list[str]:
@@ -232,7 +227,7 @@ ROUNDS = 300
     expected={f"rounds of {ROUNDS} with ten events for ten threads": ROUNDS},
     source=f"{SELFTEST}, epoll60",
 )
-def lost_wakeup_stress(bench: Bench) -> dict[str, int]:
+def lost_wakeup_stress(bench: Bench) -> Iterator[object]:
     epoll = bench.epoll()
     counters = [bench.eventfd(f"eventfd {number}") for number in range(10)]
     for counter in counters:
@@ -253,7 +248,7 @@ def lost_wakeup_stress(bench: Bench) -> dict[str, int]:
         thread.result()
     what = f"{ROUNDS} rounds: write ten eventfds, each of ten threads waits for one event"
     bench.step(what, f"{complete} complete", start)
-    return {f"rounds of {ROUNDS} with ten events for ten threads": complete}
+    yield complete
 
 
 def _take_one_per_round(epoll: Epoll, barrier: threading.Barrier, taken: list[int]) -> None:
@@ -275,7 +270,7 @@ CAP_BLOCK_SUSPEND = 36
     source="epoll_ctl(2), EPOLLWAKEUP",
     notes="No error is raised: only fdinfo shows whether the flag was kept.",
 )
-def wakeup_needs_privilege(bench: Bench) -> dict[str, bool]:
+def wakeup_needs_privilege(bench: Bench) -> Iterator[object]:
     epoll = bench.watch(bench.eventfd(), EPOLLIN | EPOLLWAKEUP)
     kept = bool(bench.interest(epoll)[0].mask & EPOLLWAKEUP)
     found = re.search(r"CapEff:\s*(\w+)", Path("/proc/self/status").read_text())
@@ -283,4 +278,4 @@ def wakeup_needs_privilege(bench: Bench) -> dict[str, bool]:
     if capable and not kept:
         raise NotPossible("this kernel is built without CONFIG_PM_SLEEP, and drops the flag")
     bench.notes.append(f"This process {'has' if capable else 'does not have'} the capability.")
-    return {"the flag is kept exactly if the capability is there": kept == capable}
+    yield kept == capable
