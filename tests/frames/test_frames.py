@@ -1,8 +1,8 @@
-"""Frames: recordings interpreted, held against hand-written cases and a slow reference."""
+"""Frames of recordings, compared with hand-written cases and with a slow reference."""
 
 import errno
 import math
-from collections import defaultdict
+from collections import defaultdict, namedtuple
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,69 +12,37 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from epolllab import frames
-from epolllab.events import RECORD, Op
+from epolllab.events import FIELDS, NO_POSITION, RECORD, Op
 from epolllab.recording.recording import Recording
 from tests.samples import Script, mask_of, random_server, served
 
 EMPTY = Recording(b"")
 
-EVENTS = {
-    "t_ns": "int64",
-    "dur_ns": "int64",
-    "wake": "int64",
-    "position": "int32",
-    "conn": "int32",
-    "fd": "int32",
-    "op": "category",
-    "mask": "uint32",
-    "mask_names": "category",
-    "n_bytes": "int32",
-    "error": "category",
-}
-WAKEUPS = {
-    "wake": "int64",
-    "t_ns": "int64",
-    "waited_ns": "int64",
-    "timeout_ms": "float64",
-    "n_returned": "int32",
-    "n_calls": "int32",
-    "handled_ns": "int64",
-    "gap_ns": "Int64",
-    "error": "category",
-}
-REQUESTS = {
-    "conn": "int32",
-    "request": "int32",
-    "peer_port": "Int32",
-    "woken_ns": "Int64",
-    "ready_ns": "Int64",
-    "first_ready_ns": "Int64",
-    "read_ns": "Int64",
-    "handled_ns": "int64",
-    "answered_ns": "Int64",
-    "n_wakeups": "int32",
-    "n_recv": "int32",
-    "n_send": "int32",
-    "n_would_block": "int32",
-    "n_epoll_ctl": "int32",
-    "n_events": "int32",
-    "n_bytes_in": "int64",
-    "n_bytes": "int64",
-}
-CONNECTIONS = {
-    "conn": "int32",
-    "fd": "int32",
-    "peer_port": "Int32",
-    "accepted_ns": "Int64",
-    "closed_ns": "Int64",
-    "n_events": "int32",
-    "n_recv": "int32",
-    "n_send": "int32",
-    "n_bytes_in": "int64",
-    "n_bytes_out": "int64",
-    "n_requests": "int32",
-    "error": "category",
-}
+
+def schema(text: str) -> dict[str, str]:
+    """Names and dtypes of a frame's columns from ``"name dtype, name dtype"``."""
+    return dict(column.split() for column in text.split(", "))
+
+
+EVENTS = schema(
+    "t_ns int64, dur_ns int64, wake int64, position int32, conn int32, fd int32, op category, "
+    "mask uint32, mask_names category, n_bytes int32, error category"
+)
+WAKEUPS = schema(
+    "wake int64, t_ns int64, waited_ns int64, timeout_ms float64, n_returned int32, "
+    "n_calls int32, handled_ns int64, gap_ns Int64, error category"
+)
+REQUESTS = schema(
+    "conn int32, request int32, peer_port Int32, woken_ns Int64, ready_ns Int64, "
+    "first_ready_ns Int64, read_ns Int64, handled_ns int64, answered_ns Int64, "
+    "n_wakeups int32, n_recv int32, n_send int32, n_would_block int32, n_epoll_ctl int32, "
+    "n_events int32, n_bytes_in int64, n_bytes int64"
+)
+CONNECTIONS = schema(
+    "conn int32, fd int32, peer_port Int32, accepted_ns Int64, closed_ns Int64, "
+    "n_events int32, n_recv int32, n_send int32, n_bytes_in int64, n_bytes_out int64, "
+    "n_requests int32, error category"
+)
 SPANS = ["waiting", "wake", "queue", "read", "handle", "send", "deliver", "receive"]
 
 
@@ -86,18 +54,7 @@ def dtypes(frame: pd.DataFrame) -> dict[str, str]:
 # ---- the slow reference ------------------------------------------------------
 
 
-class Row(NamedTuple):
-    """A record, decoded by :mod:`struct` rather than numpy."""
-
-    start: int
-    end: int
-    wake: int
-    conn: int
-    fd: int
-    result: int
-    mask: int
-    op: int
-    position: int
+Row = namedtuple("Row", [name for name, _ in FIELDS])  # noqa: PYI024 - the format's fields
 
 
 def rows_of(recording: Recording) -> list[Row]:
@@ -106,9 +63,9 @@ def rows_of(recording: Recording) -> list[Row]:
 
 
 def finishing_places(own: list[Row], handles: list[int]) -> tuple[list[int | None], list[float]]:
-    """For each request: the place of its answer's last send, and where it is over."""
+    """For each request: the place of its response's last send, and where it is finished."""
     answered: list[int | None] = []
-    over: list[float] = []
+    finished: list[float] = []
     owed = 0
     for handle in handles:
         size = max(own[handle].result, 0)
@@ -121,23 +78,23 @@ def finishing_places(own: list[Row], handles: list[int]) -> tuple[list[int | Non
                     place = at
         answered.append(place if size else None)
         end = handle if not size else math.inf if place is None else place
-        over.append(max(end, over[-1]) if over else end)
-    return answered, over
+        finished.append(max(end, finished[-1]) if finished else end)
+    return answered, finished
 
 
-def brings_news(row: Row) -> bool:
-    """Whether a row begins the next request, by rule 2 of frames.py."""
+def begins_request(row: Row) -> bool:
+    """Whether a row begins the next request, by rule 2 of frames/requests.py."""
     return row.op in (Op.READY, Op.HANDLE) or (row.op == Op.RECV and row.result > 0)
 
 
-def owners(own: list[Row], handles: list[int], over: list[float]) -> list[int]:
-    """Whose each row of a connection is, found by walking along it."""
+def owners(own: list[Row], handles: list[int], finished: list[float]) -> list[int]:
+    """The request that each row of a connection belongs to, row by row."""
     owner = []
     current = 0
     for place, row in enumerate(own):
-        while current + 1 < len(handles) and place > over[current]:
-            came_together = handles[current + 1] < over[current]
-            if not came_together and not brings_news(row):
+        while current + 1 < len(handles) and place > finished[current]:
+            came_together = handles[current + 1] < finished[current]
+            if not came_together and not begins_request(row):
                 break
             current += 1
         owner.append(current)
@@ -151,47 +108,47 @@ def slow_requests(recording: Recording) -> list[dict[str, Any]]:
     for index, row in enumerate(everything):
         if row.conn:
             of_conn[row.conn].append((index, row))
-    answers = []
+    requests = []
     for conn, numbered in of_conn.items():
         indices, own = [i for i, _ in numbered], [row for _, row in numbered]
         handles = [at for at, row in enumerate(own) if row.op == Op.HANDLE]
         if not handles:
             continue
         ports = [row.mask for row in own if row.op == Op.ACCEPT]
-        answered, over = finishing_places(own, handles)
-        whose = owners(own, handles, over)
+        answered, finished = finishing_places(own, handles)
+        whose = owners(own, handles, finished)
         for k, handle in enumerate(handles):
             mine = [row for row, owner in zip(own, whose, strict=True) if owner == k]
-            answer = {
+            request = {
                 "conn": conn,
                 "request": k,
                 "peer_port": ports[0] if ports else None,
                 **slow_instants(everything, indices, own, handle, mine),
-                "handled_ns": own[handle].end,
-                "answered_ns": None if answered[k] is None else own[answered[k]].end,
+                "handled_ns": own[handle].end_ns,
+                "answered_ns": None if answered[k] is None else own[answered[k]].end_ns,
                 **slow_counts(mine),
                 "n_bytes": max(own[handle].result, 0),
             }
-            answers.append((indices[handle], answer))
-    return [answer for _, answer in sorted(answers, key=lambda pair: pair[0])]
+            requests.append((indices[handle], request))
+    return [request for _, request in sorted(requests, key=lambda pair: pair[0])]
 
 
 def slow_instants(
     everything: list[Row], indices: list[int], own: list[Row], handle: int, mine: list[Row]
 ) -> dict[str, Any]:
-    """When the loop was woken for, turned to, and read a request."""
+    """When the loop was woken for a request, turned to it, and read it."""
     woken = ready = read = None
     for at in range(handle):
         if own[at].op == Op.RECV and own[at].result > 0:
             last = own[at]
-            read, ready, woken = last.end, last.start, None
+            read, ready, woken = last.end_ns, last.start_ns, None
             for turn in own[:at]:
                 if turn.op == Op.READY and turn.wake == last.wake:
-                    ready = turn.start
+                    ready = turn.start_ns
             for row in everything[: indices[at]]:
                 if row.op == Op.WAIT:
-                    woken = row.end
-    first = next((row.start for row in mine if row.op == Op.READY), None)
+                    woken = row.end_ns
+    first = next((row.start_ns for row in mine if row.op == Op.READY), None)
     if first is None or (ready is not None and ready < first):
         first = ready
     return {"woken_ns": woken, "ready_ns": ready, "first_ready_ns": first, "read_ns": read}
@@ -212,7 +169,7 @@ def slow_counts(mine: list[Row]) -> dict[str, int]:
 
 
 def plain(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows as dictionaries of ints and None, so that no float can hide a nanosecond."""
+    """Rows as dictionaries of ints and None; floats would round nanoseconds."""
     columns = {
         name: [None if pd.isna(value) else int(value) for value in frame[name].tolist()]
         for name in frame
@@ -224,18 +181,16 @@ def plain(frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(seed=st.integers(0, 10**6), capacity=st.integers(1, 700))
-def test_requests_agree_with_a_slow_reference_also_when_the_front_is_lost(
-    seed: int, capacity: int
-) -> None:
-    """Whatever a loop did and whatever the ring lost, both ways give the same rows."""
+def test_requests_agree_with_a_slow_reference(seed: int, capacity: int) -> None:
+    """Both give the same rows for random loops, also if the ring lost the oldest records."""
     recording = random_server(seed, n_steps=40, capacity=capacity)
     frame = recording.requests()
     assert dtypes(frame) == REQUESTS
     assert plain(frame) == slow_requests(recording)
 
 
-def test_random_recordings_reach_what_they_are_meant_to() -> None:
-    """The reference means something: pipelining, lost fronts and partial sends occur."""
+def test_random_recordings_cover_the_special_cases() -> None:
+    """Pipelining, lost records and partial sends occur, so the comparison covers them."""
     whole = pd.concat([random_server(seed).requests() for seed in range(10)])
     cut = pd.concat([random_server(seed, capacity=200).requests() for seed in range(10)])
     assert (whole["n_recv"] == 0).any()
@@ -248,7 +203,7 @@ def test_random_recordings_reach_what_they_are_meant_to() -> None:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_totals_over_requests_are_totals_over_connections(seed: int) -> None:
+def test_totals_over_requests_equal_totals_over_connections(seed: int) -> None:
     """No row of a connection that handled a request is lost or counted twice."""
     recording = random_server(seed, capacity=300 if seed % 2 else 10_000)
     per_request = recording.requests().groupby("conn")
@@ -270,8 +225,8 @@ def howto(script: Script, conn: int) -> Script:
     return script.wait(1).ready(conn, "HUP").unregister(conn).close(conn)
 
 
-def test_the_howto_pays_four_epoll_ctl_and_four_events_a_request() -> None:
-    """Its shutdown, unregister and close count, and the fourth event is the listener's."""
+def test_the_howto_makes_four_epoll_ctl_calls_per_request() -> None:
+    """Calls after the response count too; the fourth event is the listener's."""
     recording = howto(howto(Script(), 1), 2).recording()
     frame = recording.requests()
     assert frame["n_epoll_ctl"].tolist() == [4, 4]
@@ -280,7 +235,7 @@ def test_the_howto_pays_four_epoll_ctl_and_four_events_a_request() -> None:
     assert (recording.events()["op"] == "ready").sum() == 4 * len(frame)
 
 
-def test_eager_pays_one_epoll_ctl_a_connection() -> None:
+def test_eager_makes_one_epoll_ctl_call_per_connection() -> None:
     """Only the first request of a connection counts its register."""
     script = Script().wait(1).ready(0).accept(1).register(1)
     for _ in range(3):
@@ -296,7 +251,6 @@ def test_eager_pays_one_epoll_ctl_a_connection() -> None:
 
 
 def test_instants_of_a_request_are_those_of_its_rows() -> None:
-    """Woken, turned to, read, handled, answered: to the nanosecond."""
     script = Script(start_ns=2**60 + 1, call_ns=10, pause_ns=1)
     script.wait(2, ns=1000).ready(2).recv(2, 5).ready(1).recv(1, 5).handle(1, 7).send(1, 7)
     only = script.recording().requests().iloc[0]
@@ -308,8 +262,8 @@ def test_instants_of_a_request_are_those_of_its_rows() -> None:
     assert only["answered_ns"] == only["handled_ns"] + 1 + 10
 
 
-def test_a_request_that_came_in_pieces_is_woken_for_by_its_last() -> None:
-    """The first ready row is kept apart from the one that brought the last bytes."""
+def test_instants_of_a_request_in_pieces_are_those_of_its_last_piece() -> None:
+    """Only first_ready_ns is that of the first piece."""
     script = Script().wait(1).ready(1).recv(1, 5).recv_blocked(1)
     script.wait(1).ready(1).recv(1, 5).handle(1, 7).send(1, 7)
     only = script.recording().requests().iloc[0]
@@ -320,8 +274,8 @@ def test_a_request_that_came_in_pieces_is_woken_for_by_its_last() -> None:
     assert only["n_bytes_in"] == 10
 
 
-def test_pipelined_requests_share_rows_by_whose_answer_is_next() -> None:
-    """Three requests in one recv, answered by sends that end in the middle of answers."""
+def test_rows_of_pipelined_requests_go_to_the_next_response() -> None:
+    """Three requests in one recv, with sends that end in the middle of responses."""
     script = Script().wait(1).ready(0).accept(1).register(1)
     script.wait(1).ready(1).recv(1, 210).handle(1, 100).handle(1, 100).handle(1, 100)
     script.send(1, 150).send_blocked(1).modify(1, "OUT")
@@ -341,7 +295,7 @@ def test_pipelined_requests_share_rows_by_whose_answer_is_next() -> None:
 
 
 def test_a_draining_loop_gives_each_request_its_own_recv() -> None:
-    """Without a ready row between, a recv that returned bytes begins the next request."""
+    """Without a ready row in between, a recv that returned bytes begins the next request."""
     script = Script().wait(1).ready(1, "IN")
     for _ in range(2):
         script.recv(1, 70).handle(1, 150).send(1, 150)
@@ -352,16 +306,16 @@ def test_a_draining_loop_gives_each_request_its_own_recv() -> None:
     assert frame["n_would_block"].tolist() == [0, 1]
 
 
-def test_a_read_without_a_ready_row_dates_from_the_recv() -> None:
-    """Reading straight after accept: the loop turned to the connection by itself."""
+def test_without_a_ready_row_ready_ns_is_the_start_of_the_recv() -> None:
+    """The loop reads immediately after accept."""
     script = Script(call_ns=10, pause_ns=0).wait(1).ready(0).accept(1).recv(1, 5)
     only = script.handle(1, 7).send(1, 7).recording().requests().iloc[0]
     assert only["ready_ns"] == only["first_ready_ns"] == only["read_ns"] - 10
     assert only["n_events"] == 0
 
 
-def test_an_answer_that_was_never_sent_has_no_time() -> None:
-    """A reset before the answer leaves answered_ns missing, and the row there."""
+def test_answered_ns_is_missing_for_a_response_that_was_not_sent() -> None:
+    """The request keeps its row."""
     script = Script().wait(1).ready(1).recv(1, 5).handle(1, 100).send(1, 60)
     script.send(1, -errno.EPIPE).close(1)
     only = script.recording().requests().iloc[0]
@@ -369,15 +323,13 @@ def test_an_answer_that_was_never_sent_has_no_time() -> None:
     assert only["n_send"] == 2
 
 
-def test_a_connection_without_a_complete_request_has_no_row() -> None:
-    """It is in connections(), which is where to look for it."""
+def test_a_connection_without_a_complete_request_is_only_in_connections() -> None:
     recording = Script().wait(1).ready(0).accept(1).register(1).wait(1).ready(1).recv(1, 5)
     assert recording.recording().requests().empty
     assert recording.recording().connections()["n_bytes_in"].tolist() == [5]
 
 
-def test_requests_come_in_the_order_of_handling() -> None:
-    """Connections interleave as the loop handled them."""
+def test_requests_are_in_the_order_of_handling() -> None:
     script = Script()
     for conn in (2, 1, 3, 1):
         script.wait(1).ready(conn).recv(conn, 5).handle(conn, 7).send(conn, 7)
@@ -391,26 +343,24 @@ def test_requests_come_in_the_order_of_handling() -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_events_are_the_records(seed: int) -> None:
-    """Column by column what struct decodes, over more than one piece of the fill."""
+    """Every column equals what struct decodes, over more than one chunk."""
     recording = random_server(seed, n_steps=300)
     recording = Recording(recording.rows * (40_000 // len(recording) + 1))
     frame = recording.events()
     rows = rows_of(recording)
     assert len(frame) > 1 << 15
-    assert frame["t_ns"].tolist() == [row.start for row in rows]
-    assert frame["dur_ns"].tolist() == [row.end - row.start for row in rows]
-    assert frame["wake"].tolist() == [row.wake for row in rows]
-    assert frame["conn"].tolist() == [row.conn for row in rows]
-    assert frame["fd"].tolist() == [row.fd for row in rows]
+    assert frame["t_ns"].tolist() == [row.start_ns for row in rows]
+    assert frame["dur_ns"].tolist() == [row.end_ns - row.start_ns for row in rows]
+    for name in ("wake", "conn", "fd"):
+        assert frame[name].tolist() == [getattr(row, name) for row in rows]
     assert frame["op"].tolist() == [Op(row.op).label for row in rows]
-    assert frame["position"].tolist() == [
-        -1 if row.position == 0xFFFF else row.position for row in rows
-    ]
+    positions = [-1 if row.position == NO_POSITION else row.position for row in rows]
+    assert frame["position"].tolist() == positions
     assert frame["error"].isna().tolist() == [row.result >= 0 for row in rows]
 
 
-def test_a_mask_is_shown_only_where_it_is_one() -> None:
-    """The physical field also holds timeouts and ports, which are no masks."""
+def test_masks_are_shown_only_for_operations_that_have_one() -> None:
+    """The field also holds timeouts and ports, which are not masks."""
     script = Script().wait(1, timeout_ms=1.0).ready(0, "IN").accept(1).register(1, "IN|ET")
     script.wait(1).ready(1, "0").modify(1, "OUT")
     frame = script.recording().events()
@@ -419,25 +369,23 @@ def test_a_mask_is_shown_only_where_it_is_one() -> None:
 
 
 def test_bytes_and_errors_share_no_row() -> None:
-    """A result is bytes, or an errno, or neither, by operation."""
     script = Script().wait(1).ready(0).accept(7).recv(7, 10).send_blocked(7).handle(7, 12)
     frame = script.send(7, 12).recv(7, -errno.ECONNRESET).recording().events()
     assert frame["n_bytes"].tolist() == [0, 0, 0, 10, 0, 12, 12, 0]
     assert frame["error"].dropna().to_dict() == {4: "EAGAIN", 7: "ECONNRESET"}
 
 
-def test_an_unknown_operation_is_refused() -> None:
-    """A record of a later version says so, rather than being shown as something else."""
-    row = RECORD.pack(1, 2, 1, 1, 5, 0, 0, 99, 0)
-    with pytest.raises(ValueError, match=r"operation 99.*upgrade epolllab"):
+def test_an_unknown_operation_is_an_error() -> None:
+    row = RECORD.pack(1, 2, 1, 1, 5, 0, 0, 99, 0, 0, 0)
+    with pytest.raises(ValueError, match="operation 99"):
         Recording(row).events()
 
 
 # ---- wake-ups ----------------------------------------------------------------
 
 
-def test_wakeups_say_how_long_the_loop_slept_and_worked() -> None:
-    """A wait that was woken, one that timed out, one interrupted, one with no timeout."""
+def test_wakeups_show_how_long_the_loop_slept_and_worked() -> None:
+    """A wait that returned events, one that timed out, one interrupted without a timeout."""
     script = Script(call_ns=10, pause_ns=1)
     script.wait(1, timeout_ms=2.5, ns=500).ready(1).recv(1, 5).handle(1, 7).send(1, 7).after(4)
     script.wait(0, timeout_ms=0.0, ns=20).wait(-errno.EINTR, ns=30)
@@ -450,11 +398,11 @@ def test_wakeups_say_how_long_the_loop_slept_and_worked() -> None:
     assert frame["n_calls"].tolist() == [2, 0, 0]
     assert frame["handled_ns"].tolist() == [1 + 1 + 11 + 11 + 10, 0, 0]
     assert frame["gap_ns"].fillna(-1).tolist() == [5, 1, -1]
-    assert frame["error"].astype("str").fillna("").tolist() == ["", "", "EINTR"]
+    assert frame["error"].astype(object).fillna("").tolist() == ["", "", "EINTR"]
 
 
 def test_rows_before_the_first_wait_belong_to_no_wakeup() -> None:
-    """A ring cut inside a wake leaves rows whose wait is lost."""
+    """The ring has overwritten their wait."""
     script = Script(capacity=5).wait(1).ready(1).recv(1, 5).wait(1).ready(1).recv(1, 5).send(1, 5)
     frame = script.recording().wakeups()
     assert frame["wake"].tolist() == [2]
@@ -472,8 +420,7 @@ def test_wakeups_account_for_all_time_between_waits(seed: int) -> None:
 # ---- connections -------------------------------------------------------------
 
 
-def test_connections_are_told_apart_where_descriptors_are_not() -> None:
-    """The same number and the same port twice are two connections."""
+def test_connections_with_one_port_are_distinct() -> None:
     script = Script(call_ns=10, pause_ns=0)
     for conn in (1, 2):
         script.wait(1).ready(0).accept(conn, port=5000).register(conn)
@@ -486,18 +433,18 @@ def test_connections_are_told_apart_where_descriptors_are_not() -> None:
     assert frame["peer_port"].tolist() == [5000, 5000]
     assert frame["n_recv"].tolist() == [4, 1]
     assert frame["n_bytes_out"].tolist() == [7, 7]
-    assert frame["error"].astype("str").fillna("").tolist() == ["ECONNRESET", ""]
+    assert frame["error"].astype(object).fillna("").tolist() == ["ECONNRESET", ""]
     assert frame["closed_ns"].isna().tolist() == [False, True]
     assert frame["closed_ns"][0] == script.now
 
 
 def test_a_connection_only_accepted_has_the_new_descriptor() -> None:
-    """The accept row's own fd is the listener's."""
+    """The fd of the accept row is the listener's."""
     frame = Script().wait(1).ready(0).accept(3).recording().connections()
     assert frame["fd"].tolist() == [7]
 
 
-# ---- nothing at all ----------------------------------------------------------
+# ---- empty recordings ----------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -510,17 +457,17 @@ def test_a_connection_only_accepted_has_the_new_descriptor() -> None:
     ],
 )
 def test_an_empty_recording_has_the_same_columns(function: Any, schema: dict[str, str]) -> None:
-    """Dtypes do not depend on what happened, or whether anything did."""
+    """Dtypes do not depend on what the recording contains."""
     for recording in (EMPTY, served(), Script().wait(0).recording()):
         assert dtypes(function(recording)) == schema
     assert function(EMPTY).empty
     assert function(EMPTY)["conn" if "conn" in schema else "wake"].tolist() == []
 
 
-def test_categories_are_strings_also_when_there_are_none() -> None:
-    """An empty category column can be compared and joined like a full one."""
+def test_empty_category_columns_have_string_categories() -> None:
+    """They can be compared and joined like others."""
     for function in (Recording.events, Recording.wakeups, Recording.connections):
-        assert function(EMPTY)["error"].cat.categories.dtype == "str"
+        assert function(EMPTY)["error"].cat.categories.dtype == pd.Index([], dtype="str").dtype
     assert list(EMPTY.events()["op"].cat.categories) == [op.label for op in Op]
 
 
@@ -528,7 +475,7 @@ def test_categories_are_strings_also_when_there_are_none() -> None:
 
 
 def client_frame(*rows: dict[str, Any]) -> pd.DataFrame:
-    """Client requests with plausible values for what a test does not say."""
+    """Client requests, with plausible values for omitted columns."""
     base = {"process": 0, "status": 200, "n_bytes": 7, "error": None}
     full = [{**base, **row} for row in rows]
     columns = {
@@ -539,7 +486,7 @@ def client_frame(*rows: dict[str, Any]) -> pd.DataFrame:
 
 
 def seen_by_client(requests: pd.DataFrame, *, lead_ns: int = 50) -> pd.DataFrame:
-    """Note these requests as clients would have seen them."""
+    """The client's rows for these requests."""
     rows = []
     for row in requests.itertuples():
         begun = int(row.handled_ns) - lead_ns
@@ -559,7 +506,7 @@ def seen_by_client(requests: pd.DataFrame, *, lead_ns: int = 50) -> pd.DataFrame
 
 
 def test_a_journey_is_the_sum_of_its_spans() -> None:
-    """Every nanosecond from the intention to the last byte is in one span."""
+    """Every nanosecond from intended to done is in one span."""
     recording = served(4, 6, lifecycle="howto")
     clients = seen_by_client(recording.requests(), lead_ns=20_000)
     frame = frames.journeys(recording.requests(), clients)
@@ -570,25 +517,29 @@ def test_a_journey_is_the_sum_of_its_spans() -> None:
     assert frame["intended_ns"].is_monotonic_increasing
 
 
-def test_a_port_used_again_joins_the_right_connection() -> None:
-    """Two connections from one port are told apart by when they were established."""
+def requests_with_a_reused_port() -> pd.DataFrame:
+    """The server's requests of two connections, one after the other, from one port."""
     script = Script(start_ns=0, call_ns=10, pause_ns=0)
     for conn in (1, 2):
         script.after(10_000).wait(1).ready(0).accept(conn, port=5000)
         script.wait(1).ready(conn).recv(conn, 5).handle(conn, 7).send(conn, 7).close(conn)
-    recording = script.recording()
-    clients = seen_by_client(recording.requests())
-    joined = frames.journeys(recording.requests(), clients)
+    return script.recording().requests()
+
+
+def test_a_reused_port_joins_the_right_connection() -> None:
+    """Two connections from one port are distinguished by when they were established."""
+    requests = requests_with_a_reused_port()
+    clients = seen_by_client(requests)
+    joined = frames.journeys(requests, clients)
     assert joined["conn"].tolist() == [1, 2]
     assert (joined["total"] < 1000).all()
-    second = frames.journeys(recording.requests(), clients[clients["conn"] == 1002])
-    assert second["conn"].tolist() == [2]
-    first = frames.journeys(recording.requests(), clients[clients["conn"] == 1001])
-    assert first["conn"].tolist() == [1]
+    for conn in (1, 2):
+        one = clients[clients["conn"] == 1000 + conn]
+        assert frames.journeys(requests, one)["conn"].tolist() == [conn]
 
 
-def test_an_earlier_run_on_the_same_port_is_not_mistaken_for_this_one() -> None:
-    """The client's answer came before the server handled this request: not its own."""
+def test_an_earlier_run_on_the_same_port_does_not_join() -> None:
+    """The client had its response before the server handled this request."""
     script = Script(start_ns=10_000, call_ns=10, pause_ns=0).wait(1).ready(0)
     script.accept(1, port=5000).recv(1, 5).handle(1, 7).send(1, 7)
     earlier = {"conn": 1, "request": 0, "local_port": 5000, "intended_ns": 90}
@@ -596,19 +547,16 @@ def test_an_earlier_run_on_the_same_port_is_not_mistaken_for_this_one() -> None:
     assert frames.journeys(script.recording().requests(), client_frame(earlier)).empty
 
 
-def test_a_request_that_timed_out_is_not_given_a_later_connection() -> None:
-    """One client connection has one at the server: the first after it was made."""
-    script = Script(start_ns=0, call_ns=10, pause_ns=0)
-    for conn in (1, 2):
-        script.after(10_000).wait(1).ready(0).accept(conn, port=5000)
-        script.wait(1).ready(conn).recv(conn, 5).handle(conn, 7).send(conn, 7).close(conn)
-    clients = seen_by_client(script.recording().requests())[:1]
+def test_a_request_that_timed_out_does_not_join_a_later_connection() -> None:
+    """A client connection joins one server connection: the first after it was made."""
+    requests = requests_with_a_reused_port()
+    clients = seen_by_client(requests)[:1]
     clients[["first_byte_ns", "done_ns"]] = pd.NA
-    assert frames.journeys(script.recording().requests(), clients)["conn"].tolist() == [1]
+    assert frames.journeys(requests, clients)["conn"].tolist() == [1]
 
 
-def test_what_one_side_does_not_know_is_not_a_journey() -> None:
-    """Lost accept rows, requests never sent and other ports leave no row."""
+def test_requests_that_one_side_did_not_record_are_left_out() -> None:
+    """Lost accept rows, requests never sent, and other ports."""
     recording = served(3, 12)
     whole = recording.requests()
     assert set(frames.journeys(whole, seen_by_client(whole))["conn"]) == {1, 2, 3}
@@ -618,8 +566,7 @@ def test_what_one_side_does_not_know_is_not_a_journey() -> None:
     assert set(frames.journeys(whole, clients)["conn"]) == {3}
 
 
-def test_a_request_without_an_answer_keeps_its_journey_so_far() -> None:
-    """Missing instants make missing spans, not a missing row."""
+def test_a_request_without_a_response_has_missing_spans() -> None:
     recording = Script().wait(1).ready(0).accept(1).recv(1, 5).handle(1, 7).recording()
     handled = int(recording.requests()["handled_ns"][0])
     asked = {"conn": 9, "request": 0, "local_port": 40_001, "intended_ns": handled - 90}
@@ -630,8 +577,7 @@ def test_a_request_without_an_answer_keeps_its_journey_so_far() -> None:
     assert frame[["send", "deliver", "total"]].isna().all(axis=None)
 
 
-def test_journeys_have_their_columns_when_nothing_joins() -> None:
-    """Empty on either side or on both: the same dtypes as a full frame."""
+def test_empty_journeys_have_the_same_dtypes() -> None:
     recording = served(2, 3)
     clients = seen_by_client(recording.requests())
     full = dtypes(frames.journeys(recording.requests(), clients))
@@ -642,9 +588,8 @@ def test_journeys_have_their_columns_when_nothing_joins() -> None:
     assert set(list(full.values())[3:]) == {"Int64"}
 
 
-def test_a_frame_of_something_else_is_refused() -> None:
-    """The columns that are missing are named."""
-    with pytest.raises(ValueError, match=r"no column process, .*run_clients"):
+def test_journeys_name_missing_columns() -> None:
+    with pytest.raises(ValueError, match=r"^clients\b.*process"):
         frames.journeys(EMPTY.requests(), pd.DataFrame({"conn": [1]}))
 
 
@@ -652,7 +597,7 @@ def test_a_frame_of_something_else_is_refused() -> None:
 
 
 class Entry(NamedTuple):
-    """As kernel.interest_list gives it, less what is not used here."""
+    """An entry as kernel.interest_list returns it, without unused fields."""
 
     fd: int
     mask: int
@@ -660,8 +605,7 @@ class Entry(NamedTuple):
     inode: int = 1
 
 
-def test_a_ghost_stands_in_the_kernels_list_only() -> None:
-    """Both lists side by side, in order of descriptor."""
+def test_entries_are_in_one_list_or_in_both() -> None:
     entries = [Entry(9, mask_of("IN|ET"), data=2**64 - 1), Entry(5, mask_of("IN|ERR|HUP"))]
     frame = frames.interest_list(entries, {5: mask_of("IN"), 7: mask_of("OUT")})
     assert frame["fd"].tolist() == [5, 7, 9]
@@ -671,23 +615,22 @@ def test_a_ghost_stands_in_the_kernels_list_only() -> None:
     assert frame["data"][2] == 2**64 - 1
 
 
-def test_an_inode_tells_a_ghost_from_the_new_owner_of_its_number() -> None:
-    """Two entries under one number, of which the program means one."""
+def test_an_inode_distinguishes_two_entries_with_one_number() -> None:
+    """The program's table refers to the file that the number names now."""
     entries = [Entry(5, 1, inode=10), Entry(5, 1, inode=20)]
     frame = frames.interest_list(entries, {5: 1}, inodes={5: 20})
     assert frame["where"].tolist() == ["kernel only", "both"]
     assert frames.interest_list(entries, {5: 1})["where"].tolist() == ["both", "both"]
 
 
-def test_an_empty_interest_list_has_its_dtypes() -> None:
-    """Nothing registered looks like something registered, without rows."""
+def test_an_empty_interest_list_has_the_same_dtypes() -> None:
     empty = frames.interest_list([], {})
     assert empty.empty
     assert dtypes(empty) == dtypes(frames.interest_list([Entry(5, 1)], {}))
 
 
-def test_frames_are_made_without_touching_the_recording() -> None:
-    """A recording is immutable; its frames are writable copies."""
+def test_frames_are_writable_copies() -> None:
+    """The recording itself is immutable."""
     recording = served(2, 3)
     before = recording.rows
     frame = recording.events()
