@@ -1,10 +1,8 @@
 """One JupyterLab and one Chromium for all tests of this folder.
 
-One job: start them on a copy of the lab, and end them. Without Playwright or Chromium
-these tests skip, with the reason; where EPOLLLAB_REQUIRE_BROWSER=1 they fail.
-
-They run after all others: Playwright keeps an event loop running in this thread, in
-which no other test could run its own.
+Without Playwright or Chromium these tests skip, with the reason; with
+EPOLLLAB_REQUIRE_BROWSER=1 they fail. They run last: Playwright keeps an event loop running
+in this thread, in which no other test could run its own.
 """
 
 import ctypes
@@ -15,7 +13,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,8 +21,9 @@ from typing import TYPE_CHECKING
 import nbformat
 import pytest
 
-from tests.browser.lab import HEIGHT, PATIENCE_MS, WIDTH, Lab
+from tests.browser.lab import HEIGHT, TIMEOUT_MS, WIDTH, Lab
 from tests.notebooks.tools import METADATA
+from tests.wire import until
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -43,26 +41,26 @@ _FOLDERS = (
     "JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "IPYTHONDIR",
     "JUPYTERLAB_SETTINGS_DIR", "JUPYTERLAB_WORKSPACES_DIR",
 )  # fmt: skip
-"""Where Jupyter keeps things; each redirected, so that nothing of the user's leaks in or out."""
+"""Jupyter's folders; redirected, so that the user's are neither read nor written."""
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put these tests last, in the order that they have among themselves."""
+    """Run these tests last, in their own order."""
     items.sort(key=lambda item: HERE in item.path.parents)
 
 
 def absent(reason: str) -> None:
-    """Skip the test; where EPOLLLAB_REQUIRE_BROWSER=1 says that there is a browser, fail it."""
+    """Skip the test; with EPOLLLAB_REQUIRE_BROWSER=1 fail it."""
     __tracebackhide__ = True
     if os.environ.get("EPOLLLAB_REQUIRE_BROWSER") == "1":
-        pytest.fail(f"{reason}, and EPOLLLAB_REQUIRE_BROWSER=1 asks for a browser")
+        pytest.fail(f"{reason}, and EPOLLLAB_REQUIRE_BROWSER=1 requires a browser")
     pytest.skip(reason)
 
 
 @pytest.fixture(scope="session")
 def chromium() -> Iterator["Browser"]:
-    """The one browser; not named ``browser``, which a plug-in of Playwright's has taken."""
+    """The browser. Playwright's pytest plug-in has taken the name ``browser``."""
     try:
         from playwright.sync_api import expect, sync_playwright
     except ImportError:
@@ -70,7 +68,7 @@ def chromium() -> Iterator["Browser"]:
     path = shutil.which("chromium")
     if path is None:
         absent("chromium is not installed here")
-    expect.set_options(timeout=PATIENCE_MS)
+    expect.set_options(timeout=TIMEOUT_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=["--disable-gpu"])
         yield browser
@@ -79,9 +77,9 @@ def chromium() -> Iterator["Browser"]:
 
 @contextmanager
 def page_of(chromium: "Browser") -> Iterator["Page"]:
-    """A page of its own, with nothing that another has stored."""
+    """A page that shares no storage with other pages."""
     page = chromium.new_page(viewport={"width": WIDTH, "height": HEIGHT})
-    page.set_default_timeout(PATIENCE_MS)
+    page.set_default_timeout(TIMEOUT_MS)
     try:
         yield page
     finally:
@@ -90,13 +88,13 @@ def page_of(chromium: "Browser") -> Iterator["Page"]:
 
 @pytest.fixture(scope="session")
 def session_lab(chromium: "Browser", tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """The one JupyterLab, on a copy of the notebooks and the data."""
+    """JupyterLab on a copy of the notebooks and the reference data."""
     folder = tmp_path_factory.mktemp("jupyter")
     root = folder / "lab"
     hidden = shutil.ignore_patterns(".*")
     shutil.copytree(CHECKOUT / "notebooks", root / "notebooks", ignore=hidden)
     shutil.copytree(CHECKOUT / "data" / "reference", root / "data" / "reference")
-    # Without the metadata JupyterLab asks which kernel is wanted.
+    # Without the metadata JupyterLab asks which kernel to use.
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("")], metadata=METADATA)
     nbformat.write(notebook, root / "notebooks" / SCRATCH)
     with jupyterlab(folder, root) as (url, token), page_of(chromium) as page:
@@ -105,37 +103,37 @@ def session_lab(chromium: "Browser", tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture
 def lab(session_lab: Lab) -> Iterator[Lab]:
-    """JupyterLab with no notebook open, before and after."""
+    """JupyterLab without an open notebook, before and after the test."""
     yield session_lab
     session_lab.close()
 
 
 @pytest.fixture
 def scratch(lab: Lab) -> Iterator[Lab]:
-    """JupyterLab with an empty notebook open; at the end nobody may have complained."""
+    """JupyterLab with an empty notebook open; the kernel must not report errors."""
     lab.open(SCRATCH)
     lab.show("import epolllab\nfrom epolllab import widgets")
     yield lab
-    assert lab.complaints() == []
+    assert lab.errors() == []
 
 
 @pytest.fixture(scope="session")
 def screenshots(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where pictures go: EPOLLLAB_SCREENSHOTS, or a folder of pytest's."""
-    named = os.environ.get("EPOLLLAB_SCREENSHOTS")
-    folder = Path(named) if named else tmp_path_factory.mktemp("screenshots")
+    """Folder of the screenshots: EPOLLLAB_SCREENSHOTS, or a temporary one."""
+    given = os.environ.get("EPOLLLAB_SCREENSHOTS")
+    folder = Path(given) if given else tmp_path_factory.mktemp("screenshots")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 @contextmanager
 def jupyterlab(folder: Path, root: Path) -> Iterator[tuple[str, str]]:
-    """Run JupyterLab on a free port; its address and token."""
+    """Run JupyterLab on a free port; yield its address and token."""
     token = secrets.token_hex(16)
-    places = {name: str(folder / name.lower()) for name in _FOLDERS}
-    for place in places.values():
-        Path(place).mkdir()
-    settings = Path(places["JUPYTER_CONFIG_DIR"]) / "labconfig" / "default_setting_overrides.json"
+    folders = {name: folder / name.lower() for name in _FOLDERS}
+    for path in folders.values():
+        path.mkdir()
+    settings = folders["JUPYTER_CONFIG_DIR"] / "labconfig" / "default_setting_overrides.json"
     settings.parent.mkdir()
     settings.write_text(json.dumps(_SETTINGS))
     command = [
@@ -145,44 +143,35 @@ def jupyterlab(folder: Path, root: Path) -> Iterator[tuple[str, str]]:
         "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
     ]  # fmt: skip
     log = folder / "log"
+    environment = {name: str(path) for name, path in folders.items()}
     with log.open("wb") as file:
         process = subprocess.Popen(
             command,
             stdout=file,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **places, "JUPYTER_PREFER_ENV_PATH": "1"},
+            env={**os.environ, **environment, "JUPYTER_PREFER_ENV_PATH": "1"},
             start_new_session=True,
             preexec_fn=_die_with_parent,
         )
-    try:
-        yield address(process, Path(places["JUPYTER_RUNTIME_DIR"]), log), token
-    finally:
-        end(process)
 
-
-def address(process: "subprocess.Popen[bytes]", runtime: Path, log: Path) -> str:
-    """The address of a JupyterLab that has just been started, once it says it."""
-    deadline = time.monotonic() + START_S
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            break
-        for path in runtime.glob("jpserver-*.json"):
-            with suppress(json.JSONDecodeError):  # half written
+    def address() -> str:
+        assert process.poll() is None, f"JupyterLab did not start; its log:\n{log.read_text()}"
+        for path in folders["JUPYTER_RUNTIME_DIR"].glob("jpserver-*.json"):
+            with suppress(json.JSONDecodeError):  # partly written
                 return str(json.loads(path.read_text())["url"])
-        time.sleep(0.05)
-    pytest.fail(f"JupyterLab did not start within {START_S:g} s; it said:\n{log.read_text()}")
+        return ""
+
+    try:
+        yield until(address, START_S), token
+    finally:
+        for number in (signal.SIGTERM, signal.SIGKILL):  # to its kernels as well
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, number)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(END_S)
+                break
 
 
 def _die_with_parent() -> None:
-    """Have the kernel end this process if pytest is killed: prctl(PR_SET_PDEATHSIG)."""
+    """Have the kernel terminate this process if pytest is killed: prctl(PR_SET_PDEATHSIG)."""
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)
-
-
-def end(process: "subprocess.Popen[bytes]") -> None:
-    """End a process and those of its group: JupyterLab ends its kernels."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(END_S)
-            return

@@ -1,19 +1,19 @@
-// What a test asks of JupyterLab from within its page: its own commands, by promise.
+// JupyterLab's own commands for the tests, run in its page; each returns a promise.
 window.lab = (() => {
   const commands = () => window.jupyterapp.commands;
-  let open = null; // the notebook that is open
-  let complaints = []; // what its kernel sent besides the cells' outputs
+  let open = null; // the open notebook
+  let errors = []; // errors and stderr that its kernel sent
 
-  // Printed by the kernel when a page connects to it; nothing of ours.
+  // Printed by the kernel itself when a page connects to it.
   const HARMLESS = /^(No such comm|Kernel is running over TCP)/;
 
   function listen(_, message) {
     const kind = message.header.msg_type;
     if (kind === 'error') {
-      complaints.push(`${message.content.ename}: ${message.content.evalue}`);
+      errors.push(`${message.content.ename}: ${message.content.evalue}`);
     } else if (kind === 'stream' && message.content.name === 'stderr') {
-      const said = message.content.text.split('\n').filter(line => line && !HARMLESS.test(line));
-      if (said.length) complaints.push(said.join('\n'));
+      const lines = message.content.text.split('\n').filter(line => line && !HARMLESS.test(line));
+      if (lines.length) errors.push(lines.join('\n'));
     }
   }
 
@@ -28,11 +28,11 @@ window.lab = (() => {
     await open.context.ready;
     await open.sessionContext.ready;
     await open.sessionContext.session.kernel.info;
-    complaints = [];
+    errors = [];
     open.sessionContext.iopubMessage.connect(listen);
   }
 
-  // Run all cells; also a failing one ends the promise.
+  // Run all cells; the promise resolves after a failing one, too.
   async function runAll() {
     await commands().execute('notebook:run-all-cells');
     return open.content.model.toJSON().cells
@@ -42,18 +42,18 @@ window.lab = (() => {
         count: cell.execution_count,
         errors: cell.outputs.filter(out => out.output_type === 'error')
           .map(out => out.traceback.join('\n')),
-        said: cell.outputs.filter(out => out.name === 'stderr').map(out => out.text),
+        stderr: cell.outputs.filter(out => out.name === 'stderr').map(out => out.text),
       }));
   }
 
-  // Put this source into the only cell, and run it.
+  // Run this source in the only cell.
   async function show(source) {
     open.content.model.sharedModel.cells[0].setSource(source);
     return await runAll();
   }
 
-  // Ask the kernel, past the cells; what it printed.
-  async function ask(code) {
+  // Run code in the kernel outside the cells; return what it printed.
+  async function run(code) {
     const future = open.sessionContext.session.kernel.requestExecute({ code, store_history: false });
     let text = '';
     future.onIOPub = message => {
@@ -70,7 +70,7 @@ window.lab = (() => {
     const closing = open;
     open = null;
     await closing.sessionContext.shutdown();
-    closing.context.model.dirty = false; // or a dialog asks whether to save
+    closing.context.model.dirty = false; // otherwise a dialog asks whether to save
     closing.close();
   }
 
@@ -83,6 +83,6 @@ window.lab = (() => {
   }
 
   return {
-    started, openNotebook, runAll, show, ask, save, close, theme, complaints: () => complaints,
+    started, openNotebook, runAll, show, run, save, close, theme, errors: () => errors,
   };
 })();

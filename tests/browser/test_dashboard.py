@@ -1,5 +1,6 @@
-"""The dashboard in JupyterLab: start, fire, watch, stop; and what goes wrong, in red."""
+"""The dashboard in JupyterLab: its buttons, its errors, and what a closed tab leaves."""
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 from jupyter_client.blocking.client import BlockingKernelClient
 
 from tests.browser.conftest import SCRATCH
-from tests.browser.lab import Lab
+from tests.browser.lab import Lab, expect
 from tests.kernels import run_cell
 from tests.wire import until
 
@@ -20,107 +21,107 @@ pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
 
 PATIENCE_S = 60.0
 
-DEADLY = """
+AWAIT_TICKS = """
+import time
+before, deadline = dash.ticker.n_ticks, time.monotonic() + 30
+while dash.ticker.n_ticks < before + {times} and time.monotonic() < deadline:
+    time.sleep(0.01)
+assert dash.ticker.n_ticks >= before + {times}, 'it does not tick'
+"""
+
+DIE = """
 class Deadly(epolllab.Session):
     def receive(self, data):
         raise KeyboardInterrupt("from within the loop")
+server = epolllab.start_server(protocol=Deadly)
+dash.live.server = server
+peer = epolllab.script().send(b'x').expect_end()
+epolllab.run_clients(server, script=peer, connections=1, progress=False)
 """
+
+THREADS = "[t.name for t in __import__('threading').enumerate() if 'epolllab' in t.name]"
 
 
 class Board:
-    """The dashboard on the page, by its controls and numbers."""
+    """The dashboard on the page."""
 
     def __init__(self, lab: Lab) -> None:
         self.lab, self.panel = lab, lab.widget("dashboard")
+        self.state = self.panel.locator(".epl-state").first
 
     def button(self, name: str) -> "Locator":
         """The button of this name."""
         return self.panel.locator(f"button.epl-{name}")
 
     def choose(self, name: str, value: str) -> None:
-        """Choose in a list of the page."""
+        """Choose from a drop-down list."""
         self.panel.locator(f".epl-{name} select").select_option(value)
 
-    def number(self, hint: str) -> "Locator":
-        """The number whose hint begins so."""
-        return self.panel.locator(f".epl-number[title^='{hint}'] b")
+    def start_server(self) -> None:
+        """Press the button and wait until the page shows the server."""
+        self.button("start-server").click()
+        expect(self.state).to_contain_text("running at")
 
-    def until(self, what: str, holds: Callable[[str], bool]) -> str:
-        """Wait until a number on the page is as said; what it is then."""
-        number = self.number(what)
-        for _ in range(300):  # each awaits one more tick
-            if holds(text := number.inner_text()):
-                return text
-            self.ticked()
-        pytest.fail(f"{what}: {number.inner_text()}")
+    def number(self, hint: str) -> int:
+        """The number whose hint begins so; 0 while it is unknown."""
+        text = self.panel.locator(f".epl-number[title^='{hint}'] b").inner_text()
+        return int(re.sub(r"\D", "", text) or 0)
 
-    def beaten(self) -> None:
-        """Wait for the page's first beat; between cells, since a cell may keep it waiting."""
-        until(lambda: self.lab.value("dash._presence._beaten"), PATIENCE_S)
+    def until_above(self, hint: str, least: int) -> int:
+        """Wait until a number is above `least`, and return it."""
+        for _ in range(300):
+            if (number := self.number(hint)) > least:
+                return number
+            self.await_ticks()
+        pytest.fail(f"{hint}: {number}")
 
-    def ticked(self, times: int = 1) -> None:
-        """Wait for so many ticks of the display, in the kernel."""
-        self.lab.ask(
-            "import time\n"
-            f"before, deadline = dash._ticker.n_ticks, time.monotonic() + 30\n"
-            f"while dash._ticker.n_ticks < before + {times} and time.monotonic() < deadline:\n"
-            "    time.sleep(0.01)\n"
-            f"assert dash._ticker.n_ticks >= before + {times}, 'it does not tick'"
-        )
+    def await_heartbeat(self) -> None:
+        """Wait for the page's first heartbeat; between cells, since a cell may delay it."""
+        until(lambda: self.lab.value("dash.presence.confirmed"), PATIENCE_S)
+
+    def await_ticks(self, times: int = 1) -> None:
+        """Wait for ticks of the display, in the kernel."""
+        self.lab.run(AWAIT_TICKS.format(times=times))
 
 
 @pytest.fixture
 def board(scratch: Lab) -> Iterator[Board]:
-    """A dashboard without a server on the page; closed at the end, with nothing left."""
+    """A dashboard without a server on the page; closing it must leave nothing."""
     scratch.show("dash = widgets.dashboard()\ndash")
     yield Board(scratch)
-    scratch.ask("dash.close()")
-    names = "[t.name for t in __import__('threading').enumerate() if 'epolllab' in t.name]"
-    assert scratch.value(names) == []
+    scratch.run("dash.close()")
+    assert scratch.value(THREADS) == []
     assert scratch.value("len(epolllab.servers())") == 0
 
 
-def test_numbers_move_from_start_to_stop_and_then_stand_still(
-    board: Board, screenshots: Path
-) -> None:
-    """Start, fire: requests are counted, ten times a second; cease, stop: no longer."""
-    from playwright.sync_api import expect
-
-    state = board.panel.locator(".epl-state")
-    board.button("start").click()
-    expect(state).to_contain_text("running at")
-    board.button("fire").click()
-    first = board.until("since the server began", lambda text: _int(text) > 0)
-    second = board.until("since the server began", lambda text: _int(text) > _int(first))
-    assert _int(second) > _int(first)
-    board.until("requests answered a second", lambda text: _int(text) > 0)
+def test_numbers_move_while_clients_run(board: Board, screenshots: Path) -> None:
+    """After the stop they stand still."""
+    board.start_server()
+    board.button("start-clients").click()
+    first = board.until_above("since the server started", 0)
+    board.until_above("since the server started", first)
+    board.until_above("responses sent per second", 0)
     expect(board.panel.locator(".epl-timeline svg path.f-send")).not_to_have_count(0)
     expect(board.panel.locator(".epl-interest table")).to_be_visible()
     expect(board.panel.locator(".epl-cost")).to_contain_text("of a core")
     expect(board.panel.locator(".epl-clients")).to_contain_text("round 1")
     board.choose("window", "1 ms")
     expect(board.panel.locator(".epl-timeline svg")).to_contain_text("1 ms")
-    board.lab.pictures("dashboard", screenshots)
+    board.lab.screenshots("dashboard", screenshots)
 
-    board.button("stop").click()
-    expect(state).to_contain_text("stopped")
-    expect(board.button("fire")).to_be_disabled()
-    board.lab.ask("dash.load.join()")
-    board.ticked(2)
-    before = board.panel.locator(".epl-numbers").first.inner_text()
-    board.ticked(5)
-    assert board.panel.locator(".epl-numbers").first.inner_text() == before
-
-
-def _int(text: str) -> int:
-    digits = text.replace(",", "")
-    return int(digits) if digits.isdigit() else 0
+    board.button("stop-server").click()
+    expect(board.state).to_contain_text("stopped")
+    expect(board.button("start-clients")).to_be_disabled()
+    board.lab.run("dash.load.join()")
+    board.await_ticks(2)
+    numbers = board.panel.locator(".epl-numbers").first
+    before = numbers.inner_text()
+    board.await_ticks(5)
+    assert numbers.inner_text() == before
 
 
-def test_what_is_set_on_the_page_is_what_the_server_is(board: Board) -> None:
-    """Options chosen and a slider moved reach the kernel, and the server that is started."""
-    from playwright.sync_api import expect
-
+def test_controls_on_the_page_are_the_options_of_the_server(board: Board) -> None:
+    """Lists and a slider reach the kernel."""
     board.choose("poller", "poll")
     board.choose("lifecycle", "howto")
     slider = board.panel.locator(".epl-connections")
@@ -128,131 +129,105 @@ def test_what_is_set_on_the_page_is_what_the_server_is(board: Board) -> None:
     slider.locator(".noUi-handle").press("ArrowRight")
     expect(slider.locator(".widget-readout")).to_have_text(str(before + 1))
     assert board.lab.value("dash.controls['connections'].value") == before + 1
-    board.button("start").click()
-    expect(board.panel.locator(".epl-state").first).to_contain_text("running at")
+    board.start_server()
     assert board.lab.value("dash.live.server.options.poller") == "poll"
     assert board.lab.value("dash.live.server.options.lifecycle") == "howto"
 
 
-def test_wish_that_cannot_be_is_said_in_red(board: Board, screenshots: Path) -> None:
-    """With poll there are no edges: pressing start says so on the page, in the colour of alarm."""
-    from playwright.sync_api import expect
-
+def test_contradictory_options_are_shown_in_red(board: Board, screenshots: Path) -> None:
+    """There is no edge triggering with poll; the error disappears with the next press."""
     board.choose("poller", "poll")
     board.choose("trigger", "edge")
-    board.button("start").click()
-    alarm = board.panel.locator(".epl-error .epl-alarm")
-    expect(alarm).to_contain_text("poll")
-    assert _is_red(alarm)
-    board.lab.pictures("dashboard", screenshots / "refused")
+    board.button("start-server").click()
+    error = board.panel.locator(".epl-error .epl-alarm")
+    expect(error).to_contain_text("poll")
+    assert _is_red(error)
+    board.lab.screenshots("dashboard", screenshots / "refused")
     board.choose("trigger", "level")
-    board.button("start").click()
-    expect(alarm).to_have_count(0)
+    board.button("start-server").click()
+    expect(error).to_have_count(0)
 
 
-def test_server_that_died_is_red_with_its_traceback(board: Board, screenshots: Path) -> None:
-    """What ended the loop is on the page, for as long as that server is."""
-    from playwright.sync_api import expect
-
-    board.lab.ask(
-        f"{DEADLY}\nserver = epolllab.start_server(protocol=Deadly)\n"
-        "dash.live.server = server\n"
-        "peer = epolllab.script().send(b'x').expect_end()\n"
-        "epolllab.run_clients(server, script=peer, connections=1, progress=False)"
-    )
-    alarm = board.panel.locator(".epl-state .epl-alarm")
-    expect(alarm.last).to_contain_text("from within the loop")
-    expect(alarm.last.locator("pre")).to_contain_text("Traceback")
-    assert _is_red(alarm.last)
-    board.lab.pictures("dashboard", screenshots / "died")
-    ended = "try:\n    server.stop()\nexcept epolllab.ServerDied as error:\n    print('died')"
-    assert board.lab.ask(ended) == "died"
+def test_server_that_died_is_shown_with_its_traceback(board: Board, screenshots: Path) -> None:
+    """The page shows the error for as long as it shows that server."""
+    board.lab.run(DIE)
+    error = board.panel.locator(".epl-state .epl-alarm").last
+    expect(error).to_contain_text("from within the loop")
+    expect(error.locator("pre")).to_contain_text("Traceback")
+    assert _is_red(error)
+    board.lab.screenshots("dashboard", screenshots / "died")
+    stop = "try:\n    server.stop()\nexcept epolllab.ServerDied as error:\n    print('died')"
+    assert board.lab.run(stop) == "died"
 
 
-def _is_red(alarm: "Locator") -> bool:
-    color = alarm.evaluate("element => getComputedStyle(element).color")
+def _is_red(element: "Locator") -> bool:
+    color = element.evaluate("element => getComputedStyle(element).color")
     red, green, blue = (int(part) for part in color[4:-1].split(",")[:3])
     return red > 1.5 * green and red > 1.5 * blue
 
 
-def test_it_ticks_only_while_a_page_shows_it(board: Board) -> None:
-    """Two views tick once; when the last has gone, so has the thread."""
-    board.ticked()
+def test_dashboard_ticks_only_while_a_page_shows_it(board: Board) -> None:
+    """Two views share one thread, which ends with the last of them."""
+    board.await_ticks()
     board.lab.show("from IPython.display import display\ndisplay(dash, dash)")
     board.lab.page.wait_for_function(
         "document.querySelectorAll('.jp-OutputArea .epl-dashboard.epl').length === 2"
     )
-    threads = "sum('ticker' in t.name for t in __import__('threading').enumerate())"
-    board.ticked()
-    assert board.lab.value(threads) == 1
+    board.await_ticks()
+    assert board.lab.value(THREADS) == ["epolllab-ticker"]
     board.lab.show("pass")
     until(lambda: not board.lab.value("dash.ticking"), PATIENCE_S)
-    assert board.lab.value(threads) == 0
+    assert board.lab.value(THREADS) == []
 
 
 @pytest.fixture
 def terminal(board: Board) -> Iterator[Callable[[str], str]]:
-    """Ask the board's kernel without any page, as ``jupyter console`` does."""
+    """Print an expression in the board's kernel without a page, like ``jupyter console``."""
     file = board.lab.value("__import__('ipykernel').get_connection_file()")
     client = BlockingKernelClient(connection_file=file)
     client.load_connection_file()
     client.start_channels()
     try:
-        yield lambda expression: run_cell(client, f"import threading\nprint({expression})").strip()
+        yield lambda expression: run_cell(client, f"print({expression})").strip()
     finally:
         client.stop_channels()
 
 
-def test_tab_that_is_closed_leaves_nothing_running(
-    board: Board, terminal: Callable[[str], str]
-) -> None:
-    """The thread ends, then the server; who comes back sees it tick, and then one view go."""
-    from playwright.sync_api import expect
-
-    board.button("start").click()
-    expect(board.panel.locator(".epl-state").first).to_contain_text("running at")
-    board.beaten()
-    board.lab.ask("dash.unseen_s = 1.0")
+def test_closed_tab_leaves_nothing_running(board: Board, terminal: Callable[[str], str]) -> None:
+    """The thread ends, then the server; a page that comes back makes it tick again."""
+    board.start_server()
+    board.await_heartbeat()
+    board.lab.run("dash.unseen_s = 1.0")
     board.lab.leave()
-    # Asked seldom: while a cell runs, a page's silence means nothing.
-    left = (
-        "dash.ticking, epolllab.servers(), [t for t in threading.enumerate() if 'epoll' in t.name]"
-    )
-    until(lambda: time.sleep(8) or terminal(f"({left})") == "(False, [], [])", PATIENCE_S)
+    left = f"(dash.ticking, epolllab.servers(), {THREADS})"
+    # Seldom: while a cell runs, missing heartbeats do not count.
+    until(lambda: time.sleep(8) or terminal(left) == "(False, [], [])", PATIENCE_S)
 
     board.lab.enter()
     board.lab.open(SCRATCH)
-    expect(board.panel.locator(".epl-state").first).to_contain_text("no page showed this")
-    board.ticked(3)
-    board.button("start").click()
-    expect(board.panel.locator(".epl-state").first).to_contain_text("running at")
+    expect(board.state).to_contain_text("no page showed this")
+    board.await_ticks(3)
+    board.start_server()
     board.lab.show("pass")
     until(lambda: not board.lab.value("dash.ticking"), PATIENCE_S)
 
 
-def test_page_that_is_loaded_again_goes_on_ticking(board: Board) -> None:
-    """Also without a silence between: what counts is the page that is there now."""
-    silence = board.lab.value("dash._presence.silence")
-    board.beaten()
+def test_reloaded_page_keeps_ticking(board: Board) -> None:
+    """The view of the page before, which is still counted, does not matter."""
+    timeout = board.lab.value("dash.presence.timeout")
+    board.await_heartbeat()
     board.lab.leave()
     board.lab.enter()
     board.lab.open(SCRATCH)
-    board.ticked()
-    board.lab.page.wait_for_timeout(1_000 * (silence + 3))  # in which no cell runs
+    board.await_ticks()
+    board.lab.page.wait_for_timeout(1_000 * (timeout + 3))  # during which no cell runs
     assert board.lab.value("dash.ticking")
-    board.ticked()
+    board.await_ticks()
 
 
-def test_display_goes_on_while_a_cell_runs(board: Board) -> None:
-    """Also when the cell keeps the page's beats waiting for longer than a silence."""
-    board.beaten()
-    silence = board.lab.value("dash._presence.silence")
-    board.lab.ask(
-        "import time\n"
-        f"time.sleep({silence} + 2)\n"
-        "assert dash.ticking\n"
-        "shown, deadline = dash._ticker.n_ticks, time.monotonic() + 30\n"
-        "while dash._ticker.n_ticks == shown and time.monotonic() < deadline:\n"
-        "    time.sleep(0.01)\n"
-        "assert dash._ticker.n_ticks > shown"
-    )
+def test_display_ticks_while_a_cell_runs(board: Board) -> None:
+    """Also when the cell delays the page's heartbeats beyond the timeout."""
+    board.await_heartbeat()
+    timeout = board.lab.value("dash.presence.timeout")
+    sleep = f"import time\ntime.sleep({timeout} + 2)\nassert dash.ticking\n"
+    board.lab.run(sleep + AWAIT_TICKS.format(times=1))

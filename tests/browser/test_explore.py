@@ -1,11 +1,11 @@
-"""Phenomena and scaling sliders in JupyterLab: chosen on the page, answered by the kernel."""
+"""The phenomenon explorer and the scaling sliders in JupyterLab."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.browser.lab import Lab
+from tests.browser.lab import Lab, expect
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
 
@@ -15,45 +15,36 @@ def explorer(scratch: Lab) -> Iterator[Lab]:
     """A phenomenon on the page."""
     scratch.show("explorer = widgets.explore('edge-goes-silent')\nexplorer")
     yield scratch
-    scratch.ask("explorer.close()")
+    scratch.run("explorer.close()")
 
 
 @pytest.fixture
 def sliders(scratch: Lab) -> Iterator[Lab]:
-    """The recorded scaling map on the page."""
+    """The reference crossover map on the page."""
     scratch.show("sliders = widgets.scaling()\nsliders")
     yield scratch
-    scratch.ask("sliders.close()")
+    scratch.run("sliders.close()")
 
 
-def test_phenomenon_chosen_on_the_page_happens(explorer: Lab, screenshots: Path) -> None:
-    """Choosing another runs it: its name and verdict are the kernel's, its picture is drawn."""
-    from playwright.sync_api import expect
-
+def test_choosing_a_phenomenon_runs_it(explorer: Lab, screenshots: Path) -> None:
+    """The page shows its name, its verdict and its chart."""
     panel = explorer.widget("explore")
-    expect(panel.locator(".epl-outcome")).to_contain_text("edge-goes-silent")
-    explorer.pictures("explore", screenshots)
-    other = explorer.value(
-        "next(o[1] for o in explorer._choice.options if o[1] != 'edge-goes-silent')"
-    )
-    picture = panel.locator("img.epl-light")
-    before = picture.get_attribute("src")
-    choice = panel.locator("select")
-    choice.select_option(
-        index=explorer.value(f"[o[1] for o in explorer._choice.options].index({other!r})")
-    )
-    card = panel.locator(".epl-outcome")
+    card, image = panel.locator(".epl-outcome"), panel.locator("img.epl-light")
+    expect(card).to_contain_text("edge-goes-silent")
+    explorer.screenshots("explore", screenshots)
+    names = explorer.value("[o[1] for o in explorer.controls['phenomenon'].options]")
+    other = next(name for name in names if name != "edge-goes-silent")
+    before = image.get_attribute("src")
+    panel.locator("select").select_option(index=names.index(other))
     expect(card).to_contain_text(other)
-    expect(picture).not_to_have_attribute("src", before or "")
+    expect(image).not_to_have_attribute("src", before or "")
     assert explorer.value("explorer.outcome.name") == other
     expect(card).to_contain_text(explorer.value("str(explorer.outcome.verdict)"))
-    assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") > 500
+    assert image.evaluate("image => image.decode().then(() => image.naturalWidth)") > 500
 
 
-def test_slider_moved_by_keyboard_reaches_the_kernel(sliders: Lab, screenshots: Path) -> None:
-    """Arrows move the slider; the kernel has the new size, and the page its row of numbers."""
-    from playwright.sync_api import expect
-
+def test_slider_works_by_keyboard(sliders: Lab, screenshots: Path) -> None:
+    """An arrow key changes the size in the kernel and the table on the page."""
     panel = sliders.widget("scaling")
     sizes = sliders.value("sliders.curves.sizes")
     handle = panel.locator(".epl-n-fds .noUi-handle")
@@ -61,15 +52,12 @@ def test_slider_moved_by_keyboard_reaches_the_kernel(sliders: Lab, screenshots: 
     handle.press("ArrowLeft")
     expect(panel.locator(".epl-table").first).to_contain_text(f"{sizes[-2]:,} watched")
     assert sliders.value("sliders.controls['n_fds'].value") == sizes[-2]
-    sliders.pictures("scaling", screenshots)
+    sliders.screenshots("scaling", screenshots)
 
 
-def test_slider_moved_by_mouse_and_axes_changed(sliders: Lab, screenshots: Path) -> None:
-    """A drag to the left end gives the fewest ready; linear axes draw the curves anew."""
-    from playwright.sync_api import expect
-
-    panel = sliders.widget("scaling")
-    mouse = sliders.page.mouse
+def test_slider_works_by_mouse_and_axes_change(sliders: Lab, screenshots: Path) -> None:
+    """A drag to the right end selects the largest share; linear axes redraw the curves."""
+    panel, mouse = sliders.widget("scaling"), sliders.page.mouse
     target = panel.locator(".epl-ready .noUi-target").bounding_box()
     handle = panel.locator(".epl-ready .noUi-handle").bounding_box()
     assert target is not None
@@ -81,14 +69,13 @@ def test_slider_moved_by_mouse_and_axes_changed(sliders: Lab, screenshots: Path)
     shares = sliders.value("sliders.curves.shares")
     expect(panel.locator(".epl-ready .widget-readout")).to_have_text(shares[-1])
     expect(panel.locator(".epl-table").first).to_contain_text(f"{shares[-1]} ready")
-    drawn = panel.locator(".epl-chart svg").inner_html()
+    chart = panel.locator(".epl-chart svg")
+    expect(chart).to_contain_text("epoll-level")
+    before = chart.inner_html()
     panel.locator(".epl-axes button", has_text="linear").click()
-    expect(panel.locator(".epl-chart svg")).not_to_have_text("1e")
     sliders.page.wait_for_function(
-        "before => document.querySelector('.epl-chart svg').innerHTML !== before", arg=drawn
+        "before => document.querySelector('.epl-chart svg').innerHTML !== before", arg=before
     )
-    assert sliders.value("[sliders.controls[n].value for n in ('ready', 'axes')]") == [
-        shares[-1],
-        "linear",
-    ]
-    sliders.widget("scaling").screenshot(path=screenshots / "scaling-linear.png")
+    chosen = sliders.value("[sliders.controls[name].value for name in ('ready', 'axes')]")
+    assert chosen == [shares[-1], "linear"]
+    panel.screenshot(path=screenshots / "scaling-linear.png")

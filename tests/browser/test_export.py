@@ -1,17 +1,17 @@
-"""The export button of every panel, pressed in JupyterLab; the files are then there."""
+"""The export button of every panel in JupyterLab."""
 
 import json
 
 import pandas as pd
 import pytest
 
-from tests.browser.lab import Lab
+from tests.browser.lab import Lab, expect
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(180)]
 
-PNG = b"\x89PNG\r\n\x1a\n"
 PANELS = {
-    "dashboard": "panel = widgets.dashboard()\npanel.start()\npanel.fire()\npanel.watch(1.0)",
+    "dashboard": "panel = widgets.dashboard()\npanel.start_server()\npanel.start_clients()\n"
+    "panel.watch(1.0)",
     "stepper": "panel = widgets.stepper()\npanel.steps.peer_writes(100)\npanel.steps.wait()",
     "explore": "panel = widgets.explore('edge-goes-silent')",
     "scaling": "panel = widgets.scaling()",
@@ -19,10 +19,8 @@ PANELS = {
 
 
 @pytest.mark.parametrize("name", PANELS)
-def test_export_button_writes_picture_data_and_circumstances(name: str, scratch: Lab) -> None:
-    """All files of one press are in data/charts; a second press overwrites none, and says so."""
-    from playwright.sync_api import expect
-
+def test_export_button_writes_chart_data_and_circumstances(name: str, scratch: Lab) -> None:
+    """They go to data/charts; a second press shows an error and overwrites none."""
     scratch.show(f"{PANELS[name]}\npanel")
     panel = scratch.widget(name)
     panel.locator(".epl-export-name input").fill(f"of-{name}")
@@ -32,22 +30,20 @@ def test_export_button_writes_picture_data_and_circumstances(name: str, scratch:
     charts = scratch.folder / "data" / "charts"
     found = {path.suffix: path for path in charts.glob(f"of-{name}.*")}
     assert set(found) == {".png", ".svg", ".parquet", ".json"}
-    assert found[".png"].read_bytes().startswith(PNG)
+    assert found[".png"].read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
     assert "</svg>" in found[".svg"].read_text()
     assert len(pd.read_parquet(found[".parquet"])) > 0
     assert json.loads(found[".json"].read_text())["name"] == f"of-{name}"
     before = {path: path.read_bytes() for path in found.values()}
 
     panel.locator("button.epl-export").click()
-    expect(panel.locator(".epl-error .epl-alarm")).to_contain_text("there")
+    expect(panel.locator(".epl-error .epl-alarm")).to_contain_text(f"of-{name}")
     assert {path: path.read_bytes() for path in found.values()} == before
-    scratch.ask("panel.close()")
+    scratch.run("panel.close()")
 
 
-def test_exported_stepper_is_the_kernels_history(scratch: Lab) -> None:
-    """The Parquet file beside the picture has the frame that the kernel has."""
-    from playwright.sync_api import expect
-
+def test_exported_data_are_the_steppers_history(scratch: Lab) -> None:
+    """The Parquet file holds the frame that the kernel has."""
     scratch.show("panel = widgets.stepper()\npanel")
     panel = scratch.widget("stepper")
     panel.locator("button.epl-peer-writes").click()
@@ -60,4 +56,4 @@ def test_exported_stepper_is_the_kernels_history(scratch: Lab) -> None:
     assert json.loads(kept.to_json(orient="records")) == scratch.value(
         "json.loads(panel.steps.history().to_json(orient='records'))"
     )
-    scratch.ask("panel.close()")
+    scratch.run("panel.close()")
