@@ -25,7 +25,7 @@ __all__ = ["run_in_processes", "run_in_threads", "serve"]
 START_S = 30.0
 """How long a child process may take to start on a busy machine."""
 
-REPORT_S = 0.2
+PROGRESS_S = 0.2
 LEAD_NS = 5_000_000
 """Delay between the start message and the common start time."""
 
@@ -108,7 +108,7 @@ def serve(connection: Connection) -> None:
         os.close(ring)
         loop = _make_loop(share, recorder)
         if reports:
-            loop.on_tick = _reporter(loop, connection)
+            loop.on_tick = lambda: connection.send(("count", loop.n_done))
         connection.send(("ready", None))
         facts = loop.run(connection.recv())
     except BaseException:
@@ -117,20 +117,6 @@ def serve(connection: Connection) -> None:
     connection.send(("done", facts))
     connection.send_bytes(loop.rows)
     connection.send_bytes(loop.steps)
-
-
-def _reporter(loop: ClientLoop[Any], connection: Connection) -> Callable[[], None]:
-    """A function that sends the parent the number done, five times a second."""
-    next_s = 0.0
-
-    def report() -> None:
-        nonlocal next_s
-        now = time.monotonic()
-        if now >= next_s:
-            next_s = now + REPORT_S
-            connection.send(("count", loop.n_done))
-
-    return report
 
 
 # ---- in threads -------------------------------------------------------------------------
@@ -171,7 +157,7 @@ def run_in_threads(shares: list[Share], show: ShowProgress | None) -> list[Part]
             thread.start_ns = start_ns
             thread.start()
         while alive := [thread for thread in threads if thread.is_alive()]:
-            alive[0].join(REPORT_S)
+            alive[0].join(PROGRESS_S)
             if show:
                 show(sum(thread.loop.n_done for thread in threads))
     finally:

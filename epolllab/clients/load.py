@@ -32,13 +32,16 @@ from typing import TYPE_CHECKING, Any
 
 from epolllab.clients.loop import (
     BAD_RESPONSE,
+    BROKEN,
     CLOSED_EARLY,
+    READABLE,
+    RECV_SIZE,
     TIMEOUT,
     ClientConnection,
     ClientLoop,
 )
 from epolllab.clients.response import BadResponse, make_response_parser
-from epolllab.events import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP
+from epolllab.events import EPOLLIN, EPOLLOUT, EPOLLRDHUP
 
 if TYPE_CHECKING:
     from epolllab.clients.options import Share
@@ -48,7 +51,6 @@ if TYPE_CHECKING:
 __all__ = ["LoadLoop"]
 
 
-RECV_SIZE = 65_536
 LINGER_NS = 1_000_000_000
 """How long to wait for the server to close a connection after its last response."""
 
@@ -57,8 +59,6 @@ RETRY_NS = 10_000_000
 Without it, requests to an absent server would be repeated as fast as the CPU allows."""
 
 _CLOSED, _CONNECTING, _IN_FLIGHT, _IDLE, _ENDING = range(5)
-_READABLE = EPOLLIN | EPOLLRDHUP
-_BROKEN = EPOLLERR | EPOLLHUP
 
 
 @dataclass(slots=True, eq=False)
@@ -178,12 +178,12 @@ class LoadLoop(ClientLoop[_Connection]):
         if connection is self._timer:
             self._on_timer(connection)
             return
-        if connection.unsent and mask & (EPOLLOUT | _BROKEN):
+        if connection.unsent and mask & (EPOLLOUT | BROKEN):
             conn = connection.conn
             self._send_or_fail(connection)
             # After a failure this may be a new connection, to which the mask does not apply.
             is_same = connection.conn == conn and connection.fd >= 0
-            if not is_same or not mask & (_READABLE | _BROKEN):
+            if not is_same or not mask & (READABLE | BROKEN):
                 return
         self._read(connection, mask)
 
@@ -227,7 +227,7 @@ class LoadLoop(ClientLoop[_Connection]):
         except BlockingIOError:
             pass
         connection.unsent = data
-        self.set_interest(connection, _READABLE | EPOLLOUT if data else _READABLE)
+        self.set_interest(connection, READABLE | EPOLLOUT if data else READABLE)
 
     # ---- the response ---------------------------------------------------------------
 

@@ -9,10 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from errno import EIO
 from heapq import heappop, heappush
+from operator import attrgetter
 from struct import Struct
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from epolllab.clients.syscalls import make_calls
+from epolllab.events import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLRDHUP
 from epolllab.kernel.pollers import Ready, make_poller
 
 if TYPE_CHECKING:
@@ -22,8 +24,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BAD_RESPONSE",
+    "BROKEN",
     "CLOSED_EARLY",
     "FIELDS",
+    "READABLE",
+    "RECV_SIZE",
     "ROW",
     "TIMEOUT",
     "ClientConnection",
@@ -51,8 +56,14 @@ FIELDS = (
 ROW = Struct("<qqqqqqqiiii")
 """The same for :mod:`struct`; 72 bytes."""
 
+_row_values = attrgetter(*(name for name, _ in FIELDS))
+
 TIMEOUT, CLOSED_EARLY, BAD_RESPONSE = -1, -2, -3
 """Values of ``error`` other than errnos."""
+
+RECV_SIZE = 65_536
+READABLE = EPOLLIN | EPOLLRDHUP
+BROKEN = EPOLLERR | EPOLLHUP
 
 SWEEP_NS = 100_000_000
 MAX_EVENTS = 1023
@@ -86,10 +97,12 @@ class ClientConnection:
     connected_ns: int = 0
     sent_ns: int = 0
     first_byte_ns: int = 0
+    done_ns: int = 0
     n_bytes: int = 0
     request: int = 0
     local_port: int = 0
     status: int = 0
+    error: int = 0
 
 
 C = TypeVar("C", bound=ClientConnection)
@@ -253,19 +266,9 @@ class ClientLoop(ABC, Generic[C]):
 
     def write_row(self, connection: ClientConnection, now: int, error: int) -> None:
         """Write the row of a request that succeeded or failed."""
-        self.rows += ROW.pack(
-            connection.conn,
-            connection.intended_ns,
-            connection.connected_ns,
-            connection.sent_ns,
-            connection.first_byte_ns,
-            now,
-            connection.n_bytes,
-            connection.request,
-            connection.local_port,
-            connection.status,
-            error,
-        )
+        connection.done_ns = now
+        connection.error = error
+        self.rows += ROW.pack(*_row_values(connection))
         self.n_done += 1
         self.in_flight -= 1
 

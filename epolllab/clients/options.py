@@ -9,7 +9,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, get_args
 from urllib.parse import urlsplit
 
-from epolllab.checks import check_bool, check_bytes, check_choice, check_int, check_number
+from epolllab.checks import (
+    check_bool,
+    check_bytes,
+    check_choice,
+    check_int,
+    check_number,
+    check_text,
+)
 from epolllab.server.http import Http
 from epolllab.server.protocols import Echo, Hello
 
@@ -28,14 +35,13 @@ MANY_CONNECTIONS = 20_000
 
 
 def _check_path(name: str, value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{name} must be a string, not {value!r}")
-    if not value.startswith("/") or not all(33 <= ord(character) <= 126 for character in value):
+    path = check_text(name, value)
+    if not path.startswith("/") or not all(33 <= ord(character) <= 126 for character in path):
         raise ValueError(
-            f"{name} must begin with / and be printable ASCII without spaces, not {value!r}; "
+            f"{name} must begin with / and be printable ASCII without spaces, not {path!r}; "
             "percent-encode other characters (urllib.parse.quote)"
         )
-    return value
+    return path
 
 
 CHECKS: dict[str, Callable[[str, Any], Any]] = {

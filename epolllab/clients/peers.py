@@ -13,9 +13,17 @@ from errno import EIO
 from struct import Struct
 from typing import TYPE_CHECKING
 
-from epolllab.clients.loop import CLOSED_EARLY, TIMEOUT, ClientConnection, ClientLoop
+from epolllab.clients.loop import (
+    BROKEN,
+    CLOSED_EARLY,
+    READABLE,
+    RECV_SIZE,
+    TIMEOUT,
+    ClientConnection,
+    ClientLoop,
+)
 from epolllab.clients.script import STEP_NAMES, Step
-from epolllab.events import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP
+from epolllab.events import EPOLLOUT
 
 if TYPE_CHECKING:
     from epolllab.clients.options import Share
@@ -40,10 +48,7 @@ FIELDS = (
 STEP = Struct("<qqqqiiii")
 """The same for :mod:`struct`; 48 bytes."""
 
-RECV_SIZE = 65_536
 _CLOSE = Step("close")
-_READABLE = EPOLLIN | EPOLLRDHUP
-_BROKEN = EPOLLERR | EPOLLHUP
 _LINGER_0 = Struct("ii").pack(1, 0)
 
 Action = Callable[["_Peer"], bool]
@@ -92,7 +97,7 @@ class PeerLoop(ClientLoop[_Peer]):
     def on_ready(self, connection: _Peer, mask: int) -> None:
         """Continue the step that waits for the descriptor."""
         action = connection.action
-        if action is not None and mask & (connection.interest | _BROKEN):
+        if action is not None and mask & (connection.interest | BROKEN):
             self._run(connection, action)
         elif connection.interest >= 0:
             # HUP or ERR in a pause: unregister until a step needs the connection.
@@ -227,11 +232,11 @@ class PeerLoop(ClientLoop[_Peer]):
 
     def _begin_expect(self, peer: _Peer) -> bool:
         peer.taken = 0
-        return self._take_expected(peer) or self._wait_for(peer, _READABLE, self._on_readable)
+        return self._take_expected(peer) or self._wait_for(peer, READABLE, self._on_readable)
 
     def _begin_expect_end(self, peer: _Peer) -> bool:
         peer.buffer.clear()
-        return self._wait_for(peer, _READABLE, self._on_readable)
+        return self._wait_for(peer, READABLE, self._on_readable)
 
     def _on_readable(self, peer: _Peer) -> bool:
         """Read once; True if the expected bytes, or the expected end, have arrived."""
