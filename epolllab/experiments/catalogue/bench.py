@@ -55,16 +55,8 @@ class Step(NamedTuple):
 class Descriptor:
     """A descriptor on the bench.
 
-    Attributes
-    ----------
-    fd : int
-        Its number, also after it was closed: some phenomena are about closed numbers.
-    name : str
-        Its name in the steps.
-    conn : int
-        Its serial in the recording.
-    closed : bool
-        Whether it was closed.
+    ``fd`` is its number, also after it was closed; ``name`` its name in the steps, and
+    ``conn`` its serial in the recording.
     """
 
     def __init__(self, fd: int, name: str, conn: int) -> None:
@@ -312,10 +304,23 @@ class Bench:
 
     def register(self, epoll: Epoll, target: Descriptor, mask: int) -> None:
         """epoll_ctl(EPOLL_CTL_ADD)."""
-        what = f"epoll_ctl(ADD, {target.name}, {mask_names(mask)})"
-        add = epoll.epoll.register
-        self.call(what, add, target.fd, mask, op=Op.REGISTER, on=target, mask=mask)
+        self._control("ADD", Op.REGISTER, epoll.epoll.register, target, mask)
         self._watched[target.fd] = target
+
+    def modify(self, epoll: Epoll, target: Descriptor, mask: int) -> None:
+        """epoll_ctl(EPOLL_CTL_MOD)."""
+        self._control("MOD", Op.MODIFY, epoll.epoll.modify, target, mask)
+
+    def unregister(self, epoll: Epoll, target: Descriptor) -> None:
+        """epoll_ctl(EPOLL_CTL_DEL)."""
+        self._control("DEL", Op.UNREGISTER, epoll.epoll.unregister, target)
+
+    def _control(
+        self, name: str, op: Op, function: Callable[..., None], target: Descriptor, *mask: int
+    ) -> None:
+        what = ", ".join((target.name, *map(mask_names, mask)))
+        what = f"epoll_ctl({name}, {what})"
+        self.call(what, function, target.fd, *mask, op=op, on=target, mask=sum(mask))
 
     def watch(self, target: Descriptor, mask: int, name: str = "epoll") -> Epoll:
         """Open an epoll instance and register one descriptor with it."""
@@ -323,16 +328,10 @@ class Bench:
         self.register(epoll, target, mask)
         return epoll
 
-    def modify(self, epoll: Epoll, target: Descriptor, mask: int) -> None:
-        """epoll_ctl(EPOLL_CTL_MOD)."""
-        what = f"epoll_ctl(MOD, {target.name}, {mask_names(mask)})"
-        modify = epoll.epoll.modify
-        self.call(what, modify, target.fd, mask, op=Op.MODIFY, on=target, mask=mask)
-
-    def unregister(self, epoll: Epoll, target: Descriptor) -> None:
-        """epoll_ctl(EPOLL_CTL_DEL)."""
-        what = f"epoll_ctl(DEL, {target.name})"
-        self.call(what, epoll.epoll.unregister, target.fd, op=Op.UNREGISTER, on=target)
+    def watched_pair(self, mask: int) -> tuple[Socket, Socket, Epoll]:
+        """Open a unix socket pair, and an epoll instance that watches its first socket."""
+        here, there = self.pair()
+        return here, there, self.watch(here, mask)
 
     def wait(
         self, epoll: Epoll, timeout: float | None = 0, max_events: int = -1

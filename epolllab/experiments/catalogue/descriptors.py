@@ -25,7 +25,6 @@ SELFTEST = "Linux selftest epoll_wakeup_test.c"
 
 
 @phenomenon(
-    "maxevents-rotation",
     claim="With more ready descriptors than maxevents, waits rotate through them: none starves.",
     expected=["0 1 2", "3 4 5", "6 7 8", "9 0 1", "2 3 4"],
     source="epoll_wait(2), round robin",
@@ -47,7 +46,6 @@ def _raise_limit(bench: Bench, least: int) -> None:
 
 
 @phenomenon(
-    "python-cuts-batches",
     claim="CPython's poll() returns at most 1,023 events by default, even if more are ready.",
     expected={"poll()": 1023, "poll(maxevents=2000)": 1030},
     source="Modules/selectmodule.c: maxevents defaults to FD_SETSIZE - 1",
@@ -64,14 +62,12 @@ def python_cuts_batches(bench: Bench) -> Iterator[object]:
 
 
 @phenomenon(
-    "close-unregisters",
     claim="Closing the only descriptor of a file removes it from every epoll automatically.",
     expected={"entries before": 1, "entries after": 0, "events": []},
     source=f"{MAN}, question 6",
 )
 def close_unregisters(bench: Bench) -> Iterator[object]:
-    here, there = bench.pair()
-    epoll = bench.watch(here, EPOLLIN)
+    here, there, epoll = bench.watched_pair(EPOLLIN)
     bench.send(there, b"x")
     before = len(bench.interest(epoll))
     bench.close(here)
@@ -92,7 +88,6 @@ def _ghost(bench: Bench) -> tuple[Epoll, Descriptor, Descriptor]:
 
 
 @phenomenon(
-    "dup-keeps-dead-fd",
     claim="While a duplicate is open, an epoll keeps reporting the number that was closed.",
     expected={
         "event for the closed number": True,
@@ -115,7 +110,6 @@ def dup_keeps_dead_fd(bench: Bench) -> Iterator[object]:
 
 
 @phenomenon(
-    "ghost-spin",
     claim="A ghost that is readable can be neither read nor unregistered: the loop spins.",
     expected={"of 1,000 waits returned": 1000, "unregister": "EBADF", "without the duplicate": 0},
     source=f"{MAN}, question 6",
@@ -130,7 +124,6 @@ def ghost_spin(bench: Bench) -> Iterator[object]:
 
 
 @phenomenon(
-    "fd-reuse-ghost",
     claim="A reused number can be in the interest list twice, once for a file that was closed.",
     expected={
         "entries with the number": 2,
@@ -164,7 +157,6 @@ def fd_reuse_ghost(bench: Bench) -> Iterator[object]:
 
 
 @phenomenon(
-    "descriptor-in-flight",
     claim="A descriptor that was sent to another process and not yet received keeps its file open.",
     expected={"closed here, still in flight": ["IN"], "discarded": []},
     source="unix(7), SCM_RIGHTS; epoll(7), question 6",
@@ -186,7 +178,6 @@ def descriptor_in_flight(bench: Bench) -> Iterator[object]:
 
 
 @phenomenon(
-    "fork-shares-interest",
     claim="An epoll inherited by another process is the same one: each changes it for both.",
     expected={
         "child registers its own eventfd: parent gets": "a number the parent did not register",
@@ -225,7 +216,6 @@ def fork_shares_interest(bench: Bench) -> Iterator[object]:
 
 
 @phenomenon(
-    "stale-event-in-batch",
     claim="A batch is a copy: it keeps an event whose descriptor an earlier handler has closed.",
     expected={"batch": ["first", "second"], "handling the second": "KeyError", "next wait": []},
     source=f"{MAN}, 'If using an event cache'",
@@ -251,7 +241,6 @@ def stale_event_in_batch(bench: Bench) -> Iterator[object]:
 
 
 @phenomenon(
-    "cannot-be-watched",
     claim="epoll refuses files without readiness; poll and select report them as ready.",
     expected={
         name: {"epoll": "EPERM", "poll": "IN|OUT", "select": "read, write"}
@@ -279,7 +268,6 @@ def cannot_be_watched(bench: Bench) -> dict[str, object]:
 
 
 @phenomenon(
-    "bad-registrations",
     claim="The kernel refuses each invalid registration with an errno of its own.",
     expected={
         "the same descriptor twice": "EEXIST",
@@ -324,7 +312,6 @@ def _wait_for_none(epfd: int) -> None:
 
 
 @phenomenon(
-    "nested-epoll",
     claim="An epoll is readable while something in it is ready, so another epoll can watch it.",
     expected={
         "nothing ready": [],
@@ -354,7 +341,6 @@ WAIT_S = 0.02
 
 
 @phenomenon(
-    "close-does-not-wake",
     claim="Closing the epoll, or what it watches, does not wake a thread that waits on it.",
     expected={
         "watched socket closed": "slept its whole timeout",
@@ -364,8 +350,7 @@ WAIT_S = 0.02
     notes=f"The waits have a timeout of {WAIT_S * 1000:g} ms; without one they would never end.",
 )
 def close_does_not_wake(bench: Bench) -> Iterator[object]:
-    here, _ = bench.pair()
-    epoll = bench.watch(here, EPOLLIN)
+    here, _, epoll = bench.watched_pair(EPOLLIN)
     closing = bench.watch(bench.eventfd(), EPOLLIN, "epoll to be closed")
     yield _close_during_wait(bench, epoll, here)
     yield _close_during_wait(bench, closing, closing)
@@ -396,7 +381,6 @@ def _close_during_wait(bench: Bench, epoll: Epoll, to_close: Descriptor) -> str:
 
 
 @phenomenon(
-    "register-does-wake",
     claim="A wait in progress sees what another thread registers or modifies.",
     expected={
         "a ready descriptor registered": ["IN"],
@@ -420,7 +404,6 @@ def register_does_wake(bench: Bench) -> Iterator[object]:
 
 
 @phenomenon(
-    "fd-setsize-wall",
     claim="select.select stops at descriptor 1,023; the kernel's own select does not.",
     expected={
         "select.select": "ValueError",
@@ -449,7 +432,6 @@ def fd_setsize_wall(bench: Bench) -> Iterator[object]:
 
 
 @phenomenon(
-    "kernels-own-view",
     claim="/proc/PID/fdinfo/EPFD lists what the kernel watches: number, mask, file; ghosts too.",
     expected={
         "edge-triggered for IN": "IN|ERR|HUP|ET",
@@ -489,7 +471,6 @@ def kernels_own_view(bench: Bench) -> Iterator[object]:
 
 
 @phenomenon(
-    "process-is-a-descriptor",
     claim="A pidfd is readable when its process has ended, so epoll can wait for children too.",
     expected={
         "while it runs": [],

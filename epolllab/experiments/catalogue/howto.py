@@ -48,7 +48,6 @@ def _until_state(bench: Bench, accepted: socket.socket, state: str) -> None:
 
 
 @phenomenon(
-    "howto-forgets-eof",
     claim="A client that leaves before its blank line is never closed, and makes the server spin.",
     expected={
         "level: turns with nothing to do, of 200": 200,
@@ -75,7 +74,6 @@ def howto_forgets_eof(bench: Bench) -> Iterator[object]:
 
 
 @phenomenon(
-    "howto-misreads-hup",
     claim="The HUP on which it closes comes from its own shutdown, not from the client.",
     expected={
         "events after the response": ["HUP"],
@@ -100,7 +98,6 @@ def howto_misreads_hup(bench: Bench) -> Iterator[object]:
 
 
 @phenomenon(
-    "howto-tables-grow",
     claim="Requests and responses of closed connections stay in its tables.",
     expected={"connections": 0, "requests": 20, "responses": 20},
     source=SOURCE,
@@ -119,7 +116,6 @@ def howto_tables_grow(bench: Bench) -> dict[str, int]:
 
 
 @phenomenon(
-    "howto-takes-reset-for-drained",
     claim="Edge-triggered, it takes a reset for 'nothing more to read' and keeps the connection.",
     expected={
         "error taken for drained": "ECONNRESET",
@@ -144,7 +140,6 @@ def howto_takes_reset_for_drained(bench: Bench) -> Iterator[object]:
 
 
 @phenomenon(
-    "howto-dies-of-a-reset",
     claim="Level-triggered, one client that resets its connection ends the whole server.",
     expected={"raised out of the loop": "ConnectionResetError"},
     source=f"{SOURCE}; recv(2), ECONNRESET",
@@ -160,7 +155,6 @@ def howto_dies_of_a_reset(bench: Bench) -> Iterator[object]:
 
 
 @phenomenon(
-    "howto-dies-of-a-byte",
     claim="A request with a byte that is not UTF-8 ends the whole server, which prints requests.",
     expected={"raised out of the loop": "UnicodeDecodeError"},
     source=SOURCE,
@@ -192,7 +186,6 @@ def _until_queued(bench: Bench, server: HowToServer, n: int) -> None:
 
 
 @phenomenon(
-    "howto-backlog-of-one",
     claim="listen(1) has room for two clients between two turns; a third one has to retry.",
     expected={"connected of 5": 2},
     source=f"{SOURCE}; listen(2)",
@@ -213,7 +206,6 @@ def howto_backlog_of_one(bench: Bench) -> Iterator[object]:
 
 
 @phenomenon(
-    "howto-accepts-one",
     claim="One accept per event costs a burst of clients one wait each.",
     expected={"level: turns until 5 are accepted": 5, "accepting until EAGAIN": 1},
     source=SOURCE,

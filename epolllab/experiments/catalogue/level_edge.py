@@ -20,7 +20,6 @@ SELFTEST = "Linux selftest epoll_wakeup_test.c"
 
 
 @phenomenon(
-    "level-repeats",
     claim="A level-triggered epoll reports a descriptor at every wait while it has unread bytes.",
     expected={
         "2,000 bytes waiting": ["IN"],
@@ -30,8 +29,7 @@ SELFTEST = "Linux selftest epoll_wakeup_test.c"
     source=f"{MAN}; {SELFTEST}, epoll1",
 )
 def level_repeats(bench: Bench) -> Iterator[object]:
-    here, there = bench.pair()
-    epoll = bench.watch(here, EPOLLIN)
+    here, there, epoll = bench.watched_pair(EPOLLIN)
     bench.send(there, bytes(2000))
     yield bench.masks(epoll)
     bench.recv(here, 1000)
@@ -41,7 +39,6 @@ def level_repeats(bench: Bench) -> Iterator[object]:
 
 
 @phenomenon(
-    "edge-goes-silent",
     claim="An edge-triggered epoll reports new bytes once, and not again while they stay unread.",
     expected={
         "2,000 bytes waiting": ["IN"],
@@ -52,8 +49,7 @@ def level_repeats(bench: Bench) -> Iterator[object]:
     notes="This is the lost wakeup: the reader waits for the peer, and the peer for the reader.",
 )
 def edge_goes_silent(bench: Bench) -> Iterator[object]:
-    here, there = bench.pair()
-    epoll = bench.watch(here, EPOLLIN | EPOLLET)
+    here, there, epoll = bench.watched_pair(EPOLLIN | EPOLLET)
     bench.send(there, bytes(2000))
     yield bench.masks(epoll)
     bench.recv(here, 1000)
@@ -79,18 +75,15 @@ def _open(bench: Bench, kind: str) -> tuple[Descriptor, Callable[[], object]]:
 
 
 @phenomenon(
-    "edge-fires-on-new-bytes",
     claim="Each arrival is a new edge, even if nothing was read since the previous one.",
     expected={kind: ["IN", "IN"] for kind in KINDS},
     source=f"{MAN}; kernel commits 3a34b13a88ca ('pipe: make pipe writes always wake up readers') "
     "and 3b844826b6c6, which keeps that for pipes that are polled",
     since=(5, 14),
-    notes=(
-        "On kernels 5.5 to 5.13, a pipe that was not empty before the write gave no second "
-        "event, since the writer woke its readers only if the pipe had been empty. Programs "
-        "that relied on it broke, and 5.14 restored it, as did the stable updates of that "
-        "August, 5.10 and 5.13 among them."
-    ),
+    notes="On kernels 5.5 to 5.13, a pipe that was not empty before the write gave no second "
+    "event, since the writer woke its readers only if the pipe had been empty. Programs "
+    "that relied on it broke, and 5.14 restored it, as did the stable updates of that "
+    "August, 5.10 and 5.13 among them.",
 )
 def edge_fires_on_new_bytes(bench: Bench) -> dict[str, list[str]]:
     seen: dict[str, list[str]] = {}
@@ -106,14 +99,12 @@ def edge_fires_on_new_bytes(bench: Bench) -> dict[str, list[str]]:
 
 
 @phenomenon(
-    "coalescing",
     claim="Arrivals between waits are one event: the ready list holds descriptors, not arrivals.",
     expected={"five writes, then a wait": ["IN"], "another wait": [], "a wait after each": 5},
     source=f"{MAN}, question 7",
 )
 def coalescing(bench: Bench) -> Iterator[object]:
-    here, there = bench.pair()
-    epoll = bench.watch(here, EPOLLIN | EPOLLET)
+    _, there, epoll = bench.watched_pair(EPOLLIN | EPOLLET)
     for _ in range(5):
         bench.send(there, b"x")
     yield bench.masks(epoll)
@@ -126,14 +117,12 @@ def coalescing(bench: Bench) -> Iterator[object]:
 
 
 @phenomenon(
-    "modify-rearms-edge",
     claim="EPOLL_CTL_MOD checks the descriptor again: if it is ready, that is a new edge.",
     expected={"first": ["IN"], "again": [], "after modify with the same mask": ["IN"]},
     source=f"{MAN}, question 8; {SELFTEST}, epoll59",
 )
 def modify_rearms_edge(bench: Bench) -> Iterator[object]:
-    here, there = bench.pair()
-    epoll = bench.watch(here, EPOLLIN | EPOLLET)
+    here, there, epoll = bench.watched_pair(EPOLLIN | EPOLLET)
     bench.send(there, b"x")
     yield bench.masks(epoll)
     yield bench.masks(epoll)
@@ -142,7 +131,6 @@ def modify_rearms_edge(bench: Bench) -> Iterator[object]:
 
 
 @phenomenon(
-    "edge-at-registration",
     claim="Registering a descriptor that is already ready is an edge: earlier bytes are reported.",
     expected={"registered after the bytes arrived": ["IN"], "again": []},
     source="epoll_ctl(2); ep_insert() in fs/eventpoll.c polls the new descriptor at once",
@@ -156,15 +144,13 @@ def edge_at_registration(bench: Bench) -> Iterator[object]:
 
 
 @phenomenon(
-    "in-brings-out-along",
     claim="An event has every condition true at that moment, not only the one that changed.",
     expected={"when registered": ["OUT"], "data arrives": ["IN|OUT"], "again": []},
     source=f"{MAN}; ep_send_events() polls the descriptor for all bits again",
     notes="A program that tests 'if IN ... elif OUT ...' loses one of the two edges permanently.",
 )
 def in_brings_out_along(bench: Bench) -> Iterator[object]:
-    here, there = bench.pair()
-    epoll = bench.watch(here, EPOLLIN | EPOLLOUT | EPOLLET)
+    _, there, epoll = bench.watched_pair(EPOLLIN | EPOLLOUT | EPOLLET)
     yield bench.masks(epoll)
     bench.send(there, b"x")
     yield bench.masks(epoll)
@@ -175,7 +161,6 @@ SPINS = 1000
 
 
 @phenomenon(
-    "writable-spin",
     claim="With level-triggered interest in OUT, an idle connection makes waits return at once.",
     expected={f"level: of {SPINS:,} waits returned": SPINS, "edge": 1},
     source="epoll(7); measured here in 100 ms: 17,681 wakeups against 1",
@@ -192,7 +177,6 @@ def writable_spin(bench: Bench) -> Iterator[object]:
 
 
 @phenomenon(
-    "edge-accept-strands",
     claim="One accept per edge leaves the other connections of a burst in the accept queue.",
     expected={
         "edge: events after 5 connects": 1,
@@ -231,7 +215,6 @@ FLOOD = 500
 
 
 @phenomenon(
-    "edge-starvation",
     claim="Reading a fast sender until EAGAIN makes all other connections wait.",
     expected={
         "drain until EAGAIN": FLOOD,
@@ -239,69 +222,40 @@ FLOOD = 500
         "edge, one recv, then back into the program's ready list": 1,
     },
     source=f"{MAN}, 'Starvation'; measured here with a real sender: up to 9,100 recv in one event",
-    notes=(
-        "Counted: recv calls on the flooded connection before a ping that was ready all the time "
-        f"is read. The flood sends as fast as it is read, and stops after {FLOOD}. With a sender "
-        "in another process, the ping's p99 was 22 ms when draining, 1.0 ms for level with one "
-        "recv, and 2.3 ms for edge with a ready list."
-    ),
+    notes="Counted: recv calls on the flooded connection before a ping that was ready all the time "
+    f"is read. The flood sends as fast as it is read, and stops after {FLOOD}. With a sender "
+    "in another process, the ping's p99 was 22 ms when draining, 1.0 ms for level with one "
+    "recv, and 2.3 ms for edge with a ready list.",
 )
 def edge_starvation(bench: Bench) -> Iterator[object]:
-    yield _recvs_before_ping(bench, EPOLLET, _drain)
-    yield _recvs_before_ping(bench, 0, _one_each)
-    yield _recvs_before_ping(bench, EPOLLET, _ready_list)
+    yield _recvs_before_ping(bench, EPOLLET, reads_per_turn=2 * FLOOD)
+    yield _recvs_before_ping(bench, 0, reads_per_turn=1)
+    yield _recvs_before_ping(bench, EPOLLET, reads_per_turn=1)
 
 
-Order = Callable[[list[Socket]], Iterator[Socket]]
-"""Takes a batch of ready connections and yields the one to read next."""
-
-
-def _recvs_before_ping(bench: Bench, flags: int, order: Order) -> int:
-    """Count the reads of the flooded connection before the ping is read."""
-    flooded, flood = bench.pair("flooded", "flood")
+def _recvs_before_ping(bench: Bench, flags: int, reads_per_turn: int) -> int:
+    """Count the reads of the flooded connection before it is the ping's turn."""
+    flooded, flood, epoll = bench.watched_pair(EPOLLIN | flags)
     ping, pinger = bench.pair("ping", "pinger")
-    epoll = bench.epoll()
+    bench.register(epoll, ping, EPOLLIN | flags)
     n_sent = bench.send(flood, b"x")
     bench.send(pinger, b"x")
-    for target in (flooded, ping):
-        bench.register(epoll, target, EPOLLIN | flags)
-    batch = [{flooded.fd: flooded, ping.fd: ping}[fd] for fd, _ in bench.wait(epoll)]
     n_recv = 0
-    for target in order(batch):
-        if target is ping:
+    for fd, _ in bench.wait(epoll):
+        if fd == ping.fd:
             break
-        flooded.sock.recv(65_536)
-        n_recv += 1
-        if n_sent < FLOOD:
-            n_sent += flood.sock.send(b"x")
+        while n_recv < reads_per_turn and kernel.bytes_readable(flooded.fd):
+            flooded.sock.recv(65_536)
+            n_recv += 1
+            if n_sent < FLOOD:
+                n_sent += flood.sock.send(b"x")
     return n_recv
-
-
-def _drain(batch: list[Socket]) -> Iterator[Socket]:
-    for target in batch:
-        while kernel.bytes_readable(target.fd):
-            yield target
-
-
-def _one_each(batch: list[Socket]) -> Iterator[Socket]:
-    while True:
-        yield from batch
-
-
-def _ready_list(batch: list[Socket]) -> Iterator[Socket]:
-    queue = list(batch)
-    while queue:
-        target = queue.pop(0)
-        yield target
-        if kernel.bytes_readable(target.fd):
-            queue.append(target)
 
 
 SEND_BUFFER = 200_000
 
 
 @phenomenon(
-    "writable-hysteresis",
     claim="A full send buffer is reported writable again only when a good part of it has drained.",
     expected="OUT only after more than 50 % (unix) or 30 % (TCP) of the send buffer has drained; "
     "for a pipe after one page",
@@ -358,7 +312,6 @@ def _send_queue(sender: Socket) -> int:
 
 
 @phenomenon(
-    "edge-announces-room",
     claim="Edge-triggered OUT comes once at registration, and again when a full buffer has room.",
     expected={
         "when registered": ["OUT"],
@@ -370,8 +323,7 @@ def _send_queue(sender: Socket) -> int:
     source=f"{MAN}: with edges, write until EAGAIN and then wait",
 )
 def edge_announces_room(bench: Bench) -> Iterator[object]:
-    here, there = bench.pair()
-    epoll = bench.watch(here, EPOLLOUT | EPOLLET)
+    here, there, epoll = bench.watched_pair(EPOLLOUT | EPOLLET)
     yield bench.masks(epoll)
     yield bench.masks(epoll)
     n_bytes = bench.fill(here)
@@ -382,7 +334,6 @@ def edge_announces_room(bench: Bench) -> Iterator[object]:
 
 
 @phenomenon(
-    "low-water-mark",
     claim="With SO_RCVLOWAT, a TCP socket is readable only when that many bytes have arrived.",
     expected={"tcp, 50 bytes": [], "tcp, 150 bytes": ["IN"], "unix, 50 bytes": ["IN"]},
     source="socket(7); tcp_poll() in net/ipv4/tcp.c since 2.6.28; unix_poll() does not look at it",
@@ -401,7 +352,6 @@ def low_water_mark(bench: Bench) -> Iterator[object]:
 
 
 @phenomenon(
-    "eventfd-edge-unread",
     claim="An edge-triggered eventfd need not be read: each write to it is an event.",
     expected={"five writes, a wait after each": 5, "a wait without a write": []},
     source=f"{MAN}; eventfd_write() in fs/eventfd.c wakes at every write",
@@ -419,7 +369,6 @@ def eventfd_edge_unread(bench: Bench) -> Iterator[object]:
 
 
 @phenomenon(
-    "unread-wakeup-spins",
     claim="A level-triggered eventfd that wakes a loop and is not read wakes it again forever.",
     expected={"after one write, of 1,000 waits returned": 1000, "after reading it": []},
     source=f"{MAN}; eventfd(2): readable while the counter is over 0",

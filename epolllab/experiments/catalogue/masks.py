@@ -25,15 +25,13 @@ TCP_POLL = "tcp_poll() in net/ipv4/tcp.c"
 
 
 @phenomenon(
-    "hangup-cannot-be-masked",
     claim="HUP is reported whatever the mask: a connection shut at both ends spins with mask 0.",
     expected={"of 1,000 waits returned": 1000, "each time": ["HUP"]},
     source="epoll_ctl(2): ERR and HUP are always waited for",
     notes="The how-to sets the mask to 0 and relies on this to learn when to close.",
 )
 def hangup_cannot_be_masked(bench: Bench) -> Iterator[object]:
-    here, there = bench.pair()
-    epoll = bench.watch(here, 0)
+    here, there, epoll = bench.watched_pair(0)
     bench.shutdown(here, socket.SHUT_RDWR)
     bench.close(there)
     yield bench.spin(epoll, 1000)
@@ -41,7 +39,6 @@ def hangup_cannot_be_masked(bench: Bench) -> Iterator[object]:
 
 
 @phenomenon(
-    "ignored-eof-spin",
     claim="A loop that ignores an empty read spins (level) or never returns to its wait (edge).",
     expected={
         "level: useless events in 1,000 waits": 1000,
@@ -125,7 +122,6 @@ MASKS = {
 
 
 @phenomenon(
-    "endings-matrix",
     claim="Each way in which a TCP connection ends, or was never opened, has a mask of its own.",
     expected={how: asked for how, (asked, _) in MASKS.items()},
     source=f"epoll_ctl(2); {TCP_POLL}",
@@ -138,7 +134,6 @@ def endings_matrix(bench: Bench) -> dict[str, str]:
 
 
 @phenomenon(
-    "endings-unasked",
     claim="With interest 0, only HUP and ERR of an ending are reported; RDHUP must be requested.",
     expected={how: unasked for how, (_, unasked) in MASKS.items()},
     source=f"epoll_ctl(2); {TCP_POLL}",
@@ -149,7 +144,6 @@ def endings_unasked(bench: Bench) -> dict[str, str]:
 
 
 @phenomenon(
-    "select-hides-endings",
     claim="select has no HUP: an ended connection is readable, and a broken one also writable.",
     expected={
         "peer closed: poll": "IN|RDHUP",
@@ -170,7 +164,6 @@ def select_hides_endings(bench: Bench) -> dict[str, str]:
 
 
 @phenomenon(
-    "data-with-fin",
     claim="Data and end of file that arrive together are one event; both must be read.",
     expected={"event": ["IN|RDHUP"], "first read": 5, "then an event": [], "second read": 0},
     source=f"epoll(7); {TCP_POLL}",
@@ -189,7 +182,6 @@ def data_with_fin(bench: Bench) -> Iterator[object]:
 
 
 @phenomenon(
-    "pipe-ends",
     claim="A pipe reports HUP to a reader without a writer, and ERR to a writer without a reader.",
     expected={
         "writer closed, data left": ["IN|HUP"],
@@ -215,7 +207,6 @@ def pipe_ends(bench: Bench) -> Iterator[object]:
 
 
 @phenomenon(
-    "priority-data",
     claim="One byte of urgent TCP data is PRI and not IN: it is outside the stream.",
     expected={"urgent byte": ["PRI"], "read it with MSG_OOB": "!", "read the stream": "EAGAIN"},
     source=f"tcp(7); {TCP_POLL}",
@@ -232,7 +223,6 @@ def priority_data(bench: Bench) -> Iterator[object]:
 
 
 @phenomenon(
-    "invalid-descriptor",
     claim="poll reports a closed number with NVAL at each wait; epoll and select refuse it.",
     expected={"poll": "NVAL", "epoll, at register": "EBADF", "select": "EBADF"},
     source="poll(2); epoll_ctl(2); select(2)",
@@ -246,7 +236,6 @@ def invalid_descriptor(bench: Bench) -> Iterator[object]:
 
 
 @phenomenon(
-    "default-mask",
     claim="register(fd) without a mask asks for IN, PRI and OUT, so an idle socket spins at once.",
     expected={"interest": "IN|PRI|OUT|ERR|HUP", "idle socket": ["OUT"]},
     source="CPython's select.epoll.register; the kernel adds ERR and HUP",
@@ -260,7 +249,6 @@ def default_mask(bench: Bench) -> Iterator[object]:
 
 
 @phenomenon(
-    "register-twice",
     claim="Registering a descriptor again is refused and changes nothing.",
     expected={"register again, for OUT": "EEXIST", "interest": "IN|ERR|HUP"},
     source="epoll_ctl(2)",
@@ -268,14 +256,12 @@ def default_mask(bench: Bench) -> Iterator[object]:
     "fd'; the kernel never did.",
 )
 def register_twice(bench: Bench) -> Iterator[object]:
-    here, _ = bench.pair()
-    epoll = bench.watch(here, EPOLLIN)
+    here, _, epoll = bench.watched_pair(EPOLLIN)
     yield bench.attempt(bench.register, epoll, here, EPOLLOUT)
     yield bench.interest(epoll)[0].mask_names
 
 
 @phenomenon(
-    "connect-completes-writable",
     claim="A connect in progress has ended when OUT comes; SO_ERROR says whether it succeeded.",
     expected={"connect": "EINPROGRESS", "event": ["OUT"], "SO_ERROR": 0},
     source="connect(2), EINPROGRESS",
@@ -298,7 +284,6 @@ def _take_error(bench: Bench, here: Socket) -> int:
 
 
 @phenomenon(
-    "norm-and-band",
     claim="RDNORM comes with IN, WRNORM and WRBAND come with OUT; RDBAND and MSG stay unset.",
     expected={"room to write": ["OUT|WRNORM|WRBAND"], "data too": ["IN|OUT|RDNORM|WRNORM|WRBAND"]},
     source="poll(2): RDNORM is equivalent to IN, WRNORM to OUT, Linux does not use MSG; "
@@ -306,15 +291,13 @@ def _take_error(bench: Bench, here: Socket) -> int:
     notes="The names come from System V streams. A mask needs none of them.",
 )
 def norm_and_band(bench: Bench) -> Iterator[object]:
-    here, there = bench.pair()
-    epoll = bench.watch(here, EPOLLIN | EPOLLOUT | STREAMS)
+    _, there, epoll = bench.watched_pair(EPOLLIN | EPOLLOUT | STREAMS)
     yield bench.masks(epoll)
     bench.send(there, b"x")
     yield bench.masks(epoll)
 
 
 @phenomenon(
-    "error-is-taken-once",
     claim="ERR lasts until the error is fetched, by SO_ERROR or by the call that fails with it.",
     expected={
         "peer reset": ["IN|ERR|HUP|RDHUP"],
@@ -335,7 +318,6 @@ def error_is_taken_once(bench: Bench) -> Iterator[object]:
 
 
 @phenomenon(
-    "udp-refusal-is-err",
     claim="A connected UDP socket whose peer is gone reports ERR; the next call gets the errno.",
     expected={"interest 0, after sending": ["ERR"], "recv": "ECONNREFUSED", "then": []},
     source="udp(7); ip(7): an ICMP port unreachable becomes the socket's error",
@@ -351,7 +333,6 @@ def udp_refusal_is_err(bench: Bench) -> Iterator[object]:
 
 
 @phenomenon(
-    "empty-datagram",
     claim="An empty datagram is IN, and its recv returns no bytes: on UDP that is no end of file.",
     expected={"event": ["IN"], "recv": 0, "then": [], "recv again": "EAGAIN"},
     source="udp(7); recv(2): a datagram may have length zero",
@@ -367,7 +348,6 @@ def empty_datagram(bench: Bench) -> Iterator[object]:
 
 
 @phenomenon(
-    "terminal-hangs-up",
     claim="The master of a pseudoterminal reports HUP while no slave is open; its read is EIO.",
     expected={"slave open": [], "slave closed": ["HUP"], "read": "EIO"},
     source="pts(4); n_tty_poll() in drivers/tty/n_tty.c",

@@ -3,7 +3,7 @@
 A new phenomenon is a function with a decorator, in the file of its family::
 
     @phenomenon(
-        "level-repeats",
+        family="level and edge",
         claim="A level-triggered epoll reports at every wait what is still unread.",
         expected={"first wait": ["IN"], "after reading half": ["IN"]},
         source="epoll(7)",
@@ -57,7 +57,7 @@ _entries: dict[str, Phenomenon] = {}
 
 
 def phenomenon(
-    name: str,
+    name: str = "",
     *,
     family: str,
     claim: str,
@@ -71,8 +71,8 @@ def phenomenon(
 ) -> Callable[[Callable[[Bench], Any]], Callable[[Bench], Any]]:
     """Add the decorated function to the catalogue; see :class:`Phenomenon`.
 
-    A function that is defined again, as when its cell is run again, replaces its earlier
-    entry.
+    The name is by default the function's, with hyphens. A function that is defined again, as
+    when its cell is run again, replaces its earlier entry.
 
     Raises
     ------
@@ -81,17 +81,18 @@ def phenomenon(
     """
 
     def enter(function: Callable[[Bench], Any]) -> Callable[[Bench], Any]:
-        if not (name and claim and source):
-            raise ValueError(f"phenomenon {name!r} needs a name, a claim and a source")
-        known = _entries.get(name)
+        key = name or function.__name__.replace("_", "-")
+        if not (claim and source):
+            raise ValueError(f"phenomenon {key!r} needs a claim and a source")
+        known = _entries.get(key)
         if known and _qualified_name(known.function) != _qualified_name(function):
             raise ValueError(
-                f"name {name!r} is taken by a phenomenon in {known.function.__module__}; "
+                f"name {key!r} is taken by a phenomenon in {known.function.__module__}; "
                 "choose another name"
             )
         remarks = (notes,) if isinstance(notes, str) else tuple(notes)
-        _entries[name] = Phenomenon(
-            name, family, claim, expected, source, function, judge, since, before, remarks, picture
+        _entries[key] = Phenomenon(
+            key, family, claim, expected, source, function, judge, since, before, remarks, picture
         )
         return function
 
@@ -140,18 +141,16 @@ def phenomena() -> pd.DataFrame:
         ``source``, ``kernels`` ("" for all), ``notes``.
     """
     rows = [
-        {
-            "name": entry.name,
-            "family": entry.family,
-            "claim": entry.claim,
-            "expected": format_value(entry.expected),
-            "source": entry.source,
-            "kernels": entry.kernels,
-            "notes": " ".join(entry.notes),
-        }
+        {**_describe(entry), "kernels": entry.kernels, "notes": " ".join(entry.notes)}
         for entry in entries().values()
     ]
-    return pd.DataFrame(rows, dtype="str")
+    columns = ["name", "family", "claim", "expected", "source", "kernels", "notes"]
+    return pd.DataFrame(rows, columns=columns, dtype="str")
+
+
+def _describe(entry: Phenomenon) -> dict[str, Any]:
+    facts = {name: getattr(entry, name) for name in ("name", "family", "claim", "source")}
+    return facts | {"expected": format_value(entry.expected)}
 
 
 def run(name: str) -> Outcome:
@@ -166,17 +165,8 @@ def run(name: str) -> Outcome:
     -------
     Outcome
         Expected and observed result, a verdict and the evidence. Everything that the
-        phenomenon opened or started has been closed and has ended.
-
-    Raises
-    ------
-    ValueError
-        There is no such phenomenon; the message lists similar names.
-
-    Notes
-    -----
-    An exception in the phenomenon's own code becomes an outcome too, with the verdict
-    ``"raised"``; only KeyboardInterrupt is passed on.
+        phenomenon opened or started has been closed and has ended. An exception in its
+        own code is an outcome with the verdict ``"raised"``.
 
     Examples
     --------
@@ -255,11 +245,6 @@ def run_all(progress: bool = True, *, only: Iterable[str] | None = None) -> pd.D
         not possible, or what was raised). ``attrs["circumstances"]`` has the
         circumstances, ``attrs["interrupted"]`` whether KeyboardInterrupt ended it early;
         the rows are then the phenomena that were run.
-
-    Raises
-    ------
-    ValueError
-        `only` has a name that is neither a phenomenon's nor a family's.
     """
     outcomes: list[Outcome] = []
     interrupted = False
@@ -271,17 +256,13 @@ def run_all(progress: bool = True, *, only: Iterable[str] | None = None) -> pd.D
         except KeyboardInterrupt:
             interrupted = True
     rows = [
-        (
-            outcome.name,
-            outcome.phenomenon.family,
-            outcome.phenomenon.claim,
-            format_value(outcome.expected),
-            format_value(outcome.observed),
-            str(outcome.verdict),
-            outcome.seconds,
-            outcome.phenomenon.source,
-            outcome.reason,
-        )
+        {
+            **_describe(outcome.phenomenon),
+            "observed": format_value(outcome.observed),
+            "verdict": str(outcome.verdict),
+            "seconds": outcome.seconds,
+            "reason": outcome.reason,
+        }
         for outcome in outcomes
     ]
     frame = pd.DataFrame(rows, columns=list(_COLUMNS)).astype(_COLUMNS)

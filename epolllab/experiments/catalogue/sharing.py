@@ -30,7 +30,6 @@ SELFTEST = "Linux selftest epoll_wakeup_test.c"
 
 
 @phenomenon(
-    "oneshot",
     claim="EPOLLONESHOT reports once and then disarms the entry, which stays registered.",
     expected={
         "interest": "0x40000019",
@@ -45,8 +44,7 @@ SELFTEST = "Linux selftest epoll_wakeup_test.c"
     notes="0x40000019 is ONESHOT|HUP|ERR|IN; a disarmed entry does not even have HUP and ERR.",
 )
 def oneshot(bench: Bench) -> Iterator[object]:
-    here, there = bench.pair()
-    epoll = bench.watch(here, EPOLLIN | EPOLLONESHOT)
+    here, there, epoll = bench.watched_pair(EPOLLIN | EPOLLONESHOT)
     yield hex(bench.interest(epoll)[0].mask)
     bench.send(there, b"x")
     yield bench.masks(epoll)
@@ -62,7 +60,6 @@ def oneshot(bench: Bench) -> Iterator[object]:
 
 
 @phenomenon(
-    "exclusive-rules",
     claim="EPOLLEXCLUSIVE is allowed with IN, OUT, ET and WAKEUP only, and only in EPOLL_CTL_ADD.",
     expected={
         "with ONESHOT": "EINVAL",
@@ -99,18 +96,15 @@ WAYS = ("level", "edge", "exclusive", "shared level", "shared edge")
 
 
 @phenomenon(
-    "thundering-herd",
     claim="One connection wakes each process whose epoll watches the listener; EXCLUSIVE, one.",
     expected=f"woken per connection, within a quarter: level {HERD}, edge {HERD}, exclusive 1, "
     "shared level 2 or more, shared edge 1",
     judge=lambda seen: all(herds.is_woken(way, HERD, seen[way]) for way in WAYS),
     source="epoll_ctl(2), EPOLLEXCLUSIVE; measured here for 4, 16 and 64 processes",
     since=(4, 5),
-    notes=(
-        f"{HERD} idle processes, {CONNECTS} connections each; voluntary context switches, since a "
-        "worker that was woken in vain goes back to sleep inside the kernel. "
-        "experiments.thundering_herd() measures other numbers."
-    ),
+    notes=f"{HERD} idle processes, {CONNECTS} connections each; voluntary context switches, since "
+    "a worker that was woken in vain goes back to sleep inside the kernel. "
+    "experiments.thundering_herd() measures other numbers.",
     picture=picture_of_herd,
 )
 def thundering_herd(bench: Bench) -> dict[str, float]:
@@ -138,7 +132,6 @@ BALANCED = ("blocking accept", "exclusive", "reuseport")
 
 
 @phenomenon(
-    "accept-balance",
     claim="Idle processes get connections in turn (accept), one gets all (EXCLUSIVE), or by hash.",
     expected="blocking accept: even, within 2; exclusive: at least 95 % to one process; "
     "reuseport: each at least a third of an even share",
@@ -149,11 +142,9 @@ BALANCED = ("blocking accept", "exclusive", "reuseport")
     ),
     source="Cloudflare, 'Why does one NGINX worker take all the load?', 2017",
     since=(4, 5),
-    notes=(
-        "Connections per worker, of 4 workers, for 200 connects one after the other. Threads "
-        "that sleep in accept(2) form a queue; an exclusive epoll is put at the queue's head, so "
-        "the last to sleep is woken again."
-    ),
+    notes="Connections per worker, of 4 workers, for 200 connects one after the other. Processes "
+    "that sleep in accept(2) form a queue; an exclusive epoll is put at the queue's head, so "
+    "the last to sleep is woken again.",
     picture=picture_of_balance,
 )
 def accept_balance(bench: Bench) -> dict[str, list[int]]:
@@ -167,7 +158,6 @@ def accept_balance(bench: Bench) -> dict[str, list[int]]:
 
 
 @phenomenon(
-    "threads-on-one-epoll",
     claim="Of four threads on one epoll, an event wakes all (level), or one (edge, one-shot).",
     expected={"level": 4, "edge": 1, "one-shot": 1},
     source=f"{SELFTEST}, epoll9 and epoll10",
@@ -194,7 +184,6 @@ def _woken_threads(bench: Bench, name: str, flag: int) -> int:
 
 
 @phenomenon(
-    "edge-two-threads",
     claim="While one thread reads, new bytes are an event for a second one; ONESHOT prevents that.",
     expected={"edge: the second thread gets": ["IN"], "one-shot: the second thread gets": []},
     source="epoll(7), EPOLLONESHOT; epoll_ctl(2)",
@@ -222,7 +211,6 @@ ROUNDS = 300
 
 
 @phenomenon(
-    "lost-wakeup-stress",
     claim="With ten edges and ten threads, each thread gets exactly one event, in every round.",
     expected={f"rounds of {ROUNDS} with ten events for ten threads": ROUNDS},
     source=f"{SELFTEST}, epoll60",
@@ -264,7 +252,6 @@ CAP_BLOCK_SUSPEND = 36
 
 
 @phenomenon(
-    "wakeup-needs-privilege",
     claim="EPOLLWAKEUP, which keeps a machine awake, is dropped without CAP_BLOCK_SUSPEND.",
     expected={"the flag is kept exactly if the capability is there": True},
     source="epoll_ctl(2), EPOLLWAKEUP",

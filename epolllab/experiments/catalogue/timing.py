@@ -26,7 +26,6 @@ TRIES = 20
 
 
 @phenomenon(
-    "timeout-rounding",
     claim="epoll_wait counts in whole milliseconds, rounded up; select and epoll_pwait2 do not.",
     expected="the shortest of 20 waits of 0.2 ms takes: epoll 1 ms or more; select and "
     "epoll_pwait2 under 0.9 ms",
@@ -69,7 +68,6 @@ BACKLOG = 2
 
 
 @phenomenon(
-    "backlog-plus-one",
     claim="listen(b) queues b + 1 connections; a further one gets no reply and retries after 1 s.",
     expected={
         "connected of 4": BACKLOG + 1,
@@ -105,7 +103,6 @@ def backlog_plus_one(bench: Bench) -> Iterator[object]:
 
 
 @phenomenon(
-    "nagle-and-cork",
     claim="Two small writes in a row cost a delayed ACK; a cork that is not removed costs 200 ms.",
     expected="until the last byte has arrived, ms, median of 3: write-write 30 or more, cork 150 "
     "or more, TCP_NODELAY and one send under 15",
@@ -155,7 +152,6 @@ PINGS = 50
 
 
 @phenomenon(
-    "gil-convoy",
     claim="A server thread beside a computing thread waits for the interpreter lock, 5 ms a time.",
     expected="the slowest tenth of the responses takes half the switch interval or more; without "
     "computing, the median is less than half of it",
@@ -178,13 +174,18 @@ def gil_convoy(bench: Bench) -> dict[str, float]:
     child = bench.child("epolllab.experiments.workers.herd:ping", client)
     echo = bench.thread(_echo, server, done)
     seen = {"switch interval": round(sys.getswitchinterval() * 1000, 3)}
-    for arm, meanwhile in (("idle", _rest), ("computing", _compute)):
+    for arm in ("idle", "computing"):
+        start, deadline = bench.clock(), time.monotonic() + PATIENCE_S
         child.send((client.fd, PINGS, 0.001))
-        bench.call(f"{PINGS} pings, main thread {arm}", meanwhile, child.connection.poll)
+        while arm == "computing" and not child.connection.poll(0) and time.monotonic() < deadline:
+            # A single C call would hold the lock throughout; a loop can be interrupted.
+            for _ in range(2_000_000):
+                pass
         took = sorted(array("q", child.receive(PATIENCE_S)))
         bench.data[arm] = took
         seen[f"{arm}: p50"] = round(took[len(took) // 2] / 1e6, 3)
         seen[f"{arm}: p90"] = round(took[len(took) * 9 // 10] / 1e6, 3)
+        bench.step(f"{PINGS} pings, main thread {arm}", f"{seen[f'{arm}: p50']} ms median", start)
     bench.write(done, ONE)
     echo.result()
     return seen
@@ -201,21 +202,7 @@ def _echo(server: Socket, done: Descriptor) -> None:
                 server.sock.send(server.sock.recv(100))
 
 
-def _rest(has_result: Callable[[float], bool]) -> None:
-    has_result(PATIENCE_S)
-
-
-def _compute(has_result: Callable[[float], bool]) -> None:
-    """Compute in pure Python until the child has a result, for a few seconds at most."""
-    end = time.monotonic() + PATIENCE_S
-    while not has_result(0) and time.monotonic() < end:
-        # A single C call would hold the lock throughout; a loop can be interrupted.
-        for _ in range(2_000_000):
-            pass
-
-
 @phenomenon(
-    "nodelay-inherited",
     claim="TCP_NODELAY set on a listener is set on the sockets it accepts.",
     expected={"set on the listener": True, "not set": False},
     source="tcp_create_openreq_child() in net/ipv4/tcp_minisocks.c copies the listener's options",
@@ -236,7 +223,6 @@ REQUESTS = 20
 
 
 @phenomenon(
-    "howto-ctl-cost",
     claim="The how-to's life cycle costs 4 epoll_ctl and 4 events a request; eager, 1 and 2.",
     expected={
         "howto: epoll_ctl per request": 4.0,
