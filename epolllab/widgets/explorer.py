@@ -1,7 +1,5 @@
 """Run a phenomenon of the catalogue at the press of a button, with its chart."""
 
-import base64
-import io
 from typing import Any
 
 import ipywidgets as ipy
@@ -10,7 +8,7 @@ from matplotlib.axes import Axes
 
 from epolllab.experiments.catalogue import registry
 from epolllab.experiments.catalogue.outcome import Outcome
-from epolllab.plots import style
+from epolllab.widgets import svg
 from epolllab.widgets.panel import Panel, row
 
 __all__ = ["Explorer", "explore"]
@@ -58,7 +56,7 @@ class Explorer(Panel):
                          layout=ipy.Layout(width="420px")),
         )  # fmt: skip
         run = self.add_button("run", "Run", "run it on this kernel now", self.run, style="primary")
-        displays = [self.add_display(name) for name in ("outcome", "image")]
+        displays = [self.add_display(name) for name in ("outcome", "chart")]
         self.arrange([row(choice, run)], displays)
         choice.observe(self.guarded(self.run), "value")
         self.outcome: Outcome
@@ -68,16 +66,8 @@ class Explorer(Panel):
         """Run the chosen phenomenon and show its outcome."""
         self.outcome = registry.run(self.controls["phenomenon"].value)
         self.displays["outcome"].value = self.outcome._repr_html_()
-        # The style sheet shows the one for the page's theme.
-        self.displays["image"].value = self._image(dark=False) + self._image(dark=True)
-
-    def _image(self, *, dark: bool) -> str:
-        buffer = io.BytesIO()
-        with style.use(dark=dark) as theme:
-            self.picture().savefig(buffer, format="png", dpi=110)
-        data = base64.b64encode(buffer.getvalue()).decode()
-        alt = f"chart of {self.outcome.name}"
-        return f"<img class='epl-{theme.name}' alt='{alt}' src='data:image/png;base64,{data}'>"
+        label = f"chart of {self.outcome.name}"
+        self.displays["chart"].value = svg.from_figure(self.picture(), label)
 
     def draw(self, ax: Axes) -> None:
         """Draw the phenomenon's own chart."""

@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from epolllab.notebook import cells
-from epolllab.plots import export
+from epolllab.plots import export, style
 from epolllab.widgets import svg
 from epolllab.widgets.presence import Presence
 from epolllab.widgets.ticker import Ticker
@@ -183,8 +183,9 @@ class Panel(ipy.VBox):  # type: ignore[misc]
 
     def picture(self) -> Figure:
         """What is shown, as a figure of its own."""
-        figure = Figure(figsize=self.figsize, layout="constrained")
-        self.draw(figure.add_subplot())
+        with style.use():
+            figure = Figure(figsize=self.figsize, layout="constrained")
+            self.draw(figure.add_subplot())
         return figure
 
     def __repr__(self) -> str:

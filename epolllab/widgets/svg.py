@@ -80,9 +80,6 @@ _FIXED = """
 .epl svg text{font:11px var(--jp-ui-font-family,sans-serif);fill:var(--jp-ui-font-color1,#222)}
 .epl svg .muted{fill:var(--jp-ui-font-color2,#666)}
 .epl svg .rule{stroke:var(--jp-border-color2,#ddd);stroke-width:1;fill:none}
-.epl .epl-dark,[data-jp-theme-light='false'] .epl .epl-light{display:none}
-[data-jp-theme-light='false'] .epl .epl-dark{display:block}
-.epl img{max-width:100%;height:auto}
 .epl svg .ink{fill:var(--jp-ui-font-color1,#222)}
 .epl .epl-title{font-weight:600;margin:2px 0}
 .epl .epl-muted{color:var(--jp-ui-font-color2,#666)}
