@@ -268,11 +268,11 @@ class Server:
 
     def __repr__(self) -> str:
         rows, error = self._summary(), self.error
-        died = f", died of: {error.strip().splitlines()[-1]}" if error else ""
+        reason = f", error: {error.strip().splitlines()[-1]}" if error else ""
         return (
             f"<epolllab server {self.url} {rows['loop']}, {rows['state']}, "
             f"{rows['connections now']} connections, {rows['events recorded']} events recorded, "
-            f"{rows['events overwritten']} overwritten{died}>"
+            f"{rows['events overwritten']} overwritten{reason}>"
         )
 
     def _repr_html_(self) -> str:

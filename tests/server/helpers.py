@@ -18,7 +18,13 @@ from epolllab import Session
 from epolllab.kernel.pollers import POLLERS
 from epolllab.server.options import LIFECYCLES, TRIGGERS, ServerOptions
 
-PLACES = pytest.mark.parametrize("process", [False, True], ids=["thread", "process"])
+PLACES = pytest.mark.parametrize(
+    "process",
+    [
+        pytest.param(False, id="thread"),
+        pytest.param(True, id="process", marks=pytest.mark.processes),
+    ],
+)
 """Run a test with the loop in a thread and in a child process."""
 
 

@@ -18,6 +18,8 @@ from tests.kernels import notebook_kernel, run_cell
 from tests.server.helpers import EVERY_WAY, PLACES, is_gone, program
 from tests.wire import GET, Address, connect, is_refused, until
 
+pytestmark = pytest.mark.processes
+
 
 @PLACES
 @EVERY_WAY

@@ -144,6 +144,7 @@ def test_leaving_the_block_of_a_dead_server(
         use(dead_server(process=False))
 
 
+@pytest.mark.processes
 def test_a_killed_process() -> None:
     """The error says how it died, once; what was recorded by then can be read."""
     server = epolllab.start_server(process=True)
@@ -159,6 +160,7 @@ def test_a_killed_process() -> None:
     server.stop()
 
 
+@pytest.mark.processes
 def test_stop_all_with_a_dead_server() -> None:
     """The others are stopped; the dead one keeps its error for its own handle."""
     dead = epolllab.start_server(process=True)

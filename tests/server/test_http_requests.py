@@ -273,6 +273,7 @@ def output(*words: str) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.processes
 def test_curl() -> None:
     """It reuses its connection, sends a large body after a 100, and does HEAD, PUT and 1.0."""
     (curl,) = needs("curl")
@@ -294,6 +295,7 @@ def test_curl() -> None:
         assert output(*quiet, server.url) == "Hello, world!"
 
 
+@pytest.mark.processes
 @PLACES
 def test_wrk(process: bool) -> None:
     """It counts no error and no status but 200, and as many requests as the server."""
@@ -309,6 +311,7 @@ def test_wrk(process: bool) -> None:
     assert 0 < int(counted[1]) <= requests <= int(counted[1]) + 20
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("keep", [(), ("-k",)], ids=["close", "keep-alive"])
 def test_ab(keep: tuple[str, ...]) -> None:
     """An HTTP/1.0 client gets all its responses, with and without keep-alive."""

@@ -131,6 +131,7 @@ def response_to(address: Address, pieces: list[bytes]) -> bytes | None:
         raise
 
 
+@pytest.mark.processes
 @PLACES
 def test_ten_thousand_connects_and_closes(process: bool) -> None:
     """Each is accepted and closed once, and no descriptor of them is left."""

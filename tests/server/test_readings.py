@@ -129,6 +129,7 @@ def check_overlap(earlier: epolllab.Recording, later: epolllab.Recording) -> int
     return len(one)
 
 
+@pytest.mark.processes
 @PLACES
 @pytest.mark.parametrize("capacity", [100, 3_000, 20_000])
 def test_copies_are_consistent_while_the_loop_writes(process: bool, capacity: int) -> None:
@@ -160,6 +161,7 @@ def test_copies_are_consistent_while_the_loop_writes(process: bool, capacity: in
     assert last.overwritten > 0
 
 
+@pytest.mark.processes
 def test_a_full_recording_accounts_for_every_request() -> None:
     """With room for all, the frames have each request and each connection once."""
     with epolllab.start_server(process=True) as server:

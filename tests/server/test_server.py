@@ -311,6 +311,7 @@ def test_a_cell_run_twice_leaves_one_server() -> None:
         assert run_cell(client, "print(epolllab.servers())").count("running") == 2
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("ending", "code"), [("", 0), ("raise SystemExit(3)", 3), ("raise KeyError(1)", 1)]
 )
