@@ -1,4 +1,6 @@
-"""Level against edge and the life cycles on real servers: content, never speed."""
+"""Level against edge and the life cycles on real servers: content, not speed."""
+
+from itertools import product
 
 import pytest
 
@@ -14,9 +16,15 @@ def frame():
     )
 
 
-def test_all_arms_are_there_with_fixed_columns(frame):
+def test_the_frame_has_all_arms_and_fixed_columns(frame):
     """A row for each arm, way of sending and size."""
-    assert list(frame.columns) == list(triggers._COLUMNS)
+    assert list(frame.columns[:5]) == ["trigger", "reading", "clients", "size", "round"]
+    assert dict(frame.dtypes.astype(str).iloc[5:]) == {
+        **dict.fromkeys(("n_connections", "n_answered", "n_stranded"), "int32"),
+        "bytes_stranded": "int64",
+        **dict.fromkeys(("wakeups", "events", "recv", "would_block", "epoll_ctl"), "float64"),
+        **dict.fromkeys(("cpu_us", "p50_us", "p99_us"), "float64"),
+    }
     assert len(frame) == 4 * 2 * 2
     assert set(zip(frame["trigger"], frame["reading"], strict=True)) == set(triggers.ARMS)
     assert not frame.attrs["interrupted"]
@@ -24,7 +32,7 @@ def test_all_arms_are_there_with_fixed_columns(frame):
 
 
 def test_only_edge_with_one_read_strands(frame):
-    """Level reports the rest again; edge does not, and the client waits for ever."""
+    """Level reports the rest again; edge does not, and the client waits."""
     lost = frame[frame["n_stranded"] > 0]
     assert set(zip(lost["trigger"], lost["reading"], strict=True)) == {("edge", "one read")}
     assert set(lost["size"]) == {50_000}
@@ -35,12 +43,11 @@ def test_only_edge_with_one_read_strands(frame):
     assert (frame["n_answered"] + frame["n_stranded"] == frame["n_connections"]).all()
 
 
-def test_the_calls_are_counted_by_request(frame):
-    """One registration each, and as many recv as the size takes."""
+def test_calls_are_counted_per_request(frame):
+    """One registration each, and as many recv as the size needs."""
     assert set(frame["epoll_ctl"]) == {1.0}
-    sound = frame[(frame["reading"] == "drain") | (frame["trigger"] == "level")]
-    large = sound[sound["size"] == 50_000]
-    assert (large["recv"] >= 4).all()
+    complete = frame[(frame["reading"] == "drain") | (frame["trigger"] == "level")]
+    assert (complete[complete["size"] == 50_000]["recv"] >= 4).all()
     level = frame[(frame["trigger"] == "level") & (frame["reading"] == "one read")]
     assert (level["events"] >= level["recv"]).all()
     assert (level["would_block"] == 0).all()  # a failed accept4 is not counted
@@ -49,20 +56,19 @@ def test_the_calls_are_counted_by_request(frame):
 
 
 def test_the_same_plans_for_every_arm():
-    """Random clients are drawn from the seed alone, and end with room for the blank line."""
-    one, other = triggers._Plans(7, 20), triggers._Plans(7, 20)
-    for size in (10, 11, 1000):
-        for how in triggers.CLIENTS:
-            plans = one.of(how, size)
-            assert plans == other.of(how, size)
-            assert [sum(n for _, n in plan) for plan in plans] == [size] * 20
-            assert all(plan[-1][1] >= 2 for plan in plans)
-            assert all(n > 0 for plan in plans for _, n in plan)
-    assert triggers._Plans(8, 20).of("random", 1000) != one.of("random", 1000)
+    """They depend on the seed only, and the last piece has room for the blank line."""
+    for size, how in product((10, 11, 1000), triggers.CLIENTS):
+        plans = triggers.plan_requests(how, size, 20, seed=7)
+        assert plans == triggers.plan_requests(how, size, 20, seed=7)
+        assert [sum(n for _, n in plan) for plan in plans] == [size] * 20
+        assert all(plan[-1][1] >= 2 for plan in plans)
+        assert all(n > 0 for plan in plans for _, n in plan)
+    seven, eight = (triggers.plan_requests("random", 1000, 20, seed) for seed in (7, 8))
+    assert seven != eight
 
 
 def test_stranded_connections_have_a_gap():
-    """The bytes arrived, the server read once, and nothing told of the rest."""
+    """The bytes arrived, the server read once, and no event followed."""
     frame = strand_connections(size=60_000, connections=3)
     assert len(frame) == 3
     assert (frame["n_sent"] == 60_000).all()
@@ -73,53 +79,52 @@ def test_stranded_connections_have_a_gap():
     assert (frame["gave_up_ns"] - frame["sent_ns"] >= triggers.PATIENCE_NS).all()
 
 
-def test_each_life_cycle_costs_what_it_is_told_to():
-    """Four epoll_ctl a request for the how-to's, one for eager and once."""
+def test_each_life_cycle_has_its_number_of_calls():
+    """Four epoll_ctl per request for the how-to's, one for eager and once."""
     frame = compare_lifecycles(requests=60, connections=4, rounds=1, progress=False)
     assert len(frame) == len(lifecycles.CYCLES)
+    assert (frame["waits"] > 0).all()
     assert (frame["n_requests"] == 60).all()
     assert (frame["n_errors"] == 0).all()
     ctl = frame.groupby("lifecycle", observed=True)["epoll_ctl"].min()
-    # The listener and the wake-up are registered too.
+    # The listener and the wakeup descriptor are registered too.
     assert ctl["howto"] == pytest.approx(4 + 2 / 60)
     assert ctl["eager"] == ctl["once"] == pytest.approx(1 + 2 / 60)
     assert ctl["oneshot"] > ctl["eager"]
 
 
-def test_an_interrupt_keeps_the_cells_that_are_done(monkeypatch):
-    """Complete rows stay, and the frame says that it is not whole."""
-    real, done = triggers._cell, []
+def test_an_interrupt_keeps_the_finished_rows(monkeypatch):
+    """The rows so far stay, and the frame says that it was interrupted."""
+    plan_requests, sizes = triggers.plan_requests, []
 
-    def cell(*args):
-        if len(done) == 2:
+    def plan(how, size, *args):
+        if len(sizes) == 2:
             raise KeyboardInterrupt
-        done.append(1)
-        return real(*args)
+        sizes.append(size)
+        return plan_requests(how, size, *args)
 
-    monkeypatch.setattr(triggers, "_cell", cell)
+    monkeypatch.setattr(triggers, "plan_requests", plan)
     frame = level_against_edge(
         sizes=(10, 20, 30), clients="at once", connections=2, rounds=1, progress=False
     )
-    assert len(frame) == 2
+    assert list(frame["size"]) == sizes
     assert frame.attrs["interrupted"]
 
 
 @pytest.mark.parametrize(
-    ("wishes", "said"),
+    ("function", "name", "value", "error"),
     [
-        ({"sizes": (5,)}, "sizes"),
-        ({"clients": "randon"}, "did you mean 'random'"),
-        ({"connections": 0}, "connections"),
-        ({"rounds": 0}, "rounds"),
+        (level_against_edge, "sizes", (5,), ValueError),
+        (level_against_edge, "clients", "randon", ValueError),
+        (level_against_edge, "connections", 0, ValueError),
+        (level_against_edge, "rounds", 1.5, TypeError),
+        (level_against_edge, "quick", "no", TypeError),
+        (compare_lifecycles, "requests", 0, ValueError),
+        (compare_lifecycles, "keep_alive", 1, TypeError),
+        (strand_connections, "size", 16_384, ValueError),
     ],
 )
-def test_wishes_are_checked_before_anything_starts(wishes, said):
-    """What makes no sense is refused by name."""
-    with pytest.raises(ValueError, match=said):
-        level_against_edge(progress=False, **wishes)
-
-
-def test_what_fits_into_one_read_is_not_stranded():
-    """The size must be more than one recv takes."""
-    with pytest.raises(ValueError, match="size"):
-        strand_connections(size=1000, recv_size=1000)
+def test_invalid_arguments_are_refused_by_name(function, name, value, error):
+    """Nothing is started; a size that fits into one read cannot be stranded."""
+    with pytest.raises(error, match=rf"^{name}\b"):
+        function(**{name: value})

@@ -1,4 +1,4 @@
-"""Processes at one listener: counts, order, and that none is left."""
+"""Processes at one listener: counts and order."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from epolllab.experiments import accept_balance, latency_tails, thundering_herd
 from epolllab.experiments.comparisons import herds
 
 
-def test_the_herd_is_as_large_as_told():
+def test_the_herd_has_the_expected_size():
     """Level and edge wake all, exclusive and shared edge one, shared level two."""
     frame = thundering_herd(workers=3, connects=40, progress=False)
     assert list(frame["arm"]) == list(herds.ARMS)
@@ -28,26 +28,26 @@ def test_the_herd_is_as_large_as_told():
 
 
 @pytest.mark.parametrize(
-    ("arm", "seen", "is_told"),
+    ("arm", "seen", "expected"),
     [
         ("level", 15.0, True), ("level", 11.9, False), ("edge", 20.1, False),
         ("exclusive", 1.2, True), ("exclusive", 1.3, False), ("shared edge", 0.7, False),
         ("shared level", 2.0, True), ("shared level", 2.6, True), ("shared level", 1.4, False),
     ],
 )  # fmt: skip
-def test_a_herd_of_another_size_is_noticed(arm, seen, is_told):
-    """Of sixteen; only one shared level-triggered epoll may wake more than was told."""
-    assert herds.is_woken(arm, 16, seen) is is_told
+def test_a_herd_of_another_size_is_noticed(arm, seen, expected):
+    """Of sixteen; only a shared level-triggered epoll may wake more than expected."""
+    assert herds.is_woken(arm, 16, seen) is expected
 
 
-def test_returns_of_the_wait_under_report_the_herd():
-    """Processes that sleep again inside the kernel are not among the waits that returned."""
+def test_returned_waits_underreport_the_herd():
+    """Processes that go back to sleep inside the kernel do not return from their wait."""
     frame = thundering_herd(workers=4, connects=40, arms=["edge"], progress=False)
     assert frame["returned"][0] < frame["voluntary"][0]
 
 
-def test_who_gets_the_connection():
-    """In turn with accept, one for all with EXCLUSIVE, everybody some with SO_REUSEPORT."""
+def test_which_worker_gets_the_connection():
+    """In turn with accept, always the same with EXCLUSIVE, each some with SO_REUSEPORT."""
     frame = accept_balance(workers=3, connects=60, progress=False)
     shares = {
         arm: rows["worker"].value_counts() for arm, rows in frame.groupby("arm", observed=True)
@@ -60,7 +60,7 @@ def test_who_gets_the_connection():
     assert first[:3] == first[3:6]
 
 
-def test_every_request_of_the_tails_is_a_row():
+def test_every_request_of_latency_tails_is_a_row():
     """Each request has a latency and a worker, in both arms."""
     frame = latency_tails(workers=2, connections=8, requests=60, service_us=50, progress=False)
     assert list(frame["arm"].value_counts(sort=False)[["exclusive", "reuseport"]]) == [60, 60]
@@ -68,8 +68,8 @@ def test_every_request_of_the_tails_is_a_row():
     assert set(frame["worker"]) <= {0, 1}
 
 
-def test_an_interrupt_keeps_the_arms_that_are_done(monkeypatch):
-    """What was counted stays, the frame says so, and the workers are gone."""
+def test_an_interrupt_keeps_the_finished_arms(monkeypatch):
+    """The rows so far stay, the frame says that it was interrupted, and the workers ended."""
     real = herds.Herd.run
 
     def run(self, arm, n_connects):
@@ -83,17 +83,11 @@ def test_an_interrupt_keeps_the_arms_that_are_done(monkeypatch):
     assert frame.attrs["interrupted"]
 
 
+@pytest.mark.parametrize("function", [thundering_herd, accept_balance])
 @pytest.mark.parametrize(
-    ("wishes", "said"),
-    [
-        ({"workers": 0}, "workers"),
-        ({"connects": 0}, "connects"),
-        ({"arms": ["exclusif"]}, "did you mean 'exclusive'"),
-    ],
+    ("name", "value"), [("workers", 0), ("connects", 0), ("arms", ["exclusif"])]
 )
-def test_wishes_are_checked_before_anything_starts(wishes, said):
-    """Numbers and arms that make no sense are refused by name."""
-    with pytest.raises(ValueError, match=said):
-        thundering_herd(progress=False, **wishes)
-    with pytest.raises(ValueError, match=said):
-        accept_balance(progress=False, **wishes)
+def test_invalid_arguments_are_refused_by_name(function, name, value):
+    """Numbers and arms are checked before anything starts."""
+    with pytest.raises(ValueError, match=rf"^{name}\b"):
+        function(progress=False, **{name: value})

@@ -86,6 +86,7 @@ def test_not_possible_has_its_reason(register):
     assert (outcome.verdict, outcome.reason) == ("not possible here", "it needs wings")
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("name", ["close-does-not-wake", "thundering-herd"])
 def test_an_unreadable_wchan_makes_it_not_possible(monkeypatch, name):
     """Where /proc does not show whether a thread sleeps, the reason says so."""
@@ -339,6 +340,7 @@ def test_a_waiting_thread_is_asleep():
             os.close(wake)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("first", ["run", "phenomena", "phenomenon_names", "HowToServer"])
 def test_names_load_in_any_order(first):
     """Every public name works, whichever was used first; pandas is loaded only then."""
@@ -359,6 +361,7 @@ def test_unknown_names_of_the_package_are_refused():
     assert set(experiments.__all__) <= set(dir(experiments))
 
 
+@pytest.mark.processes
 def test_the_workers_load_the_standard_library_only():
     """Code for child processes starts fast: neither numpy nor pandas."""
     code = (
