@@ -102,6 +102,7 @@ def test_raw_calls_are_preferred():
     assert not np.isnan(both["ratio"]).any()
 
 
+@pytest.mark.kernel
 def test_a_sweep_beside_kerrisks_table():
     """Medians of the raw wait, in seconds for 100,000 operations as in the book."""
     frame = experiments.sweep((10, 100), ops=3, rounds=1, warmup=1, progress=False).frame
@@ -117,6 +118,7 @@ def test_a_sweep_beside_kerrisks_table():
     assert "eventfds" in table.attrs["differs"]
 
 
+@pytest.mark.kernel
 def test_a_propagation_beside_libevents_method():
     """Loop times and waits are in their rows."""
     run = experiments.propagate(

@@ -9,6 +9,8 @@ from epolllab.analysis import Result
 from epolllab.analysis import result as result_file
 from epolllab.experiments.scaling.variants import APIS, POLLERS
 
+pytestmark = pytest.mark.kernel
+
 
 @pytest.fixture(scope="module")
 def result():

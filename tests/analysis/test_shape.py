@@ -77,6 +77,7 @@ def test_raw_calls_are_preferred():
     assert shape(pd.concat([python, raw])).iloc[-1]["verdict"] == "differs"
 
 
+@pytest.mark.kernel
 def test_the_default_run_has_the_shape():
     """Epoll hardly grows with N, poll and select grow linearly, and they end far apart.
 

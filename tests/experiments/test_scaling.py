@@ -202,6 +202,7 @@ def _limited(code, limit):
     )
 
 
+@pytest.mark.processes
 def test_sizes_over_the_limit_are_cut_with_a_note():
     """The largest possible size replaces them; the soft limit is restored."""
     out = _limited(
@@ -216,6 +217,7 @@ def test_sizes_over_the_limit_are_cut_with_a_note():
     assert out.splitlines()[1] == "(64, 300)"
 
 
+@pytest.mark.processes
 def test_even_the_smallest_size_does_not_fit():
     """The error has the number of descriptors needed, and how to raise the limit."""
     out = _limited(
@@ -294,6 +296,7 @@ def test_interrupt_keeps_complete_cells(n_complete, monkeypatch):
     assert result.frame.dtypes.equals(waits.LAYOUT.frame([]).dtypes)
 
 
+@pytest.mark.processes
 def test_a_real_interrupt():
     """Ctrl-C ends a long sweep; limits, affinity and garbage collection are restored."""
     _run_program(
