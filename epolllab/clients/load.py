@@ -58,13 +58,13 @@ RETRY_NS = 10_000_000
 """Pause after a connection that failed immediately, for example because it was refused.
 Without it, requests to an absent server would be repeated as fast as the CPU allows."""
 
-_CLOSED, _CONNECTING, _IN_FLIGHT, _IDLE, _ENDING = range(5)
+_CONNECTING, _IN_FLIGHT, _IDLE, _ENDING = range(1, 5)
+"""Phases of a connection, beside CLOSED."""
 
 
 @dataclass(slots=True, eq=False)
 class _Connection(ClientConnection):
     parser: Any = None
-    phase: int = _CLOSED
     since_ns: int = 0
     """When the phase _ENDING began."""
 
@@ -314,12 +314,6 @@ class LoadLoop(ClientLoop[_Connection]):
         self.drop(connection)
         self._n_paused += 1
         self.wait_until(connection, now + RETRY_NS)
-
-    def drop(self, connection: _Connection) -> None:
-        """Close the connection's socket, if it is open."""
-        super().drop(connection)
-        connection.phase = _CLOSED
-        connection.unsent = b""
 
     def give_up(self, now: int) -> None:
         """Fail requests past their timeout, and close connections that the server keeps open."""

@@ -65,6 +65,8 @@ RECV_SIZE = 65_536
 READABLE = EPOLLIN | EPOLLRDHUP
 BROKEN = EPOLLERR | EPOLLHUP
 
+CLOSED = 0
+
 SWEEP_NS = 100_000_000
 MAX_EVENTS = 1023
 
@@ -92,6 +94,8 @@ class ClientConnection:
     key: int = 0
     interest: int = -1
     """The registered mask; -1 if the descriptor is not registered."""
+    phase: int = CLOSED
+    """For the subclass, which defines the other phases."""
     unsent: bytes | memoryview = b""
     intended_ns: int = 0
     connected_ns: int = 0
@@ -263,6 +267,8 @@ class ClientLoop(ABC, Generic[C]):
             self.by_fd.pop(connection.fd, None)
             self.calls.close(connection)
         connection.fd = connection.interest = -1
+        connection.phase = CLOSED
+        connection.unsent = b""
 
     def write_row(self, connection: ClientConnection, now: int, error: int) -> None:
         """Write the row of a request that succeeded or failed."""
