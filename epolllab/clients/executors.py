@@ -33,7 +33,7 @@ ShowProgress = Callable[[int], None]
 
 
 def _make_loop(share: Share, recorder: Recorder | None) -> ClientLoop[Any]:
-    return LoadLoop(share, recorder) if share.steps is None else PeerLoop(share, recorder)
+    return LoadLoop(share, recorder) if share.options.steps is None else PeerLoop(share, recorder)
 
 
 # ---- in child processes ---------------------------------------------------------------
@@ -45,7 +45,7 @@ def run_in_processes(shares: list[Share], show: ShowProgress | None) -> list[Par
         rings = []
         children: list[Child] = []
         for share in shares:
-            fd, memory = shared_memory(share.capacity if share.record else 1)
+            fd, memory = shared_memory(share.options.capacity if share.options.record else 1)
             stack.callback(memory.close)
             rings.append(memory)
             try:
@@ -62,7 +62,7 @@ def run_in_processes(shares: list[Share], show: ShowProgress | None) -> list[Par
             child.send(start_ns)
         results = _collect(children, show)
         return [
-            Part(facts, rows, steps, read_ring(ring) if share.record else Snapshot(b"", 0))
+            Part(facts, rows, steps, read_ring(ring) if share.options.record else Snapshot(b"", 0))
             for (facts, rows, steps), ring, share in zip(results, rings, shares, strict=True)
         ]
 
@@ -102,9 +102,9 @@ def serve(connection: Connection) -> None:
     gc.disable()
     try:
         recorder = None
-        if share.record:
-            memory = mmap.mmap(ring, memory_size(share.capacity))
-            recorder = Recorder(share.capacity, memory=memory)
+        if share.options.record:
+            memory = mmap.mmap(ring, memory_size(share.options.capacity))
+            recorder = Recorder(share.options.capacity, memory=memory)
         os.close(ring)
         loop = _make_loop(share, recorder)
         if reports:
@@ -127,7 +127,7 @@ class _Thread(threading.Thread):
 
     def __init__(self, share: Share) -> None:
         super().__init__(name=f"epolllab-clients-{share.process}", daemon=True)
-        self.recorder = Recorder(share.capacity) if share.record else None
+        self.recorder = Recorder(share.options.capacity) if share.options.record else None
         self.loop = _make_loop(share, self.recorder)
         self.start_ns = 0
         self.facts: Any = None

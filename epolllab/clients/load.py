@@ -75,8 +75,10 @@ class LoadLoop(ClientLoop[_Connection]):
     def __init__(self, share: "Share", recorder: "Recorder | None" = None) -> None:
         super().__init__(share, recorder)
         self._is_open = bool(share.interval_ns)
+        self._keep_alive = self.options.keep_alive
+        self._message = self.options.message()
         self._connections = [
-            _Connection(parser=make_response_parser(share.protocol, share.message))
+            _Connection(parser=make_response_parser(self.options.protocol, self._message))
             for _ in range(share.n_connections)
         ]
         self._free: deque[_Connection] = deque()
@@ -91,8 +93,8 @@ class LoadLoop(ClientLoop[_Connection]):
     def begin(self, start_ns: int) -> None:
         """Start a request on every connection, or the timer of an open loop."""
         share = self.share
-        if share.duration_ns is not None:
-            self._until_ns = start_ns + share.duration_ns
+        if share.n_requests is None:
+            self._until_ns = start_ns + round((self.options.duration or 0) * 1e9)
         if not self._is_open:
             for connection in self._connections:
                 self._next(connection)
@@ -152,7 +154,7 @@ class LoadLoop(ClientLoop[_Connection]):
         connection.parser.begin()
         if connection.phase == _IDLE:
             connection.request += 1
-            connection.unsent = self.share.message
+            connection.unsent = self._message
             self._send_or_fail(connection)
         else:
             self._connect(connection)
@@ -195,7 +197,7 @@ class LoadLoop(ClientLoop[_Connection]):
         connection.phase = _CONNECTING
         error = self.dial(connection)
         if not error:
-            connection.unsent = self.share.message
+            connection.unsent = self._message
             try:
                 self._send(connection)
             except OSError as failure:
@@ -267,7 +269,7 @@ class LoadLoop(ClientLoop[_Connection]):
         """Write the row; then keep the connection, close it, or wait for the server's FIN."""
         self._write(connection, now, 0)
         closes = connection.parser.closes
-        if self.share.keep_alive and not (closes or is_last or connection.unsent):
+        if self._keep_alive and not (closes or is_last or connection.unsent):
             connection.phase = _IDLE
         elif is_last or not closes:
             self.drop(connection)
@@ -317,7 +319,7 @@ class LoadLoop(ClientLoop[_Connection]):
 
     def give_up(self, now: int) -> None:
         """Fail requests past their timeout, and close connections that the server keeps open."""
-        oldest = now - self.share.timeout_ns
+        oldest = now - self.timeout_ns
         for connection in list(self.by_fd.values()):
             if connection.phase in (_CONNECTING, _IN_FLIGHT):
                 if connection.intended_ns < oldest:

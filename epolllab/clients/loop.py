@@ -22,19 +22,7 @@ if TYPE_CHECKING:
     from epolllab.recording.recorder import Recorder
 
 
-__all__ = [
-    "BAD_RESPONSE",
-    "BROKEN",
-    "CLOSED_EARLY",
-    "FIELDS",
-    "READABLE",
-    "RECV_SIZE",
-    "ROW",
-    "TIMEOUT",
-    "ClientConnection",
-    "ClientLoop",
-    "Facts",
-]
+__all__ = ["FIELDS", "ROW", "ClientConnection", "ClientLoop", "Facts"]
 
 
 FIELDS = (
@@ -138,6 +126,8 @@ class ClientLoop(ABC, Generic[C]):
 
     def __init__(self, share: "Share", recorder: "Recorder | None" = None) -> None:
         self.share = share
+        self.options = share.options
+        self.timeout_ns = round(share.options.timeout * 1e9)
         self.clock = time.monotonic_ns
         self.poller = make_poller("epoll")
         self.calls = make_calls(self.poller, min(share.n_connections + 1, MAX_EVENTS), recorder)
@@ -149,9 +139,10 @@ class ClientLoop(ABC, Generic[C]):
         self.by_fd: dict[int, C] = {}
         self.n_conns = 0
         self.in_flight = self.in_flight_ns = 0
+        self._sources = share.options.sources
         self._counted_ns = self._counted = 0
         self._due: list[tuple[int, int, C]] = []  # a heap
-        self._sweep_ns = max(1_000_000, min(SWEEP_NS, share.timeout_ns // 10))
+        self._sweep_ns = max(1_000_000, min(SWEEP_NS, self.timeout_ns // 10))
         self._next_sweep_ns = 0
 
     def run(self, start_ns: int) -> Facts:
@@ -240,12 +231,12 @@ class ClientLoop(ABC, Generic[C]):
 
     def dial(self, connection: C) -> int:
         """Open a socket and begin to connect; return 0 or an errno."""
-        calls, share = self.calls, self.share
+        calls, target, sources = self.calls, self.options.target, self._sources
         try:
-            self.by_fd[calls.socket(connection, share.family, connection.conn)] = connection
-            if share.sources:
-                calls.bind(connection, share.sources[connection.conn % len(share.sources)])
-            error, port = calls.dial(connection, share.address)
+            self.by_fd[calls.socket(connection, target.family, connection.conn)] = connection
+            if sources:
+                calls.bind(connection, sources[connection.conn % len(sources)])
+            error, port = calls.dial(connection, target.address)
         except OSError as failure:
             return failure.errno or EIO
         connection.local_port = connection.local_port or port

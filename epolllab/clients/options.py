@@ -6,7 +6,7 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 from urllib.parse import urlsplit
 
 from epolllab.checks import (
@@ -60,32 +60,6 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
 
 None is accepted, unchecked, where it is the default.
 """
-
-
-@dataclass(frozen=True)
-class Share:
-    """What one client loop does; times in nanoseconds.
-
-    ``n_requests`` is None where ``duration_ns`` bounds the run. In an open loop, requests
-    are due at ``first_arrival_ns`` after the start and every ``interval_ns`` from there.
-    """
-
-    process: int
-    family: int
-    address: tuple[Any, ...]
-    n_connections: int
-    n_requests: int | None
-    duration_ns: int | None
-    first_arrival_ns: int
-    interval_ns: int
-    keep_alive: bool
-    protocol: ClientProtocol
-    message: bytes
-    timeout_ns: int
-    sources: tuple[str, ...]
-    capacity: int
-    record: bool
-    steps: "tuple[Step, ...] | None"
 
 
 @dataclass(frozen=True)
@@ -200,30 +174,19 @@ class ClientOptions:
             lines.append(b"Connection: close")
         return b"\r\n".join(lines) + b"\r\n\r\n" + (self.payload or b"")
 
-    def shares(self) -> list[Share]:
+    def shares(self) -> "list[Share]":
         """Distribute connections, requests and arrivals evenly over the processes."""
-        n = self.processes
+        n, total = self.processes, self.total
         # Each process sends every n-th request of the common schedule.
         interval = 0 if self.rate is None else max(1, round(1e9 * n / self.rate))
-        limited_by_time = self.duration is not None and self.rate is None
         return [
             Share(
+                options=self,
                 process=i,
-                family=self.target.family,
-                address=self.target.address,
                 n_connections=_part(self.connections, i, n),
-                n_requests=None if self.total is None else _part(self.total, i, n),
-                duration_ns=round((self.duration or 0) * 1e9) if limited_by_time else None,
+                n_requests=None if total is None else _part(total, i, n),
                 first_arrival_ns=interval * i // n,
                 interval_ns=interval,
-                keep_alive=self.keep_alive,
-                protocol=self.protocol,
-                message=b"" if self.steps is not None else self.message(),
-                timeout_ns=round(self.timeout * 1e9),
-                sources=self.sources,
-                capacity=self.capacity,
-                record=self.record,
-                steps=self.steps,
             )
             for i in range(n)
         ]
@@ -241,6 +204,21 @@ class ClientOptions:
         }
         del options["payload"], options["steps"]
         return options
+
+
+class Share(NamedTuple):
+    """What one client loop does.
+
+    ``n_requests`` is None in a closed loop with a duration. In an open loop, requests are
+    due at ``first_arrival_ns`` after the start and every ``interval_ns`` from there.
+    """
+
+    options: ClientOptions
+    process: int
+    n_connections: int
+    n_requests: int | None
+    first_arrival_ns: int
+    interval_ns: int
 
 
 def _part(total: int, index: int, n: int) -> int:

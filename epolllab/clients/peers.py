@@ -76,7 +76,7 @@ class PeerLoop(ClientLoop[_Peer]):
 
     def __init__(self, share: "Share", recorder: "Recorder | None" = None) -> None:
         super().__init__(share, recorder)
-        self._script = share.steps or ()
+        self._script = share.options.steps or ()
         self.n_conns = share.n_connections
         self._peers = [_Peer(conn=i, serial=i) for i in range(1, self.n_conns + 1)]
         self._begin_step: dict[str, Action] = {
@@ -152,7 +152,7 @@ class PeerLoop(ClientLoop[_Peer]):
     def _wait_for(self, peer: _Peer, mask: int, action: Action) -> bool:
         """Have `action` called when the descriptor is ready, until the timeout."""
         peer.action = action
-        peer.deadline_ns = peer.deadline_ns or self.clock() + self.share.timeout_ns
+        peer.deadline_ns = peer.deadline_ns or self.clock() + self.timeout_ns
         self.set_interest(peer, mask)
         return False
 

@@ -22,14 +22,9 @@ def join_rows(
 ) -> "NDArray[Any]":
     """Join packed rows of several client loops, with unique serials and a process column.
 
-    Parameters
-    ----------
-    parts : iterable of (bytes, int, int)
-        Packed rows, the loop's number, and how many connections it opened.
-    fields : sequence of (str, str)
-        Name and numpy type code of each field of a row.
-    serial : str
-        The field that holds a connection's serial.
+    Each part has the packed rows, the loop's number, and how many connections it opened;
+    `fields` are name and numpy type code of a row's fields, `serial` is the field with the
+    connection's serial.
     """
     pieces = []
     n_before = 0
@@ -65,14 +60,9 @@ def merge_records(arrays: Iterable["Records"], n_conns: Iterable[int]) -> "Recor
 
 
 def client_requests(rows: "NDArray[Any]", error_name: Callable[[int], str]) -> pd.DataFrame:
-    """One row per request: :data:`CLIENT_REQUESTS`, and ``latency_ns``.
+    """One row per request: :data:`CLIENT_REQUESTS`, and ``latency_ns`` (Int64).
 
-    Parameters
-    ----------
-    rows : numpy.ndarray
-        From :func:`join_rows`.
-    error_name : callable
-        Returns the name of an error number.
+    `rows` are those of :func:`join_rows`; `error_name` returns the name of an error number.
     """
     rows = rows[np.lexsort((rows["request"], rows["conn"], rows["intended_ns"]))]
     columns: dict[str, Any] = {name: rows[name] for name in CLIENT_REQUESTS}
@@ -88,17 +78,7 @@ def client_requests(rows: "NDArray[Any]", error_name: Callable[[int], str]) -> p
 def client_steps(
     rows: "NDArray[Any]", step_names: Sequence[str], error_name: Callable[[int], str]
 ) -> pd.DataFrame:
-    """One row per step of a scripted peer: the columns of ``Run.steps()``.
-
-    Parameters
-    ----------
-    rows : numpy.ndarray
-        From :func:`join_rows`; ``name`` is an index into `step_names`.
-    step_names : sequence of str
-        The categories of ``name``.
-    error_name : callable
-        Returns the name of an error number.
-    """
+    """One row per step of a scripted peer; the columns are those of ``Run.steps()``."""
     rows = rows[np.lexsort((rows["step"], rows["peer"]))]
     names = pd.Index(list(step_names), dtype="str")
     return pd.DataFrame(

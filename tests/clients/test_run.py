@@ -19,7 +19,7 @@ import pytest
 
 import epolllab
 from epolllab import kernel
-from epolllab.clients.options import ClientOptions, resolve_target
+from epolllab.clients.options import ClientOptions, Share, resolve_target
 from epolllab.clients.result import Run
 from epolllab.clients.run import run_clients
 from epolllab.events import Op
@@ -609,6 +609,9 @@ def test_a_killed_child_is_an_error() -> None:
 def test_an_exception_in_a_child_comes_with_its_traceback(
     server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ClientOptions, "message", lambda options: None)
+    def broken(options: ClientOptions) -> list[Share]:
+        return [Share(options, 0, "one", 2, 0, 0)]  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ClientOptions, "shares", broken)
     with pytest.raises(RuntimeError, match="Traceback"):
         load(server, requests=2)
