@@ -19,12 +19,10 @@ def frame():
 def test_the_frame_has_all_arms_and_fixed_columns(frame):
     """A row for each arm, way of sending and size."""
     assert list(frame.columns[:5]) == ["trigger", "reading", "clients", "size", "round"]
-    assert dict(frame.dtypes.astype(str).iloc[5:]) == {
-        **dict.fromkeys(("n_connections", "n_answered", "n_stranded"), "int32"),
-        "bytes_stranded": "int64",
-        **dict.fromkeys(("wakeups", "events", "recv", "would_block", "epoll_ctl"), "float64"),
-        **dict.fromkeys(("cpu_us", "p50_us", "p99_us"), "float64"),
-    }
+    assert list(frame.columns[5:9]) == [
+        "n_connections", "n_answered", "n_stranded", "bytes_stranded"
+    ]  # fmt: skip
+    assert frame.dtypes.iloc[9:].eq("float64").all()
     assert len(frame) == 4 * 2 * 2
     assert set(zip(frame["trigger"], frame["reading"], strict=True)) == set(triggers.ARMS)
     assert not frame.attrs["interrupted"]

@@ -136,12 +136,3 @@ def test_idle_means_that_everything_was_handled():
                 client.sendall(REQUEST)
                 kernel.until_idle(server.pid, client)
                 assert server.stats()["requests"] == n
-
-
-def test_idle_needs_a_process():
-    """A server in a thread is refused: its process as a whole never sleeps."""
-    with (
-        epolllab.start_server() as server,
-        pytest.raises(ValueError, match="process=True"),
-    ):
-        server.until_idle()

@@ -248,7 +248,7 @@ def stale_event_in_batch(bench: Bench) -> Iterator[object]:
     },
     source="epoll_ctl(2), EPERM; poll(2): regular files always poll true",
 )
-def cannot_be_watched(bench: Bench) -> dict[str, object]:
+def cannot_be_watched(bench: Bench) -> Iterator[object]:
     epoll = bench.epoll()
     regular, path = tempfile.mkstemp()
     os.unlink(path)
@@ -257,14 +257,12 @@ def cannot_be_watched(bench: Bench) -> dict[str, object]:
         bench.add(os.open(device, os.O_RDONLY), device)
         for device in ("/dev/null", "/dev/zero", "/dev/urandom")
     ]
-    return {
-        file.name: {
+    for file in files:
+        yield {
             "epoll": bench.attempt(bench.register, epoll, file, EPOLLIN),
             "poll": "".join(bench.poll(file, EPOLLIN | EPOLLOUT)),
             "select": bench.select(file, write=True),
         }
-        for file in files
-    }
 
 
 @phenomenon(

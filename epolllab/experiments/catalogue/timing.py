@@ -207,16 +207,14 @@ def _echo(server: Socket, done: Descriptor) -> None:
     expected={"set on the listener": True, "not set": False},
     source="tcp_create_openreq_child() in net/ipv4/tcp_minisocks.c copies the listener's options",
 )
-def nodelay_inherited(bench: Bench) -> dict[str, bool]:
-    seen: dict[str, bool] = {}
+def nodelay_inherited(bench: Bench) -> Iterator[object]:
     option = (socket.IPPROTO_TCP, socket.TCP_NODELAY)
     for name, nodelay in (("set on the listener", True), ("not set", False)):
         listener = bench.listener()
         bench.call(f"TCP_NODELAY {name}", listener.sock.setsockopt, *option, nodelay)
         bench.connect(listener)
         accepted = bench.accept(listener)
-        seen[name] = bool(bench.call("getsockopt(TCP_NODELAY)", accepted.sock.getsockopt, *option))
-    return seen
+        yield bool(bench.call("getsockopt(TCP_NODELAY)", accepted.sock.getsockopt, *option))
 
 
 REQUESTS = 20
@@ -234,8 +232,7 @@ REQUESTS = 20
     notes="experiments.compare_lifecycles() compares all four life cycles.",
     picture=partial(picture_of_numbers, what="calls and events per request"),
 )
-def howto_ctl_cost(bench: Bench) -> dict[str, float]:
-    seen: dict[str, float] = {}
+def howto_ctl_cost(bench: Bench) -> Iterator[object]:
     for lifecycle in ("howto", "eager"):
         with start_server(lifecycle=lifecycle, accept=1, capacity=10_000) as server:
             what = f"{REQUESTS} requests to a server with lifecycle={lifecycle!r}"
@@ -243,9 +240,8 @@ def howto_ctl_cost(bench: Bench) -> dict[str, float]:
             ops = server.settle().recording().array()["op"].tolist()
         n_ctl = sum(ops.count(op) for op in (Op.REGISTER, Op.MODIFY, Op.UNREGISTER))
         # Besides the connections, the listener and the wakeup descriptor are registered.
-        seen[f"{lifecycle}: epoll_ctl per request"] = (n_ctl - 2) / REQUESTS
-        seen[f"{lifecycle}: events per request"] = ops.count(Op.READY) / REQUESTS
-    return seen
+        yield (n_ctl - 2) / REQUESTS
+        yield ops.count(Op.READY) / REQUESTS
 
 
 def _send_requests(address: tuple[str, int]) -> str:

@@ -13,9 +13,12 @@ from epolllab.checks import check_choice
 from epolllab.events import Op
 from epolllab.recording import environment
 
-__all__ = ["COUNTS", "Describe", "Rows", "choose", "collect", "count_calls"]
+__all__ = ["COUNTS", "Describe", "Row", "Rows", "choose", "collect", "count_calls"]
 
-Rows = Generator[Sequence[Mapping[str, Any]], None, None]
+Row = Mapping[str, Any] | tuple[Any, ...]
+"""Values by column, or in the order of the columns."""
+
+Rows = Generator[Sequence[Row], None, None]
 """The rows of one step after the other."""
 
 Describe = Callable[[str], None]
@@ -33,24 +36,11 @@ def collect(
 ) -> pd.DataFrame:
     """Measure step by step; return the rows as a frame with its circumstances.
 
-    Parameters
-    ----------
-    measure : callable
-        ``measure(describe)`` yields the rows of each step.
-    columns : mapping of str to dtype
-        Columns of the frame, in order.
-    total, unit, progress
-        Number of steps, their name, and whether to show a progress bar.
-    **parameters
-        Parameters of the comparison, for ``attrs["circumstances"]``.
-
-    Returns
-    -------
-    pandas.DataFrame
-        The rows; those of the finished steps if KeyboardInterrupt ended it early, and
-        then ``attrs["interrupted"]`` is True.
+    ``measure(describe)`` yields the rows of each of `total` steps; `columns` has the dtypes;
+    `parameters` are added to the circumstances. KeyboardInterrupt ends it early: the frame
+    then has the rows of the finished steps, and ``attrs["interrupted"]`` is True.
     """
-    rows: list[Mapping[str, Any]] = []
+    rows: list[Any] = []
     interrupted = False
     with tqdm(total=total, unit=unit, disable=not progress) as bar:
         try:

@@ -63,21 +63,14 @@ CheckFunction = Callable[[CheckedServer], str]
 
 @dataclass(frozen=True)
 class Check:
-    """One check.
-
-    Attributes
-    ----------
-    name : str
-        What the client does.
-    fault : str
-        The fault of the how-to's server that it finds.
-    function : callable
-        ``function(server)`` returns "" for a pass, or what was wrong.
-    """
+    """One check."""
 
     name: str
+    """What the client does."""
     fault: str
+    """The fault of the how-to's server that it finds."""
     function: CheckFunction
+    """Returns "" for a pass, or what was wrong."""
 
 
 CHECKS: dict[str, Check] = {}

@@ -17,7 +17,7 @@ import pandas as pd
 from epolllab import kernel
 from epolllab.checks import check_bool, check_int
 from epolllab.child import Child
-from epolllab.experiments.comparisons.collect import Describe, Rows, choose, collect
+from epolllab.experiments.comparisons.collect import Describe, Row, Rows, choose, collect
 from epolllab.experiments.workers import herd
 from epolllab.kernel.waiting import PATIENCE_S, until_asleep
 
@@ -192,7 +192,7 @@ def _check(workers: int | Sequence[int], progress: bool, **counts: int) -> list[
 def _measure_arms(
     numbers: Sequence[int],
     arms: Sequence[str],
-    run: Callable[[Herd, str], Sequence[Mapping[str, Any]]],
+    run: Callable[[Herd, str], Sequence[Row]],
     columns: Mapping[str, Any],
     progress: bool,
     **parameters: Any,
@@ -247,20 +247,11 @@ def thundering_herd(
     """
     numbers = _check(workers, progress, connects=connects)
 
-    def run(workers: Herd, arm: str) -> list[dict[str, Any]]:
-        counts = workers.run(arm, connects)
-        return [
-            {
-                "arm": arm,
-                "n_workers": workers.n_workers,
-                "n_connects": connects,
-                "voluntary": counts.voluntary,
-                "voluntary_per_connect": counts.voluntary / connects,
-                "expected_per_connect": WOKEN[arm](workers.n_workers),
-                "returned": counts.returned,
-                "would_block": counts.blocked,
-            }
-        ]
+    def run(workers: Herd, arm: str) -> list[tuple[Any, ...]]:
+        _, voluntary, returned, blocked = workers.run(arm, connects)
+        n = workers.n_workers
+        woken = (voluntary, voluntary / connects, WOKEN[arm](n))
+        return [(arm, n, connects, *woken, returned, blocked)]
 
     columns = {
         "arm": pd.CategoricalDtype(list(ARMS)),
@@ -307,9 +298,9 @@ def accept_balance(
     """
     numbers = _check(workers, progress, connects=connects)
 
-    def run(workers: Herd, arm: str) -> list[dict[str, Any]]:
+    def run(workers: Herd, arm: str) -> list[tuple[Any, ...]]:
         order = workers.run(arm, connects).order
-        return [{"arm": arm, "connect": n, "worker": worker} for n, worker in enumerate(order)]
+        return [(arm, number, worker) for number, worker in enumerate(order)]
 
     columns = {"arm": pd.CategoricalDtype(list(ARMS)), "connect": "int32", "worker": "int32"}
     chosen = choose("arms", arms, ARMS)
@@ -335,8 +326,8 @@ def latency_tails(
 
     Parameters
     ----------
-    workers : int
-        Processes that serve.
+    workers, progress
+        As for :func:`thundering_herd`.
     connections : int
         Open at any time, from one client process; one request each.
     requests : int
@@ -346,8 +337,6 @@ def latency_tails(
     arms : iterable of str
         Some of ``"exclusive"`` (one queue), ``"reuseport"`` (a queue for each) and
         ``"blocking accept"`` (one queue).
-    progress : bool
-        Show a progress bar.
 
     Returns
     -------
@@ -366,14 +355,14 @@ def latency_tails(
     check_int("connections", connections, 1, 250)
     check_int("service_us", service_us, 0)
 
-    def run(workers: Herd, arm: str) -> list[dict[str, Any]]:
+    def run(workers: Herd, arm: str) -> list[tuple[Any, ...]]:
         with closing(Child("epolllab.experiments.workers.herd:connect_load")) as client:
             workers.begin(arm, service_us * 1000)
             client.send((workers.port(arm), connections, requests))
             latencies, numbers = client.receive()
         workers.finish(arm)
         pairs = zip(memoryview(numbers).cast("b"), memoryview(latencies).cast("q"), strict=True)
-        return [{"arm": arm, "worker": worker, "latency_ns": ns} for worker, ns in pairs]
+        return [(arm, worker, ns) for worker, ns in pairs]
 
     columns = {
         "arm": pd.CategoricalDtype(list(TAIL_ARMS)),

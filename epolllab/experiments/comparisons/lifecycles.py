@@ -58,12 +58,10 @@ def compare_lifecycles(
         Requests in flight at a time.
     keep_alive : bool
         Many requests per connection (HTTP) instead of one.
-    rounds : int
-        Repetitions, each in a new random order.
+    rounds, progress
+        As for :func:`level_against_edge`.
     quick : bool
         One round of a tenth of the requests.
-    progress : bool
-        Show a progress bar.
 
     Returns
     -------
