@@ -84,7 +84,7 @@ class LoadLoop(ClientLoop[_Connection]):
         self._free: deque[_Connection] = deque()
         self._queue: deque[int] = deque()  # due instants of an open loop
         self._timer: _Connection | None = None
-        self._first_ns = self._arrived = self._n_paused = 0
+        self._first_ns = self._arrived = 0
         self._left = share.n_requests
         self._until_ns: int | None = None
 
@@ -164,13 +164,12 @@ class LoadLoop(ClientLoop[_Connection]):
         return bool(
             self.in_flight
             or self._timer is not None
-            or self._n_paused
+            or self.due
             or any(connection.phase == _ENDING for connection in self.by_fd.values())
         )
 
     def on_time(self, connection: _Connection) -> None:
         """Start the next request after a pause."""
-        self._n_paused -= 1
         self._next(connection)
 
     # ---- sending --------------------------------------------------------------------
@@ -314,7 +313,6 @@ class LoadLoop(ClientLoop[_Connection]):
         now = self.clock()
         self._write(connection, now, error)
         self.drop(connection)
-        self._n_paused += 1
         self.wait_until(connection, now + RETRY_NS)
 
     def give_up(self, now: int) -> None:

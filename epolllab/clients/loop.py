@@ -141,7 +141,7 @@ class ClientLoop(ABC, Generic[C]):
         self.in_flight = self.in_flight_ns = 0
         self._sources = share.options.sources
         self._counted_ns = self._counted = 0
-        self._due: list[tuple[int, int, C]] = []  # a heap
+        self.due: list[tuple[int, int, C]] = []  # a heap of pauses
         self._sweep_ns = max(1_000_000, min(SWEEP_NS, self.timeout_ns // 10))
         self._next_sweep_ns = 0
 
@@ -158,8 +158,8 @@ class ClientLoop(ABC, Generic[C]):
             while not self.stopping and self.is_busy():
                 self.account(now := self.clock())
                 due_ns = self._next_sweep_ns
-                if self._due:
-                    due_ns = min(due_ns, self._due[0][0])
+                if self.due:
+                    due_ns = min(due_ns, self.due[0][0])
                 ready = self.calls.wait(max(0, due_ns - now) / 1e9)
                 self.account(now := self.clock())
                 self._handle(ready, now)
@@ -180,8 +180,8 @@ class ClientLoop(ABC, Generic[C]):
             if connection is not None:
                 on_ready(connection, mask)
         due = []
-        while self._due and self._due[0][0] <= now:
-            due.append(heappop(self._due)[2])
+        while self.due and self.due[0][0] <= now:
+            due.append(heappop(self.due)[2])
         # A pause that one of these starts ends after the next wait at the earliest.
         for connection in due:
             self.on_time(connection)
@@ -227,7 +227,7 @@ class ClientLoop(ABC, Generic[C]):
 
     def wait_until(self, connection: C, due_ns: int) -> None:
         """Have :meth:`on_time` called at `due_ns`."""
-        heappush(self._due, (due_ns, connection.conn, connection))
+        heappush(self.due, (due_ns, connection.conn, connection))
 
     def dial(self, connection: C) -> int:
         """Open a socket and begin to connect; return 0 or an errno."""
