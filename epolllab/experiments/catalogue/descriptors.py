@@ -22,6 +22,7 @@ from epolllab.kernel.waiting import PATIENCE_S
 phenomenon = partial(registry.phenomenon, family="descriptors and their lives")
 MAN = "epoll(7)"
 SELFTEST = "Linux selftest epoll_wakeup_test.c"
+WAIT_S = 0.02
 
 
 @phenomenon(
@@ -333,9 +334,6 @@ def nested_epoll(bench: Bench) -> Iterator[object]:
         yield bench.masks(outer)
     yield bench.select(inner) == "read"
     yield bench.masks(inner)
-
-
-WAIT_S = 0.02
 
 
 @phenomenon(

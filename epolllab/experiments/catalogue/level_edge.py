@@ -17,6 +17,10 @@ from epolllab.kernel.waiting import PATIENCE_S
 phenomenon = partial(registry.phenomenon, family="level and edge")
 MAN = "epoll(7)"
 SELFTEST = "Linux selftest epoll_wakeup_test.c"
+KINDS = ("pipe", "tcp", "unix", "udp", "eventfd", "pty")
+SPINS = 1000
+FLOOD = 500
+SEND_BUFFER = 200_000
 
 
 @phenomenon(
@@ -56,9 +60,6 @@ def edge_goes_silent(bench: Bench) -> Iterator[object]:
     yield bench.masks(epoll)
     bench.send(there, b"!")
     yield bench.masks(epoll)
-
-
-KINDS = ("pipe", "tcp", "unix", "udp", "eventfd", "pty")
 
 
 def _open(bench: Bench, kind: str) -> tuple[Descriptor, Callable[[], object]]:
@@ -156,9 +157,6 @@ def in_brings_out_along(bench: Bench) -> Iterator[object]:
     yield bench.masks(epoll)
 
 
-SPINS = 1000
-
-
 @phenomenon(
     claim="With level-triggered interest in OUT, an idle connection makes waits return at once.",
     expected={f"level: of {SPINS:,} waits returned": SPINS, "edge": 1},
@@ -210,9 +208,6 @@ def _connect_five(bench: Bench, name: str, interest: int) -> tuple[Socket, Epoll
     return listener, epoll
 
 
-FLOOD = 500
-
-
 @phenomenon(
     claim="Reading a fast sender until EAGAIN makes all other connections wait.",
     expected={
@@ -249,9 +244,6 @@ def _recvs_before_ping(bench: Bench, flags: int, reads_per_turn: int) -> int:
             if n_sent < FLOOD:
                 n_sent += flood.sock.send(b"x")
     return n_recv
-
-
-SEND_BUFFER = 200_000
 
 
 @phenomenon(

@@ -27,6 +27,12 @@ from epolllab.kernel.waiting import PATIENCE_S
 
 phenomenon = partial(registry.phenomenon, family="one-shot, exclusive, herds")
 SELFTEST = "Linux selftest epoll_wakeup_test.c"
+HERD = 4
+CONNECTS = 50
+WAYS = ("level", "edge", "exclusive", "shared level", "shared edge")
+BALANCED = ("blocking accept", "exclusive", "reuseport")
+ROUNDS = 300
+CAP_BLOCK_SUSPEND = 36
 
 
 @phenomenon(
@@ -90,11 +96,6 @@ def exclusive_rules(bench: Bench) -> Iterator[object]:
     yield bench.attempt(bench.modify, epoll, there, base)
 
 
-HERD = 4
-CONNECTS = 50
-WAYS = ("level", "edge", "exclusive", "shared level", "shared edge")
-
-
 @phenomenon(
     claim="One connection wakes each process whose epoll watches the listener; EXCLUSIVE, one.",
     expected=f"woken per connection, within a quarter: level {HERD}, edge {HERD}, exclusive 1, "
@@ -126,9 +127,6 @@ def _run_herd(herd: herds.Herd, way: str) -> dict[str, Any]:
         "waits returned": counts.returned,
         "connections by worker": [counts.order.count(worker) for worker in range(HERD)],
     }
-
-
-BALANCED = ("blocking accept", "exclusive", "reuseport")
 
 
 @phenomenon(
@@ -207,9 +205,6 @@ def _second_thread_gets(bench: Bench, flags: int) -> list[str]:
     return [mask_names(mask) for fd, mask in second.result() if fd == here.fd]
 
 
-ROUNDS = 300
-
-
 @phenomenon(
     claim="With ten edges and ten threads, each thread gets exactly one event, in every round.",
     expected={f"rounds of {ROUNDS} with ten events for ten threads": ROUNDS},
@@ -246,9 +241,6 @@ def _take_one_per_round(epoll: Epoll, barrier: threading.Barrier, taken: list[in
             os.read(fd, 8)
             taken.append(fd)
         barrier.wait(PATIENCE_S)
-
-
-CAP_BLOCK_SUSPEND = 36
 
 
 @phenomenon(

@@ -23,6 +23,9 @@ from epolllab.server.server import start_server
 
 phenomenon = partial(registry.phenomenon, family="time, queues, Python")
 TRIES = 20
+BACKLOG = 2
+PINGS = 50
+REQUESTS = 20
 
 
 @phenomenon(
@@ -62,9 +65,6 @@ def _time_ms(bench: Bench, action: Callable[[], object]) -> float:
     start = bench.clock()
     action()
     return (bench.clock() - start) / 1e6
-
-
-BACKLOG = 2
 
 
 @phenomenon(
@@ -148,9 +148,6 @@ def _delivery_ms(bench: Bench, option: int | None, writes: int) -> float:
     return _time_ms(bench, deliver)
 
 
-PINGS = 50
-
-
 @phenomenon(
     claim="A server thread beside a computing thread waits for the interpreter lock, 5 ms a time.",
     expected="the slowest tenth of the responses takes half the switch interval or more; without "
@@ -215,9 +212,6 @@ def nodelay_inherited(bench: Bench) -> Iterator[object]:
         bench.connect(listener)
         accepted = bench.accept(listener)
         yield bool(bench.call("getsockopt(TCP_NODELAY)", accepted.sock.getsockopt, *option))
-
-
-REQUESTS = 20
 
 
 @phenomenon(

@@ -182,9 +182,8 @@ def _connect(server: CheckedServer) -> socket.socket:
     return socket.create_connection(server.address, PATIENCE_S)
 
 
-def _request(client: socket.socket, request: bytes) -> str:
-    """Send a request and read to the end; return "", or what came instead of the response."""
-    client.sendall(request)
+def _read_to_end(client: socket.socket) -> tuple[bytes, str]:
+    """Read everything; return it and how it ended."""
     received, how = b"", "end of file"
     try:
         while data := client.recv(65_536):
@@ -193,16 +192,18 @@ def _request(client: socket.socket, request: bytes) -> str:
         how = "a reset"
     except TimeoutError:
         how = "nothing more"
-    is_response = received.endswith(BODY) and how == "end of file"
-    return "" if is_response else f"got {received!r:.60} and then {how}"
+    return received, how
 
 
 @_check("asks and is answered", "none: this is what it was written for")
 def _complete_request(server: CheckedServer) -> str:
     check_state = _observe(server)
     with _connect(server) as client:
-        wrong = _request(client, REQUEST)
-    return wrong or check_state()
+        client.sendall(REQUEST)
+        received, how = _read_to_end(client)
+    if not received.endswith(BODY) or how != "end of file":
+        return f"got {received!r:.60} and then {how}"
+    return check_state()
 
 
 @_check("leaves before the blank line", "an empty recv is not handled")
@@ -227,8 +228,11 @@ def _reset(server: CheckedServer) -> str:
 @_check("sends a byte that is no UTF-8", "the request is decoded, to be printed")
 def _not_utf8(server: CheckedServer) -> str:
     with _connect(server) as client:
-        wrong = _request(client, REQUEST.replace(b"/ ", b"/\xff "))
-    return wrong and (_death(server) or wrong)
+        client.sendall(REQUEST.replace(b"/ ", b"/\xff "))
+        received, how = _read_to_end(client)
+    if received.endswith(BODY):
+        return ""
+    return _death(server) or f"no response, but {how}"
 
 
 @_check("comes with nineteen others", "listen(1)")
@@ -268,7 +272,7 @@ def _closed_connections(server: CheckedServer) -> str:
         for client in clients:
             client.sendall(REQUEST)
         for client in clients:
-            _request(client, b"")
+            _read_to_end(client)
     if wrong := check_state():
         return wrong
     stats = server.stats()
