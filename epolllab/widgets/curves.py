@@ -14,16 +14,8 @@ BASELINE = "epoll-level"
 class Curves:
     """Medians of a sweep or a crossover map.
 
-    Parameters
-    ----------
-    data : Result or pandas.DataFrame
-        From :func:`epolllab.experiments.scaling.sweep` or ``crossover``: one row per
-        operation, with ``poller, api, n_fds, active, wait_ns``.
-
-    Raises
-    ------
-    ValueError
-        A column is missing, or no row counts.
+    `data` is what :func:`epolllab.experiments.scaling.sweep` or ``crossover`` returns: one
+    row per operation, with ``poller, api, n_fds, active, wait_ns``.
     """
 
     def __init__(self, data: Result | pd.DataFrame) -> None:

@@ -45,7 +45,7 @@ _SERVER_OPTIONS = ("poller", "trigger", "lifecycle", "protocol", "recv_size", "p
 
 
 def dashboard(server: Server | None = None) -> "Dashboard":
-    """Start, load and stop a server by hand, with live numbers.
+    """Make a widget to start, load and stop a server by hand, with live numbers.
 
     Use it to change one setting at a time and see what that does to wakeups, batches and
     latency. It is redrawn ten times a second while a page shows it, and shows what the
@@ -57,15 +57,11 @@ def dashboard(server: Server | None = None) -> "Dashboard":
         The server to watch. Without it, the button "Start server" starts one, and closing
         the dashboard stops that one.
 
-    Returns
-    -------
-    Dashboard
-        A widget. Several may show the same server.
-
     Notes
     -----
-    Each tick reads only the loop's counters and the newest 2,000 events. Clients run in
-    processes of their own, in rounds of two seconds, and stop by themselves after a minute.
+    Several dashboards may show the same server. Each tick reads only the loop's counters and
+    the newest 2,000 events. Clients run in processes of their own, in rounds of two seconds,
+    and stop by themselves after a minute.
 
     A tab that is closed leaves nothing running: the display stops within seconds, the
     clients within a minute, and a server that the button started after five minutes in
@@ -289,18 +285,7 @@ class Dashboard(Panel):
     # ---- what is shown ------------------------------------------------------------
 
     def watch(self, seconds: float) -> pd.DataFrame:
-        """Collect samples for a while, also without a page.
-
-        Parameters
-        ----------
-        seconds : float
-            How long.
-
-        Returns
-        -------
-        pandas.DataFrame
-            The samples of that time; see :meth:`Live.frame`.
-        """
+        """Collect samples for some seconds, also without a page; see :meth:`Live.frame`."""
         end = time.monotonic() + seconds
         begin_s = self.live.now_s
         while time.monotonic() < end:
@@ -430,20 +415,14 @@ class Dashboard(Panel):
 
 
 def _curves(samples: list[Sample]) -> str:
-    charts = "".join(
-        f"<div style='width:240px'>{svg.sparkline(_series(samples, names), unit=unit)}</div>"
-        for names, unit in _CURVES
-    )
+    charts = ""
+    for names, unit in _CURVES:
+        curves = {
+            label: (color, [getattr(sample, column) for sample in samples])
+            for column, label, color in names
+        }
+        charts += f"<div style='width:240px'>{svg.sparkline(curves, unit=unit)}</div>"
     return f"<div class='epl-numbers'>{charts}</div>"
-
-
-def _series(
-    samples: list[Sample], names: tuple[tuple[str, str, str], ...]
-) -> dict[str, tuple[str, list[float]]]:
-    return {
-        label: (color, [getattr(sample, column) for sample in samples])
-        for column, label, color in names
-    }
 
 
 def _formatted(sample: Sample) -> list[tuple[str, str, str]]:

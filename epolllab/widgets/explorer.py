@@ -15,35 +15,19 @@ __all__ = ["Explorer", "explore"]
 
 
 def explore(name: str = "edge-goes-silent") -> "Explorer":
-    """Run a phenomenon of the catalogue on this kernel, and choose the next.
+    """Make a widget that runs phenomena of the catalogue on this kernel.
 
     Parameters
     ----------
     name : str
-        As ``experiments.phenomena()`` lists it; it is run at once.
-
-    Returns
-    -------
-    Explorer
-        A widget.
-
-    Raises
-    ------
-    ValueError
-        There is no such phenomenon; the message suggests similar names.
+        The first one, which is run at once; ``experiments.phenomena()`` lists all.
     """
     registry.find(name)  # before a widget exists
     return Explorer(name)
 
 
 class Explorer(Panel):
-    """Made by :func:`explore`.
-
-    Attributes
-    ----------
-    outcome : Outcome
-        Outcome of the last run.
-    """
+    """Made by :func:`explore`; ``outcome`` is the outcome of the last run."""
 
     figsize = (8.0, 3.8)
 

@@ -50,12 +50,8 @@ class Sample:
 class Live:
     """Samples of a server, which may be replaced by another.
 
-    Attributes
-    ----------
-    samples : collections.deque of Sample
-        Those of the last half minute, the newest last.
-    tail : Recording
-        The newest events.
+    ``samples`` are those of the last half minute, the newest last, and ``tail`` is a
+    Recording of the newest events.
     """
 
     def __init__(self, server: Server | None = None, keep: int = 300) -> None:

@@ -73,27 +73,11 @@ def run_slow_peers(server: Server, peers: int) -> Run:
 
 
 class Load:
-    """Rounds of clients in a thread, until :meth:`stop`.
+    """Rounds of clients in a thread, until :meth:`stop` or for `max_duration` seconds.
 
-    Parameters
-    ----------
-    server : Server
-        The server that the clients connect to.
-    run_round : callable
-        ``run_round(server)`` runs one round.
-    max_duration : float
-        Seconds after which no further round starts.
-
-    Attributes
-    ----------
-    last : Run or None
-        The last complete round.
-    rounds : int
-        Number of complete rounds.
-    summary : list of str
-        The last round in words: one line of numbers, then its notes.
-    error : str or None
-        The traceback of an error that ended the load.
+    ``run_round(server)`` runs one round. ``rounds`` is the number of complete rounds and
+    ``last`` the last one; ``summary`` describes it, in a line of numbers and then its notes.
+    ``error`` is the traceback of an error that ended the load.
     """
 
     def __init__(

@@ -235,14 +235,9 @@ class Panel(ipy.VBox):  # type: ignore[misc]
         )
 
     def export(self, name: str | None = None, **options: Any) -> dict[str, Path]:
-        """Write chart, data and circumstances; see :func:`epolllab.plots.export.export`.
+        """Write chart, data and circumstances, by default named after panel and time of day.
 
-        Parameters
-        ----------
-        name : str, optional
-            Name of the files; by default the panel's and the time of day.
-        **options
-            Passed on.
+        `options` are those of :func:`epolllab.plots.export.export`.
         """
         what = {
             "data": self.data(),

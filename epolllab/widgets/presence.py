@@ -35,21 +35,9 @@ N_KEPT = 8
 class Presence:
     """Call `on_shown` when a page shows the panel, and `on_hidden` when none does.
 
-    Parameters
-    ----------
-    panel : ipywidgets.Box
-        Gets one more child, which is hidden.
-    on_shown, on_hidden : callable
-        Called from any thread, also several times in a row.
-
-    Attributes
-    ----------
-    timeout : float
-        Seconds without a heartbeat after which no page shows the panel.
-    heartbeat : ipywidgets.Play or None
-        The widget through which pages send heartbeats; None before the first view.
-    confirmed : bool
-        Whether a heartbeat has ever arrived.
+    Both are called from any thread, also several times in a row. The panel gets a hidden
+    child, ``heartbeat``, with its first view. ``timeout`` is in seconds; ``confirmed`` says
+    whether a heartbeat has ever arrived.
     """
 
     def __init__(

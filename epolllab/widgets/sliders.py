@@ -28,7 +28,7 @@ DEFAULT = "scaling-crossover"
 
 
 def scaling(data: Result | pd.DataFrame | str | Path | None = None) -> "Sliders":
-    """Sliders over the time of one wait, by descriptors watched and descriptors ready.
+    """Make sliders over the time of one wait, by descriptors watched and descriptors ready.
 
     Parameters
     ----------
@@ -36,33 +36,13 @@ def scaling(data: Result | pd.DataFrame | str | Path | None = None) -> "Sliders"
         A sweep or a crossover map, a file with one, or the name of a reference result such
         as ``"scaling-sweep"``. The default is the reference crossover map; the button
         measures one on this machine.
-
-    Returns
-    -------
-    Sliders
-        A widget.
-
-    Raises
-    ------
-    ValueError
-        `data` is not such an experiment.
-    FileNotFoundError
-        There is no such file or reference result.
     """
     experiment, source = _load(data)
     return Sliders(experiment, source, Curves(experiment))
 
 
 class Sliders(Panel):
-    """Made by :func:`scaling`.
-
-    Attributes
-    ----------
-    experiment : Result or pandas.DataFrame
-        The data shown.
-    curves : Curves
-        The medians of it.
-    """
+    """Made by :func:`scaling`; ``experiment`` is the data shown, ``curves`` its medians."""
 
     figsize = (7.2, 4.4)
 
@@ -92,10 +72,7 @@ class Sliders(Panel):
     def measure(self, **options: Any) -> None:
         """Measure a quick map on this machine in a thread; takes some seconds.
 
-        Parameters
-        ----------
-        **options
-            For :func:`epolllab.experiments.scaling.crossover`, beside ``quick=True``.
+        `options` are for :func:`epolllab.experiments.scaling.crossover`.
         """
         if self.measuring:
             return

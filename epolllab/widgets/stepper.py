@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from epolllab.plots import widgets as charts
 from epolllab.widgets import svg
 from epolllab.widgets.panel import Panel, integer, muted, row, select
-from epolllab.widgets.steps import ARMS, INTERESTS, MAX_WRITE, Row, Steps
+from epolllab.widgets.steps import INTERESTS, MAX_WRITE, TRIGGERS, Row, Steps
 
 __all__ = ["Stepper", "stepper"]
 
@@ -36,29 +36,18 @@ _BUTTONS = {
 
 
 def stepper() -> "Stepper":
-    """Level and edge triggering on the same socket, a step at a time.
+    """Make a widget that compares level and edge triggering on a socket, a step at a time.
 
     Use it to see what each of them reports, and when. After each step it shows side by side
     what each epoll returned, the bytes in the kernel's buffer, the kernel's interest lists,
     whether each epoll is ready, and why.
-
-    Returns
-    -------
-    Stepper
-        A widget. ``steps`` is its model, which also works without a page:
-        ``stepper().steps.peer_writes(100)``.
+    The widget's model also works without a page: ``stepper().steps.peer_writes(100)``.
     """
     return Stepper()
 
 
 class Stepper(Panel):
-    """Made by :func:`stepper`.
-
-    Attributes
-    ----------
-    steps : Steps
-        The model.
-    """
+    """Made by :func:`stepper`; ``steps`` is the model."""
 
     def __init__(self) -> None:
         super().__init__("stepper")
@@ -107,11 +96,10 @@ class Stepper(Panel):
     def show(self) -> None:
         """Show the current state of the model; call it after steps made without the buttons."""
         last, shown = self.steps.last, self.displays
-        shown[
-            "why"
-        ].value = f"<div class='epl-why'><b>{escape(_step(last))}</b> {escape(last.why)}</div>"
+        why = f"<b>{escape(_step(last))}</b> {escape(last.why)}"
+        shown["why"].value = f"<div class='epl-why'>{why}</div>"
         shown["sides"].value = (
-            f"<div class='epl-sides'>{''.join(_side(last, arm) for arm in ARMS)}</div>"
+            f"<div class='epl-sides'>{''.join(_side(last, trigger) for trigger in TRIGGERS)}</div>"
             f"<div class='epl-muted' style='padding:4px 0'>In the kernel's receive buffer: "
             f"<b>{last.readable:,}</b> bytes. poll(2) reports for the socket: "
             f"<code>{escape(last.socket)}</code></div>"
@@ -157,15 +145,15 @@ def _mask(returned: str | None) -> str:
     return "" if returned is None else returned or "nothing"
 
 
-def _side(one: Row, arm: str) -> str:
-    returned: str | None = getattr(one, arm)
+def _side(one: Row, trigger: str) -> str:
+    returned: str | None = getattr(one, trigger)
     words = "no wait" if returned is None else _mask(returned)
-    ready = "yes" if getattr(one, f"{arm}_ready") else "no"
-    interest = escape(getattr(one, f"{arm}_interest"))
+    ready = "yes" if getattr(one, f"{trigger}_ready") else "no"
+    interest = escape(getattr(one, f"{trigger}_interest"))
     look = "" if returned else " class='epl-muted'"
     return (
-        f"<div class='epl-side' style='border-left-color:var(--epl-{arm})'>"
-        f"<b class='t-{arm}'>{arm}</b>"
+        f"<div class='epl-side' style='border-left-color:var(--epl-{trigger})'>"
+        f"<b class='t-{trigger}'>{trigger}</b>"
         f"<div>{muted('returned')} <big{look}>{escape(words)}</big></div>"
         f"<div>{muted('interest list:')} <code>{interest}</code></div>"
         f"<div>{muted('ready:')} {ready}</div></div>"
@@ -189,5 +177,5 @@ def _cell(returned: str | None) -> str:
 
 
 def _ready(one: Row) -> str:
-    ready = [arm for arm in ARMS if getattr(one, f"{arm}_ready")]
-    return " ".join(f"<span class='t-{arm}'>{arm}</span>" for arm in ready)
+    ready = [trigger for trigger in TRIGGERS if getattr(one, f"{trigger}_ready")]
+    return " ".join(f"<span class='t-{trigger}'>{trigger}</span>" for trigger in ready)

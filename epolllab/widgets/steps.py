@@ -20,9 +20,9 @@ from epolllab.events import EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOL
 from epolllab.experiments.catalogue.bench import Bench, Epoll
 from epolllab.recording.recording import Recording
 
-__all__ = ["ARMS", "INTERESTS", "MAX_WRITE", "Row", "Steps"]
+__all__ = ["INTERESTS", "MAX_WRITE", "TRIGGERS", "Row", "Steps"]
 
-ARMS = ("level", "edge")
+TRIGGERS = ("level", "edge")
 
 INTERESTS = {
     "IN|RDHUP": EPOLLIN | EPOLLRDHUP,
@@ -67,12 +67,8 @@ class Row:
 class Steps:
     """The stepper's model; a context manager.
 
-    Attributes
-    ----------
-    rows : list of Row
-        The history; the first row is the initial state.
-    interest : str
-        The current interest, a key of :data:`INTERESTS`.
+    ``rows`` is the history, which begins with the initial state, and ``interest`` the
+    current interest, a key of :data:`INTERESTS`.
     """
 
     def __init__(self) -> None:
@@ -84,7 +80,7 @@ class Steps:
     def _begin(self) -> None:
         self._bench = Bench()
         self.here, self.there = self._bench.tcp("socket", "peer")
-        self._epolls: dict[str, Epoll] = {arm: self._bench.epoll(arm) for arm in ARMS}
+        self._epolls: dict[str, Epoll] = {name: self._bench.epoll(name) for name in TRIGGERS}
         self._peer_open = self._peer_writes = True
         self._news: list[str] = []
         self._register()
@@ -124,16 +120,10 @@ class Steps:
         """The last step."""
         return self.rows[-1]
 
-    def is_ready(self, arm: str) -> bool:
-        """Whether the epoll would return at once; asking does not consume the event.
-
-        Parameters
-        ----------
-        arm : {"level", "edge"}
-            Which epoll.
-        """
+    def is_ready(self, trigger: str) -> bool:
+        """Whether the "level" or "edge" epoll would return at once; consumes no event."""
         poll = select.poll()
-        poll.register(self._epolls[arm].fd, select.POLLIN)
+        poll.register(self._epolls[trigger].fd, select.POLLIN)
         return bool(poll.poll(0))
 
     def history(self) -> pd.DataFrame:
@@ -160,13 +150,7 @@ class Steps:
     # ---- the peer's steps ---------------------------------------------------------
 
     def peer_writes(self, n_bytes: int) -> Row:
-        """The peer sends; return when the bytes are in the socket's buffer.
-
-        Raises
-        ------
-        ValueError, TypeError
-            `n_bytes` is out of range, or the peer cannot write any more; nothing is sent.
-        """
+        """The peer sends; return when the bytes are in the socket's buffer."""
         check_int("n_bytes", n_bytes, 1, MAX_WRITE)
         with self._lock:
             _require(self._peer_writes, "the peer has shut down its direction and cannot write")
@@ -176,48 +160,41 @@ class Steps:
                     f"n_bytes is {n_bytes:,} and {before:,} bytes are unread; more than "
                     f"{MAX_UNREAD:,} might not fit into the kernel's buffer: read some first"
                 )
-            was_ready = self._ready()
             self._bench.send(self.there, bytes(n_bytes))
             self._bench.arrived(self.here, before + n_bytes)
-            arrived = f"{_bytes(n_bytes)} arrived"
-            action = f"peer writes {n_bytes:,}"
-            return self._add_event(action, _bytes(n_bytes), arrived, f"{arrived}.", was_ready)
+            news = f"{_bytes(n_bytes)} arrived"
+            return self._add_event(f"peer writes {n_bytes:,}", _bytes(n_bytes), news, f"{news}.")
 
     def peer_half_closes(self) -> Row:
         """The peer calls shutdown(SHUT_WR), which sends a FIN."""
         with self._lock:
             _require(self._peer_writes, "the peer has shut down its direction already")
-            was_ready = self._ready()
             self._bench.shutdown(self.there, socket.SHUT_WR)
             self._bench.in_state(self.here, "CLOSE_WAIT")
             self._peer_writes = False
             what = "The peer's FIN arrived: data sent before it can still be read, then the end."
             news = "the peer shut down its direction"
-            return self._add_event("peer half-closes", "0", news, what, was_ready)
+            return self._add_event("peer half-closes", "0", news, what)
 
     def peer_resets(self) -> Row:
         """The peer closes with SO_LINGER of 0 seconds, which sends an RST."""
         with self._lock:
             _require(self._peer_open, "the peer is closed already")
-            was_ready = self._ready()
             self._bench.reset(self.there)
             self._bench.in_state(self.here, "CLOSE")
             self._peer_open = self._peer_writes = False
             what = "An RST arrived. ERR and HUP are reported whatever the interest is."
             news = "the peer reset the connection"
-            return self._add_event("peer resets", "0", news, what, was_ready)
+            return self._add_event("peer resets", "0", news, what)
 
-    def _add_event(
-        self, action: str, result: str, news: str, what: str, was_ready: tuple[bool, bool]
-    ) -> Row:
+    def _add_event(self, action: str, result: str, news: str, what: str) -> Row:
         """Add a row for something the peer did, and its effect on both ready lists."""
         level, edge = self._ready()
-        level_before, edge_before = was_ready
         if edge:
             self._news.append(news)
-        if edge_before and edge:
+        if edge and self.last.edge_ready:
             then = "Edge had not returned the event before it yet; one wait will return both."
-        elif edge and level_before:
+        elif edge and self.last.level_ready:
             then = "For edge this is a new event, so it is ready again; level was ready all along."
         elif edge and level:
             then = "Both epolls now have the socket in their ready lists."
@@ -232,11 +209,11 @@ class Steps:
     def wait(self) -> Row:
         """epoll_wait with a timeout of 0 on both, level first."""
         with self._lock:
-            ready = {arm: self._bench.wait(epoll, 0) for arm, epoll in self._epolls.items()}
-            names = {arm: mask_names(found[0][1]) if found else "" for arm, found in ready.items()}
-            why = self._explain_wait(names["level"], names["edge"])
+            ready = (self._bench.wait(self._epolls[trigger], 0) for trigger in TRIGGERS)
+            level, edge = (mask_names(events[0][1]) if events else "" for events in ready)
+            why = self._explain_wait(level, edge)
             self._news.clear()
-            return self._add_row("wait", "", why, **names)
+            return self._add_row("wait", "", why, level, edge)
 
     def _explain_wait(self, level: str, edge: str) -> str:
         state, news = self._state(), " and ".join(self._news)
@@ -322,30 +299,22 @@ class Steps:
     # ---- epoll_ctl ----------------------------------------------------------------
 
     def modify(self, interest: str | None = None) -> Row:
-        """epoll_ctl(MOD) on both, with the same interest or another one.
-
-        Parameters
-        ----------
-        interest : str, optional
-            A key of :data:`INTERESTS`; the current one by default.
-        """
+        """epoll_ctl(MOD) on both; `interest` is a key of :data:`INTERESTS`, or the current one."""
         chosen = self.interest if interest is None else interest
         check_choice("interest", chosen, list(INTERESTS))
         with self._lock:
-            edge_before = self.is_ready("edge")
             self.interest = chosen
             for epoll, mask in self._interests():
                 self._bench.modify(epoll, self.here, mask)
-            return self._add_control(f"modify {chosen}", "EPOLL_CTL_MOD", edge_before)
+            return self._add_control(f"modify {chosen}", "EPOLL_CTL_MOD")
 
     def register_again(self) -> Row:
         """epoll_ctl(DEL), then epoll_ctl(ADD), on both."""
         with self._lock:
-            edge_before = self.is_ready("edge")
             for epoll, _ in self._interests():
                 self._bench.unregister(epoll, self.here)
             self._register()
-            return self._add_control("register again", "EPOLL_CTL_ADD", edge_before)
+            return self._add_control("register again", "EPOLL_CTL_ADD")
 
     def _register(self) -> None:
         for epoll, mask in self._interests():
@@ -355,8 +324,8 @@ class Steps:
         mask = INTERESTS[self.interest]
         return [(self._epolls["level"], mask), (self._epolls["edge"], mask | EPOLLET)]
 
-    def _add_control(self, action: str, call: str, edge_before: bool) -> Row:
-        edge = self.is_ready("edge")
+    def _add_control(self, action: str, call: str) -> Row:
+        edge, edge_before = self.is_ready("edge"), self.last.edge_ready
         why = f"{call} checks the current state of the socket"
         if edge and not edge_before:
             self._news.append(f"{call} found it ready")
@@ -377,8 +346,8 @@ class Steps:
     ) -> Row:
         level_ready, edge_ready = self._ready()
         interest = {
-            arm: ", ".join(entry.mask_names for entry in kernel.interest_list(epoll.fd))
-            for arm, epoll in self._epolls.items()
+            trigger: ", ".join(entry.mask_names for entry in kernel.interest_list(epoll.fd))
+            for trigger, epoll in self._epolls.items()
         }
         row = Row(
             step=len(self.rows),

@@ -19,16 +19,10 @@ COST_WINDOW_S = 3.0
 
 
 class Ticker:
-    """Call `tick` repeatedly in a daemon thread, which ends within one interval of a stop.
+    """Call `tick` every `interval` seconds in a daemon thread.
 
-    Parameters
-    ----------
-    tick : callable
-        A short function. An exception in it does not end the thread.
-    on_error : callable
-        Called with the traceback of an exception in `tick`; once for repeats of it.
-    interval : float
-        Seconds from one call to the next; at least a thirtieth.
+    An exception in `tick` does not end the thread: `on_error` is called with its traceback,
+    once for repeats of the same. The interval is at least a thirtieth of a second.
     """
 
     def __init__(

@@ -62,7 +62,7 @@ def _formatted(
 ) -> list[str]:
     masks = ["" if mask is None else mask or "nothing" for mask in (level, edge)]
     names = " ".join(
-        arm for arm, is_ready in zip(("level", "edge"), ready, strict=True) if is_ready
+        trigger for trigger, is_ready in zip(("level", "edge"), ready, strict=True) if is_ready
     )
     return [str(step), *masks, f"{readable:,}", names]
 

@@ -393,6 +393,8 @@ def test_nothing_is_left_when_the_interpreter_exits() -> None:
     code = """
 import time
 from epolllab import kernel, widgets
+
+pytestmark = pytest.mark.processes
 dashboard = widgets.dashboard()
 dashboard.start_server()
 dashboard.start_clients()

@@ -13,6 +13,8 @@ from epolllab.widgets.curves import Curves
 from tests.widgets.conftest import Opened
 from tests.widgets.tools import until
 
+pytestmark = pytest.mark.kernel
+
 
 def scaling_frame(*shares: float) -> pd.DataFrame:
     """An experiment in which poll takes ten times as long as epoll; shares are of ready ones."""

@@ -8,6 +8,8 @@ from epolllab.plots.widgets import history
 from epolllab.widgets.steps import MAX_UNREAD, MAX_WRITE, Steps
 from tests.widgets.conftest import Opened
 
+pytestmark = pytest.mark.kernel
+
 
 @pytest.fixture
 def steps():

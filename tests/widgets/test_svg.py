@@ -15,6 +15,8 @@ from epolllab.widgets import svg
 from epolllab.widgets.live import Live
 from tests.samples import Script, served
 
+pytestmark = pytest.mark.unit
+
 
 def classes(text: str) -> list[str]:
     """Classes of the paths before the first label."""
