@@ -2,6 +2,7 @@
 
 import errno
 import math
+import re
 from collections import defaultdict, namedtuple
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from epolllab import frames
+from epolllab import frames, schema
 from epolllab.events import FIELDS, NO_POSITION, RECORD, Op
 from epolllab.recording.recording import Recording
 from tests.samples import Script, mask_of, random_server, served
@@ -19,30 +20,11 @@ from tests.samples import Script, mask_of, random_server, served
 EMPTY = Recording(b"")
 
 
-def schema(text: str) -> dict[str, str]:
-    """Names and dtypes of a frame's columns from ``"name dtype, name dtype"``."""
-    return dict(column.split() for column in text.split(", "))
+def documented(table: str) -> dict[str, str]:
+    """Names and dtypes of a frame's columns, from the table in its docstring."""
+    return dict(re.findall(r"(?m)^(\w+) +(u?int\d+|U?Int\d+|float64|category|str) ", table))
 
 
-EVENTS = schema(
-    "t_ns int64, dur_ns int64, wake int64, position int32, conn int32, fd int32, op category, "
-    "mask uint32, mask_names category, n_bytes int32, error category"
-)
-WAKEUPS = schema(
-    "wake int64, t_ns int64, waited_ns int64, timeout_ms float64, n_returned int32, "
-    "n_calls int32, handled_ns int64, gap_ns Int64, error category"
-)
-REQUESTS = schema(
-    "conn int32, request int32, peer_port Int32, woken_ns Int64, ready_ns Int64, "
-    "first_ready_ns Int64, read_ns Int64, handled_ns int64, answered_ns Int64, "
-    "n_wakeups int32, n_recv int32, n_send int32, n_would_block int32, n_epoll_ctl int32, "
-    "n_events int32, n_bytes_in int64, n_bytes int64"
-)
-CONNECTIONS = schema(
-    "conn int32, fd int32, peer_port Int32, accepted_ns Int64, closed_ns Int64, "
-    "n_events int32, n_recv int32, n_send int32, n_bytes_in int64, n_bytes_out int64, "
-    "n_requests int32, error category"
-)
 SPANS = ["waiting", "wake", "queue", "read", "handle", "send", "deliver", "receive"]
 
 
@@ -185,7 +167,7 @@ def test_requests_agree_with_a_slow_reference(seed: int, capacity: int) -> None:
     """Both give the same rows for random loops, also if the ring lost the oldest records."""
     recording = random_server(seed, n_steps=40, capacity=capacity)
     frame = recording.requests()
-    assert dtypes(frame) == REQUESTS
+    assert dtypes(frame) == documented(schema.REQUESTS)
     assert plain(frame) == slow_requests(recording)
 
 
@@ -390,7 +372,7 @@ def test_wakeups_show_how_long_the_loop_slept_and_worked() -> None:
     script.wait(1, timeout_ms=2.5, ns=500).ready(1).recv(1, 5).handle(1, 7).send(1, 7).after(4)
     script.wait(0, timeout_ms=0.0, ns=20).wait(-errno.EINTR, ns=30)
     frame = script.recording().wakeups()
-    assert dtypes(frame) == WAKEUPS
+    assert dtypes(frame) == documented(schema.WAKEUPS)
     assert frame["wake"].tolist() == [1, 2, 3]
     assert frame["waited_ns"].tolist() == [500, 20, 30]
     assert frame["timeout_ms"].fillna(-1).tolist() == [2.5, 0.0, -1.0]
@@ -427,7 +409,7 @@ def test_connections_with_one_port_are_distinct() -> None:
         script.wait(1).ready(conn).recv(conn, 5).handle(conn, 7).send(conn, 7)
     script.recv_blocked(1).recv(1, -errno.ECONNRESET).recv_blocked(1).close(1)
     frame = script.recording().connections()
-    assert dtypes(frame) == CONNECTIONS
+    assert dtypes(frame) == documented(schema.CONNECTIONS)
     assert frame["conn"].tolist() == [1, 2]
     assert frame["fd"].tolist() == [5, 6]
     assert frame["peer_port"].tolist() == [5000, 5000]
@@ -447,21 +429,15 @@ def test_a_connection_only_accepted_has_the_new_descriptor() -> None:
 # ---- empty recordings ----------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("function", "schema"),
-    [
-        (Recording.events, EVENTS),
-        (Recording.wakeups, WAKEUPS),
-        (Recording.requests, REQUESTS),
-        (Recording.connections, CONNECTIONS),
-    ],
-)
-def test_an_empty_recording_has_the_same_columns(function: Any, schema: dict[str, str]) -> None:
+@pytest.mark.parametrize("name", ["events", "wakeups", "requests", "connections"])
+def test_frames_have_the_documented_columns(name: str) -> None:
     """Dtypes do not depend on what the recording contains."""
+    expected = documented(getattr(schema, name.upper()))
     for recording in (EMPTY, served(), Script().wait(0).recording()):
-        assert dtypes(function(recording)) == schema
-    assert function(EMPTY).empty
-    assert function(EMPTY)["conn" if "conn" in schema else "wake"].tolist() == []
+        assert dtypes(getattr(recording, name)()) == expected
+    empty = getattr(EMPTY, name)()
+    assert empty.empty
+    assert empty["conn" if "conn" in empty else "wake"].tolist() == []
 
 
 def test_empty_category_columns_have_string_categories() -> None:
@@ -623,10 +599,11 @@ def test_an_inode_distinguishes_two_entries_with_one_number() -> None:
     assert frames.interest_list(entries, {5: 1})["where"].tolist() == ["both", "both"]
 
 
-def test_an_empty_interest_list_has_the_same_dtypes() -> None:
+def test_interest_lists_have_the_documented_columns() -> None:
     empty = frames.interest_list([], {})
     assert empty.empty
-    assert dtypes(empty) == dtypes(frames.interest_list([Entry(5, 1)], {}))
+    for frame in (empty, frames.interest_list([Entry(5, 1)], {})):
+        assert dtypes(frame) == documented(schema.INTEREST)
 
 
 def test_frames_are_writable_copies() -> None:
