@@ -231,7 +231,7 @@ def idle_connections(
     Parameters
     ----------
     data : Result or pandas.DataFrame
-        From :func:`epolllab.experiments.scaling.idle_connections`.
+        From :func:`epolllab.experiments.idle_connections`.
     value : str
         ``"cpu_us"``, ``"requests_per_s"``, ``"epoll_ctl"``, ``"waits"``, ``"events"``,
         ``"p50_us"`` or ``"p99_us"``.

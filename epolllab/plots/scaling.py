@@ -69,7 +69,7 @@ def scaling(
     Parameters
     ----------
     data : Result or pandas.DataFrame
-        From :func:`epolllab.experiments.scaling.sweep`.
+        From :func:`epolllab.experiments.sweep`.
     literature : pandas.DataFrame, optional
         Rows of :func:`epolllab.analysis.literature.literature` with ``op_us``, drawn
         hollow and dotted, with a box that describes how each side was measured.
@@ -192,7 +192,7 @@ def ratio(
     Parameters
     ----------
     data : Result or pandas.DataFrame
-        From :func:`epolllab.experiments.scaling.sweep`, or the frame that
+        From :func:`epolllab.experiments.sweep`, or the frame that
         :func:`epolllab.analysis.ratios.literature_ratios` made of it.
     study : str
         As in :func:`epolllab.analysis.ratios.literature_ratios`.
@@ -264,7 +264,7 @@ def cost_split(
     Parameters
     ----------
     data : Result or pandas.DataFrame
-        From :func:`epolllab.experiments.scaling.sweep` with both ``raw`` and ``python``.
+        From :func:`epolllab.experiments.sweep` with both ``raw`` and ``python``.
     n_fds : int or sequence of int, optional
         Sizes to draw; all that have both by default.
     """
@@ -341,7 +341,7 @@ def crossover(
     Parameters
     ----------
     data : Result or pandas.DataFrame
-        From :func:`epolllab.experiments.scaling.crossover`.
+        From :func:`epolllab.experiments.crossover`.
     api : {"raw", "python"}, optional
         By default ``"raw"`` where it was measured.
     value : {"wait_ns", "op_ns"}
@@ -429,7 +429,7 @@ def wait_kinds(data: Data, *, ax: Axes | None = None, note: str | None = None) -
     Parameters
     ----------
     data : Result or pandas.DataFrame
-        From :func:`epolllab.experiments.scaling.wait_kinds` with two sizes or more.
+        From :func:`epolllab.experiments.wait_kinds` with two sizes or more.
     """
     frame = measured(data)
     title = "Cost of one more descriptor, by kind"
@@ -472,7 +472,7 @@ def staircase(data: Data, *, ax: Axes | None = None, note: str | None = None) ->
     Parameters
     ----------
     data : Result or pandas.DataFrame
-        From :func:`epolllab.experiments.scaling.propagate` with several numbers active;
+        From :func:`epolllab.experiments.propagate` with several numbers active;
         drawn for the largest number of pairs.
     """
     frame = measured(data)
