@@ -20,6 +20,8 @@ from epolllab.widgets.load import Load, LoadOptions
 from tests.widgets.conftest import Opened
 from tests.widgets.tools import PATIENCE_S, Front, set_views, until
 
+pytestmark = pytest.mark.processes
+
 # ---- the models ------------------------------------------------------------------------
 
 
@@ -393,8 +395,6 @@ def test_nothing_is_left_when_the_interpreter_exits() -> None:
     code = """
 import time
 from epolllab import kernel, widgets
-
-pytestmark = pytest.mark.processes
 dashboard = widgets.dashboard()
 dashboard.start_server()
 dashboard.start_clients()
