@@ -11,7 +11,7 @@ from epolllab.analysis.literature import literature, studies
 from epolllab.analysis.result import Result
 from epolllab.analysis.shape import POLLERS, select_api
 
-__all__ = ["SHARES", "crossover_ratios", "literature_ratios", "shares"]
+__all__ = ["SHARES", "crossover_ratios", "literature_ratios", "nearest_share", "shares"]
 
 
 SHARES = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0)
@@ -168,10 +168,10 @@ def _combination(
     over, under = pollers
     ratio, low, high = _ratio(rows[rows["poller"] == over], rows[rows["poller"] == under], value)
     winner = over if high < 1 else under if low > 1 else "neither"
-    return (n, active, _share(n, active), over, under, ratio, low, high, winner)
+    return (n, active, nearest_share(n, active), over, under, ratio, low, high, winner)
 
 
-def _share(n: int, active: int) -> float:
+def nearest_share(n: int, active: int) -> float:
     """The nearest of the usual shares, so that rounding does not create further ones."""
     if active == n:
         return 1.0

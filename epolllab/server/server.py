@@ -54,6 +54,8 @@ class Server:
         Host and port it listens on.
     options : ServerOptions
         The options it was started with.
+    environment : dict
+        Kernel, CPU, Python, limits and load when it was started.
     """
 
     def __init__(
@@ -66,7 +68,7 @@ class Server:
         self.address = address
         self.options = options
         self._host = host
-        self._environment = environment
+        self.environment = environment
         self._error_raised = False
         self._finalizer = weakref.finalize(self, _stop_quietly, host)
 
@@ -145,7 +147,7 @@ class Server:
         return Recording(
             snapshot.rows,
             {
-                **self._environment,
+                **self.environment,
                 **self.options.metadata(),
                 "address": list(self.address),
                 "pid": self.pid,

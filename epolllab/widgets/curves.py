@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from epolllab.analysis.ratios import _share
+from epolllab.analysis.ratios import nearest_share
 from epolllab.analysis.result import Result
 
 __all__ = ["Curves"]
@@ -39,7 +39,7 @@ class Curves:
         # Either the same number is always ready, or a share of all.
         one = self.table["active"].nunique() == 1
         self.table["ready"] = [
-            f"{active:,}" if one else _share_name(_share(n, active)) for n, active in pairs
+            f"{active:,}" if one else _share_name(nearest_share(n, active)) for n, active in pairs
         ]
 
     @property

@@ -399,7 +399,7 @@ class Dashboard(Panel):
 
     def circumstances(self) -> dict[str, Any]:
         """Circumstances of the server that is shown."""
-        return dict(self.live.server._environment) if self.live.server is not None else {}
+        return dict(self.live.server.environment) if self.live.server is not None else {}
 
     def close(self) -> None:
         """Stop clients, threads and the dashboard's own server, but not one passed in."""
