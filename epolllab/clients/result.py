@@ -316,19 +316,19 @@ class Run:
         return html.card("epolllab clients", self._described(), "\n".join(self.notes) or None)
 
     def _described(self) -> dict[str, str]:
-        sums = self.summary()
-        asked = self.metadata
-        kind = "keep-alive" if asked.get("keep_alive") else "one per request"
-        loop = f"open loop, {asked['rate']:,.0f} a second" if asked.get("rate") else "closed loop"
-        if asked.get("script"):
-            kind, loop = "scripted", " ".join(asked["script"])
-        what = "peers" if asked.get("script") else "requests"
+        sums, options = self.summary(), self.metadata
+        script, rate = options.get("script"), options.get("rate")
+        what = "peers" if script else "requests"
+        kind = "keep-alive" if options.get("keep_alive") else "one per request"
+        if script:
+            kind = "scripted"
+        loop = f"open loop, {rate:,.0f} a second" if rate else "closed loop"
+        is_plural = len(self._parts) > 1 and options.get("where") == "process"
         return {
-            "target": str(asked.get("target")),
-            "script" if asked.get("script") else "loop": loop,
-            "connections": f"{asked.get('connections'):,} connections ({kind})",
-            "ran in": f"{len(self._parts)} {asked.get('where')}"
-            + ("es" if len(self._parts) > 1 and asked.get("where") == "process" else ""),
+            "target": str(options.get("target")),
+            "script" if script else "loop": " ".join(script) if script else loop,
+            "connections": f"{options.get('connections'):,} connections ({kind})",
+            "ran in": f"{len(self._parts)} {options.get('where')}{'es' if is_plural else ''}",
             what: f"{sums['requests']:,}",
             "failed": f"{sums['failed']:,}",
             "elapsed": f"{sums['elapsed_s']:.3f} s",
