@@ -28,6 +28,20 @@ def _fonts() -> None:
 
 
 @pytest.fixture
+def stepper(opened: Opened) -> widgets.Stepper:
+    """A stepper."""
+    return opened(widgets.stepper())
+
+
+@pytest.fixture
+def dashboard(opened: Opened) -> widgets.Dashboard:
+    """A dashboard without a server, which reads the interest list at every tick."""
+    dashboard = opened(widgets.dashboard())
+    dashboard.interest_interval_s = 0.0
+    return dashboard
+
+
+@pytest.fixture
 def opened() -> Iterator[Opened]:
     """Close what a test opens, also when it fails."""
     things: list[Any] = []

@@ -117,14 +117,6 @@ def test_invalid_load_options_are_refused(name: str, value: int) -> None:
 # ---- the buttons -----------------------------------------------------------------------
 
 
-@pytest.fixture
-def dashboard(opened: Opened) -> widgets.Dashboard:
-    """A dashboard without a server, which reads the interest list at every tick."""
-    dashboard = opened(widgets.dashboard())
-    dashboard.interest_interval_s = 0.0
-    return dashboard
-
-
 def press(dashboard: widgets.Dashboard, name: str) -> None:
     """Press a button, which must not fail."""
     dashboard.buttons[name].click()

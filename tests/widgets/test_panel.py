@@ -53,9 +53,8 @@ def test_every_control_has_a_class_of_its_own_and_every_button_a_hint(opened: Op
 # ---- errors ----------------------------------------------------------------------------
 
 
-def test_error_in_a_callback_is_shown_with_its_traceback(opened: Opened) -> None:
+def test_error_in_a_callback_is_shown_with_its_traceback(stepper: widgets.Stepper) -> None:
     """The next press works and clears it."""
-    stepper = opened(widgets.stepper())
 
     def fail() -> None:
         raise ZeroDivisionError("in <angle brackets>")
@@ -68,9 +67,8 @@ def test_error_in_a_callback_is_shown_with_its_traceback(opened: Opened) -> None
     assert stepper.error == ""
 
 
-def test_only_errors_of_this_package_are_shown_without_traceback(opened: Opened) -> None:
+def test_only_errors_of_this_package_are_shown_without_traceback(stepper: widgets.Stepper) -> None:
     """The package's folder decides, not the word "epolllab" in a path."""
-    stepper = opened(widgets.stepper())
     stepper.guarded(lambda: stepper.steps.modify("nonsense"))()
     assert "nonsense" in stepper.error
     assert "Traceback" not in stepper.error
@@ -105,11 +103,10 @@ def test_panels_are_text_where_there_are_no_widgets(opened: Opened) -> None:
 
 
 def test_export_button_writes_files_and_never_overwrites(
-    opened: Opened, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stepper: widgets.Stepper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A second press with the same name shows an error, and the first files stay."""
     monkeypatch.chdir(tmp_path)
-    stepper = opened(widgets.stepper())
     export = stepper.buttons["export"]
     stepper.buttons["peer_writes"].click()
     stepper.export_name.value = "mine"
@@ -134,11 +131,10 @@ def test_export_button_writes_files_and_never_overwrites(
     assert "Traceback" not in stepper.error
 
 
-def test_export_into_a_read_only_folder_names_the_folder(opened: Opened) -> None:
+def test_export_into_a_read_only_folder_names_the_folder(stepper: widgets.Stepper) -> None:
     """The error is one line."""
     if not Path("/sys/kernel").is_dir():
         pytest.skip("needs Linux's /sys")
-    stepper = opened(widgets.stepper())
     stepper.guarded(lambda: stepper.export("it", folder="/sys/kernel"))()
     assert "/sys/kernel" in stepper.error
     assert "Traceback" not in stepper.error
@@ -206,9 +202,8 @@ def test_ticker_can_be_stopped_by_its_own_tick(opened: Opened) -> None:
 # ---- whether a page shows a panel ------------------------------------------------------
 
 
-def test_panel_ticks_while_it_has_views(opened: Opened) -> None:
+def test_panel_ticks_while_it_has_views(dashboard: widgets.Dashboard) -> None:
     """The front end counts views; the thread ends with the last one."""
-    dashboard = opened(widgets.dashboard())
     cost = dashboard.displays["cost"]
     assert not dashboard.ticking
     assert "not ticking" in cost.value
@@ -225,9 +220,10 @@ def test_panel_ticks_while_it_has_views(opened: Opened) -> None:
     dashboard.close()
 
 
-def test_ticking_stops_without_heartbeats_and_resumes_with_one(opened: Opened) -> None:
+def test_ticking_stops_without_heartbeats_and_resumes(
+    dashboard: widgets.Dashboard,
+) -> None:
     """A closed tab reports nothing; one that was suspended sends heartbeats again."""
-    dashboard = opened(widgets.dashboard())
     cost = dashboard.displays["cost"]
     front = Front(dashboard)
     front.open()
@@ -245,10 +241,9 @@ def test_ticking_stops_without_heartbeats_and_resumes_with_one(opened: Opened) -
 
 
 def test_no_timeout_before_the_first_heartbeat_or_while_a_cell_runs(
-    opened: Opened, monkeypatch: pytest.MonkeyPatch
+    dashboard: widgets.Dashboard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A page may be slow to start, and a busy kernel reads no messages."""
-    dashboard = opened(widgets.dashboard())
     front, ticker = Front(dashboard, timeout=0.0), dashboard.ticker
     front.open()
     until(lambda: ticker.n_ticks >= 3)
@@ -261,20 +256,20 @@ def test_no_timeout_before_the_first_heartbeat_or_while_a_cell_runs(
 
 
 def test_page_closed_before_its_first_heartbeat_stops_the_ticking(
-    opened: Opened, monkeypatch: pytest.MonkeyPatch
+    dashboard: widgets.Dashboard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The view count alone counts for a minute."""
     monkeypatch.setattr("epolllab.widgets.presence.FIRST_TIMEOUT_S", 0.1)
-    dashboard = opened(widgets.dashboard())
     dashboard.presence.timeout = 0.0
     set_views(dashboard, 1)
     until(lambda: dashboard.ticker.n_ticks)
     until(lambda: not dashboard.ticking)
 
 
-def test_views_counted_for_a_closed_tab_do_not_keep_the_panel_ticking(opened: Opened) -> None:
+def test_views_counted_for_a_closed_tab_do_not_keep_the_panel_ticking(
+    dashboard: widgets.Dashboard,
+) -> None:
     """A reloaded page turns one view into two; when its own view goes, no page is left."""
-    dashboard = opened(widgets.dashboard())
     front = Front(dashboard)
     front.open()
     front.beat()
@@ -298,9 +293,8 @@ def test_views_counted_for_a_closed_tab_do_not_keep_the_panel_ticking(opened: Op
     assert dashboard.ticking
 
 
-def test_heartbeat_widgets_of_earlier_pages_are_closed(opened: Opened) -> None:
+def test_heartbeat_widgets_of_earlier_pages_are_closed(dashboard: widgets.Dashboard) -> None:
     """A few of the last stay open for late messages; closing the panel closes all."""
-    dashboard = opened(widgets.dashboard())
     front = Front(dashboard)
     heartbeats = []
     for _ in range(20):

@@ -6,7 +6,6 @@ from matplotlib.figure import Figure
 from epolllab import widgets
 from epolllab.plots.widgets import history
 from epolllab.widgets.steps import MAX_UNREAD, MAX_WRITE, Steps
-from tests.widgets.conftest import Opened
 
 pytestmark = pytest.mark.kernel
 
@@ -164,9 +163,8 @@ def test_history_chart_distinguishes_returned_from_silent(steps: Steps) -> None:
 # ---- the panel -------------------------------------------------------------------------
 
 
-def test_each_button_is_one_step_and_updates_every_display(opened: Opened) -> None:
+def test_each_button_is_one_step_and_updates_every_display(stepper: widgets.Stepper) -> None:
     """Explanation, masks, chart, table and interest follow the model."""
-    stepper = opened(widgets.stepper())
     shown, controls, buttons = stepper.displays, stepper.controls, stepper.buttons
     explanations: list[str] = []
     shown["why"].observe(lambda change: explanations.append(change["new"]), "value")
@@ -190,9 +188,8 @@ def test_each_button_is_one_step_and_updates_every_display(opened: Opened) -> No
     assert stepper.error == ""
 
 
-def test_buttons_of_impossible_steps_are_disabled(opened: Opened) -> None:
+def test_buttons_of_impossible_steps_are_disabled(stepper: widgets.Stepper) -> None:
     """A press that arrives all the same shows the error in one line."""
-    stepper = opened(widgets.stepper())
     buttons = stepper.buttons
     buttons["peer_half_closes"].click()
     assert buttons["peer_writes"].disabled

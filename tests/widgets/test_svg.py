@@ -1,18 +1,13 @@
 """Charts as SVG text, and the style sheet."""
 
 import re
-from collections.abc import Callable
-from typing import Any
 
-import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
 from epolllab import Recording
 from epolllab.plots import style
-from epolllab.plots import widgets as charts
 from epolllab.widgets import svg
-from epolllab.widgets.live import Live
 from tests.samples import Script, served
 
 pytestmark = pytest.mark.unit
@@ -72,12 +67,3 @@ def test_embedded_figure_follows_the_theme_and_leaves_the_page_alone() -> None:
     assert "stroke: var(--epl-edge)" in text
     assert "over &lt;x&gt;</text>" in text
     assert not re.search(r"#[0-9a-f]{6};|<style|<metadata", text)
-
-
-@pytest.mark.parametrize("draw", [charts.history, charts.live, charts.curves])
-def test_charts_of_empty_frames_are_labelled(draw: Callable[..., Any]) -> None:
-    """They have labels on both axes."""
-    columns = [*Live().frame().columns, "step", "readable", "level", "edge", "action"]
-    ax = draw(pd.DataFrame(columns=columns), ax=Figure().add_subplot(), note="why")
-    assert ax.get_xlabel()
-    assert ax.get_ylabel()
