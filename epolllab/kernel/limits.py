@@ -8,6 +8,11 @@ from typing import NamedTuple
 
 from epolllab.checks import check_int
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
 __all__ = [
     "DescriptorLimitError",
     "DescriptorLimits",
@@ -56,10 +61,8 @@ class DescriptorLimitError(OSError):
 
 def descriptor_limits() -> DescriptorLimits:
     """Return this process's limits; OSError if the system has none (Windows)."""
-    try:
-        import resource
-    except ImportError:
-        raise OSError(f"{sys.platform} has no descriptor limit that can be read") from None
+    if resource is None:
+        raise OSError(f"{sys.platform} has no descriptor limit that can be read")
     return DescriptorLimits(*resource.getrlimit(resource.RLIMIT_NOFILE))
 
 
@@ -87,8 +90,6 @@ def ensure_descriptor_limit(wanted: int | None = None) -> int:
     soft, hard = descriptor_limits()
     if wanted is not None and check_int("wanted", wanted, 1) > hard:
         raise DescriptorLimitError(wanted, soft, hard)
-    import resource
-
     needed = max(soft, hard if wanted is None else wanted)
     resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
     return needed
@@ -109,8 +110,6 @@ def raise_descriptor_limit(wanted: int | None = None) -> Iterator[int]:
     """
     before = descriptor_limits()
     raised = ensure_descriptor_limit(wanted)
-    import resource
-
     try:
         yield raised
     finally:

@@ -1,7 +1,9 @@
 """What /proc shows: threads, interest lists, context switches, CPU times, counters, sysctls.
 
-Importable on any operating system; what only Linux has raises an OSError when called.
-The sources are proc(5), epoll(7) and, where named, the kernel's code.
+Importable on any operating system; what only Linux has raises an OSError when called. A
+process or thread that does not exist, or no longer, is a ProcessLookupError, and one whose
+files this user may not read a PermissionError. The sources are proc(5), epoll(7) and, where
+named, the kernel's code.
 """
 
 import errno
@@ -41,9 +43,6 @@ class HasFileno(Protocol):
         """Return the descriptor number."""
 
 
-# --- files of one process ---------------------------------------------------------------
-
-
 def require_linux(what: str) -> None:
     """Raise OSError on any other operating system; `what`, in the message, needs Linux."""
     if sys.platform != "linux":
@@ -59,33 +58,29 @@ def _name(pid: int | None, tid: int | None = None) -> str:
 
 
 @contextmanager
-def _explained(pid: int | None, tid: int | None = None) -> Iterator[None]:
-    """Name the process in errors from its files in /proc."""
-    name = _name(pid, tid)
+def _process_folder(pid: int | None, tid: int | None = None) -> Iterator[Path]:
+    """A process's or thread's folder in /proc; errors inside the block name the process."""
+    require_linux("/proc")
+    folder = Path("/proc", "self" if pid is None else str(pid))
     try:
-        yield
+        yield folder if tid is None else folder / "task" / str(tid)
     except (FileNotFoundError, ProcessLookupError) as error:
         raise ProcessLookupError(
-            errno.ESRCH, f"{name} does not exist: it has ended, or the number is wrong"
+            errno.ESRCH,
+            f"{_name(pid, tid)} does not exist: it has ended, or the number is wrong",
         ) from error
     except PermissionError as error:
         raise PermissionError(
             errno.EACCES,
-            f"{name} belongs to another user or may not be traced, so its files in /proc cannot "
-            "be read; run this as its user, or inside that process",
+            f"{_name(pid, tid)} belongs to another user or may not be traced, so its files in "
+            "/proc cannot be read; run this as its user, or inside that process",
         ) from error
-
-
-def _folder(pid: int | None, tid: int | None = None) -> Path:
-    folder = Path("/proc", "self" if pid is None else str(pid))
-    return folder if tid is None else folder / "task" / str(tid)
 
 
 def read_process_file(name: str, pid: int | None, tid: int | None = None) -> str:
     """Read a file of a process or thread in /proc."""
-    require_linux(f"/proc/PID/{name}")
-    with _explained(pid, tid):
-        return (_folder(pid, tid) / name).read_text()
+    with _process_folder(pid, tid) as folder:
+        return (folder / name).read_text()
 
 
 def _stat(pid: int | None, tid: int | None = None) -> list[str]:
@@ -95,12 +90,6 @@ def _stat(pid: int | None, tid: int | None = None) -> list[str]:
     return read_process_file("stat", pid, tid).rpartition(")")[2].split()
 
 
-def _list_folder(name: str, pid: int | None) -> list[str]:
-    require_linux(f"/proc/PID/{name}")
-    with _explained(pid):
-        return os.listdir(_folder(pid) / name)
-
-
 def threads(pid: int | None = None) -> dict[int, str]:
     """Return the threads of a process that exist now, this process by default.
 
@@ -108,14 +97,11 @@ def threads(pid: int | None = None) -> dict[int, str]:
     -------
     dict of int to str
         Thread id to the kernel's name of the thread, the main thread first.
-
-    Raises
-    ------
-    ProcessLookupError
-        There is no such process.
     """
+    with _process_folder(pid) as folder:
+        tids = sorted(map(int, os.listdir(folder / "task")))
     names = {}
-    for tid in sorted(map(int, _list_folder("task", pid))):
+    for tid in tids:
         with suppress(ProcessLookupError):  # ended since it was listed
             names[tid] = read_process_file("comm", pid, tid).rstrip("\n")
     return names
@@ -123,7 +109,7 @@ def threads(pid: int | None = None) -> dict[int, str]:
 
 def children(pid: int | None = None) -> set[int]:
     """Return the child processes of a process, this one by default; zombies included."""
-    require_linux("/proc/PID/stat")
+    require_linux("/proc")
     parent = os.getpid() if pid is None else pid
     found = set()
     for child in map(int, filter(str.isdecimal, os.listdir("/proc"))):
@@ -135,12 +121,10 @@ def children(pid: int | None = None) -> set[int]:
 
 def descriptors_open(pid: int | None = None) -> int:
     """Count the open descriptors of a process, this one by default."""
-    count = len(_list_folder("fd", pid))
+    with _process_folder(pid) as folder:
+        count = len(os.listdir(folder / "fd"))
     # Listing our own folder opens a descriptor, which is in the list.
     return count - 1 if pid in (None, os.getpid()) else count
-
-
-# --- epoll's interest list --------------------------------------------------------------
 
 
 class InterestEntry(NamedTuple):
@@ -196,10 +180,6 @@ def interest_list(epfd: int | HasFileno, pid: int | None = None) -> list[Interes
         EBADF: the process has no such descriptor. Without errno: not on Linux.
     ValueError
         The descriptor is not an epoll instance.
-    ProcessLookupError
-        There is no such process.
-    PermissionError
-        The process belongs to another user.
 
     Notes
     -----
@@ -213,10 +193,10 @@ def interest_list(epfd: int | HasFileno, pid: int | None = None) -> list[Interes
 
 
 def _check_is_epoll(fd: int, pid: int | None) -> None:
-    with _explained(pid):
-        os.stat(_folder(pid))
+    with _process_folder(pid) as folder:
+        os.stat(folder)
         try:
-            target = os.readlink(_folder(pid) / "fd" / str(fd))
+            target = os.readlink(folder / "fd" / str(fd))
         except FileNotFoundError:
             raise OSError(
                 errno.EBADF,
@@ -244,9 +224,6 @@ def _parse_interest_list(text: str) -> list[InterestEntry]:
     return entries
 
 
-# --- context switches and CPU time ------------------------------------------------------
-
-
 class ContextSwitches(NamedTuple):
     """How often threads left the CPU."""
 
@@ -270,28 +247,19 @@ def context_switches(pid: int | None = None, tid: int | None = None) -> ContextS
         One thread of it (``threading.get_native_id()``). By default the sum over all
         threads that exist now; ``/proc/PID/status`` counts the main thread only, and
         threads that have ended are counted in neither.
-
-    Raises
-    ------
-    ProcessLookupError
-        There is no such process or thread.
     """
     if tid is not None:
-        return _thread_switches(pid, tid)
-    counts = []
+        status = read_process_file("status", pid, tid)
+        # \w* at the start of the line keeps "voluntary" and "nonvoluntary" apart.
+        found = dict(re.findall(r"^(\w*voluntary)_ctxt_switches:\s*(\d+)", status, re.MULTILINE))
+        return ContextSwitches(int(found["voluntary"]), int(found["nonvoluntary"]))
+    voluntary = involuntary = 0
     for thread in threads(pid):
         with suppress(ProcessLookupError):  # ended since it was listed
-            counts.append(_thread_switches(pid, thread))
-    return ContextSwitches(
-        sum(count.voluntary for count in counts), sum(count.involuntary for count in counts)
-    )
-
-
-def _thread_switches(pid: int | None, tid: int) -> ContextSwitches:
-    status = read_process_file("status", pid, tid)
-    # \w* at the start of the line keeps "voluntary" and "nonvoluntary" apart.
-    found = dict(re.findall(r"^(\w*voluntary)_ctxt_switches:\s*(\d+)", status, re.MULTILINE))
-    return ContextSwitches(int(found["voluntary"]), int(found["nonvoluntary"]))
+            count = context_switches(pid, thread)
+            voluntary += count.voluntary
+            involuntary += count.involuntary
+    return ContextSwitches(voluntary, involuntary)
 
 
 def _cpu_clock(pid: int, tid: int | None) -> int:
@@ -322,8 +290,6 @@ def cpu_time_ns(pid: int | None = None, tid: int | None = None) -> int:
 
     Raises
     ------
-    ProcessLookupError
-        There is no such process or thread.
     OSError
         Another process or a thread was given, and this is not Linux.
     """
@@ -342,9 +308,6 @@ def cpu_time_ns(pid: int | None = None, tid: int | None = None) -> int:
 def _ticks_ns(pid: int | None, tid: int | None = None) -> int:
     fields = _stat(pid, tid)
     return (int(fields[11]) + int(fields[12])) * 1_000_000_000 // os.sysconf("SC_CLK_TCK")
-
-
-# --- network counters and settings ------------------------------------------------------
 
 
 def counters() -> dict[str, int]:

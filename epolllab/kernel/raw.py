@@ -12,7 +12,7 @@ import os
 import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
-from ctypes import c_int, c_long, c_ulong
+from ctypes import c_int, c_long, c_ulong, create_string_buffer
 from functools import cache, partial
 from itertools import islice
 from typing import Any
@@ -57,24 +57,15 @@ def _last_error(call: str) -> OSError:
     return OSError(number, f"{call}: {os.strerror(number)}")
 
 
-def _buffer(n_bytes: int, content: bytes = b"") -> Any:
-    buffer = ctypes.create_string_buffer(max(n_bytes, 1))
-    ctypes.memmove(buffer, content, len(content))
-    return buffer
-
-
 class _RawWait:
-    """What the three waits share.
-
-    Attributes
-    ----------
-    call : callable
-        Without arguments; makes the system call and returns the kernel's count, or -1.
-        It releases the interpreter lock like any ctypes call, and a signal ends it with
-        EINTR, which Python's own waits would retry.
-    """
+    """What the three waits share."""
 
     call: Callable[[], int]
+    """Make the system call; return the kernel's count, or -1.
+
+    It releases the interpreter lock like any ctypes call, and a signal ends it with EINTR,
+    which Python's own waits would retry.
+    """
     name: str
 
     def prepare(self) -> None:
@@ -124,7 +115,7 @@ class RawEpoll(_RawWait):
         check_int("max_events", max_events, 1)
         self._epoll = epoll
         epfd = epoll if isinstance(epoll, int) else epoll.fileno()
-        self._events = _buffer(_EVENT.size * max_events)
+        self._events = create_string_buffer(_EVENT.size * max_events)
         if timeout_ns is None:
             self.name = "epoll_wait"
             self.call = partial(
@@ -139,7 +130,7 @@ class RawEpoll(_RawWait):
                 "it; use timeout_ms instead",
             )
         self.name = "epoll_pwait2"
-        timeout = _buffer(_TIMESPEC.size, _TIMESPEC.pack(*divmod(timeout_ns, 1_000_000_000)))
+        timeout = create_string_buffer(_TIMESPEC.pack(*divmod(timeout_ns, 1_000_000_000)))
         self.call = partial(
             _libc().syscall, c_long(_SYS_EPOLL_PWAIT2), c_long(epfd), self._events,
             c_long(max_events), timeout, None, c_long(8),
@@ -160,7 +151,7 @@ def has_nanosecond_wait() -> bool:
     """Return whether this kernel has epoll_pwait2 and its nanosecond timeout (Linux 5.11)."""
     require_linux("epoll_pwait2")
     # If it exists, a call with a bad descriptor fails with EBADF or EINVAL.
-    bad = (c_long(-1), _buffer(_EVENT.size), c_long(1), None, None, c_long(8))
+    bad = (c_long(-1), create_string_buffer(_EVENT.size), c_long(1), None, None, c_long(8))
     _libc().syscall(c_long(_SYS_EPOLL_PWAIT2), *bad)
     return ctypes.get_errno() not in (errno.ENOSYS, errno.EPERM)
 
@@ -189,15 +180,13 @@ class RawPoll(_RawWait):
                     f"interests: poll's masks have 15 bits, but descriptor {fd} has "
                     f"{mask_names(mask)}; edge, one-shot and exclusive need epoll"
                 )
-        self._size = _POLLFD.size * len(interests)
-        self._array = _buffer(
-            self._size, b"".join(_POLLFD.pack(fd, mask, 0) for fd, mask in interests)
-        )
+        rows = b"".join(_POLLFD.pack(fd, mask, 0) for fd, mask in interests)
+        self._array = create_string_buffer(rows, len(rows))
         self.call = partial(_libc().poll, self._array, c_ulong(len(interests)), c_int(timeout_ms))
 
     def ready(self, count: int) -> list[tuple[int, int]]:
         """Return the `count` descriptors that the last call marked: (fd, mask), in array order."""
-        rows = _POLLFD.iter_unpack(memoryview(self._array)[: self._size])
+        rows = _POLLFD.iter_unpack(self._array)
         marked = ((fd, revents) for fd, _, revents in rows if revents)
         return list(islice(marked, count))
 
@@ -227,7 +216,7 @@ class RawSelect(_RawWait):
         n_fds = max((fd for fd, _ in interests), default=-1) + 1
         wanted = [_bitmap(interests, bit, n_fds) for bit in _SELECT_BITS]
         # An unused set is a null pointer: the kernel then neither reads nor clears it.
-        self._sets = [_buffer(len(bits)) if any(bits) else None for bits in wanted]
+        self._sets = [create_string_buffer(len(bits)) if any(bits) else None for bits in wanted]
         self._fresh = [
             (target, bits)
             for target, bits in zip(self._sets, wanted, strict=True)
@@ -236,7 +225,7 @@ class RawSelect(_RawWait):
         timeout = None
         if timeout_ms >= 0:
             seconds, rest_ms = divmod(timeout_ms, 1000)
-            timeout = _buffer(2 * _WORD.size)
+            timeout = create_string_buffer(2 * _WORD.size)
             self._fresh.append((timeout, _WORD.pack(seconds) + _WORD.pack(rest_ms * 1000)))
         self.prepare()
         self.call = partial(_libc().select, c_int(n_fds), *self._sets, timeout)

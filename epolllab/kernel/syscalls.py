@@ -40,7 +40,7 @@ MOST_STAGED = 4_096
 class Endpoint(Protocol):
     """What the calls need of a connection: socket, descriptor, and its ``events.key_of``."""
 
-    sock: Any
+    sock: Socket
     fd: int
     key: int
 
@@ -63,21 +63,21 @@ class RowSink(Protocol):
 
 
 class SystemCalls:
-    """The calls, bare.
+    """The bare calls.
 
     Parameters
     ----------
     poller : Poller
-        Where ``wait``, ``register``, ``modify`` and ``unregister`` go.
+        Makes the calls of ``wait``, ``register``, ``modify`` and ``unregister``.
     max_events : int
-        Descriptors a wait returns at most.
+        The most descriptors that a wait returns.
     """
 
     def __init__(self, poller: "Poller", max_events: int) -> None:
         self.poller = poller
         self.max_events = max_events
 
-    # ---- notes: no system call, and nothing to do where nothing records -------------
+    # The next four make no system call, and do nothing unless calls are recorded.
 
     def note_ready(self, key: int, mask: int) -> None:
         """Note a descriptor that the wait returned."""
@@ -91,19 +91,16 @@ class SystemCalls:
     def publish(self) -> None:
         """Make what was recorded visible to readers."""
 
-    # ---- system calls -----------------------------------------------------------------
-
     def wait(self, timeout: float | None) -> "Ready":
         """Block until something is ready; the only call here that blocks."""
         return self.poller.wait(timeout, self.max_events)
 
     def accept(self, listener: Endpoint, conn: int) -> tuple[int, Any]:
-        """Accept a connection and number it `conn`; its descriptor and the peer's address."""
-        accepted: tuple[int, Any] = listener.sock._accept()
-        return accepted
+        """Accept connection number `conn`; return its descriptor and the peer's address."""
+        return listener.sock._accept()  # type: ignore[attr-defined, no-any-return]
 
     def queue_length(self, listener: Endpoint) -> int:
-        """Connections waiting to be accepted (TCP_INFO of a listener)."""
+        """Return the number of connections waiting to be accepted (TCP_INFO of a listener)."""
         info = listener.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, UNACKED.stop)
         return int.from_bytes(info[UNACKED], sys.byteorder)
 
@@ -121,30 +118,26 @@ class SystemCalls:
 
     def recv(self, endpoint: Endpoint, size: int) -> bytes:
         """Read at most `size` bytes; empty at end of file."""
-        data: bytes = endpoint.sock.recv(size)
-        return data
+        return endpoint.sock.recv(size)
 
     def recv_ready(self, endpoint: Endpoint, size: int, mask: int) -> bytes:
         """Read from a descriptor that the wait returned: ``note_ready`` and ``recv``."""
-        data: bytes = endpoint.sock.recv(size)
-        return data
+        return endpoint.sock.recv(size)
 
     def send(self, endpoint: Endpoint, data: bytes | memoryview) -> int:
-        """Write what fits; the number of bytes taken."""
-        sent: int = endpoint.sock.send(data)
-        return sent
+        """Write what fits; return the number of bytes taken."""
+        return endpoint.sock.send(data)
 
     def send_response(self, endpoint: Endpoint, response: bytes | memoryview) -> int:
         """Write the response to a request just handled: ``note_response`` and ``send``."""
-        sent: int = endpoint.sock.send(response)
-        return sent
+        return endpoint.sock.send(response)
 
     def connect(self, endpoint: Endpoint, address: Any) -> None:
         """Begin to connect; BlockingIOError while it is in progress."""
         endpoint.sock.connect(address)
 
     def cork(self, endpoint: Endpoint, on: bool) -> None:
-        """Hold back partial segments (TCP_CORK), or let them go."""
+        """Hold back partial segments (TCP_CORK), or send them."""
         endpoint.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, on)
 
     def shutdown(self, endpoint: Endpoint, how: int) -> None:
@@ -156,7 +149,7 @@ class SystemCalls:
         return os.read(endpoint.fd, size)
 
     def close(self, endpoint: Endpoint) -> None:
-        """Close the descriptor, and take it out of a poller that keeps its own table."""
+        """Close the descriptor, and remove it from a poller that keeps its own table."""
         self.poller.forget(endpoint.fd)
         endpoint.sock.close()
 
@@ -165,15 +158,8 @@ class RecordedCalls(SystemCalls):
     """The same calls, each with a row of its start, end and result.
 
     Rows are staged, and settled before the loop sleeps. ``recv_ready`` and
-    ``send_response`` stage two rows at once and read the clock once for the instant they
-    share, since they are made for every request.
-
-    Parameters
-    ----------
-    poller, max_events
-        As in :class:`SystemCalls`.
-    recorder : RowSink
-        Where the rows go; its clock is the one used.
+    ``send_response`` are made for every request: they stage two rows at once and read the
+    clock once for the instant that the rows share. Times are of the recorder's clock.
     """
 
     def __init__(self, poller: "Poller", max_events: int, recorder: RowSink) -> None:
@@ -183,8 +169,6 @@ class RecordedCalls(SystemCalls):
         self._stage = recorder.stage
         self._handled_since = 0
         """End of the recv, or of the response before in a pipeline: handling starts there."""
-
-    # ---- notes ------------------------------------------------------------------------
 
     def note_ready(self, key: int, mask: int) -> None:
         """Stage a ready row."""
@@ -198,15 +182,13 @@ class RecordedCalls(SystemCalls):
         self._stage((start, end, endpoint.key, size, HANDLE))
 
     def settle_if_many(self) -> None:
-        """Settle if many rows are staged: draining a connection may stage without end."""
+        """Settle if many rows are staged; draining a connection may stage without limit."""
         if self.recorder.staged > MOST_STAGED:
             self.recorder.settle()
 
     def publish(self) -> None:
         """Settle what is staged."""
         self.recorder.settle()
-
-    # ---- calls made for every request ---------------------------------------------------
 
     def wait(self, timeout: float | None) -> "Ready":
         """Settle, then block until something is ready."""
@@ -228,7 +210,7 @@ class RecordedCalls(SystemCalls):
         clock = self._clock
         start = clock()
         try:
-            data: bytes = endpoint.sock.recv(size)
+            data = endpoint.sock.recv(size)
         except OSError as error:
             self._stage((start, clock(), endpoint.key, -(error.errno or 0), RECV))
             raise
@@ -242,7 +224,7 @@ class RecordedCalls(SystemCalls):
         start = clock()
         key = endpoint.key
         try:
-            data: bytes = endpoint.sock.recv(size)
+            data = endpoint.sock.recv(size)
         except OSError as error:
             self._stage((start, start, key, mask, READY))
             self._stage((start, clock(), key, -(error.errno or 0), RECV))
@@ -252,11 +234,11 @@ class RecordedCalls(SystemCalls):
         return data
 
     def send(self, endpoint: Endpoint, data: bytes | memoryview) -> int:
-        """Write what fits; the number of bytes taken."""
+        """Write what fits; the row has the number of bytes taken."""
         clock = self._clock
         start = clock()
         try:
-            sent: int = endpoint.sock.send(data)
+            sent = endpoint.sock.send(data)
         except OSError as error:
             self._stage((start, clock(), endpoint.key, -(error.errno or 0), SEND))
             raise
@@ -269,7 +251,7 @@ class RecordedCalls(SystemCalls):
         start = clock()
         key, handled_since = endpoint.key, self._handled_since
         try:
-            sent: int = endpoint.sock.send(response)
+            sent = endpoint.sock.send(response)
         except OSError as error:
             self._stage((handled_since, start, key, len(response), HANDLE))
             self._stage((start, clock(), key, -(error.errno or 0), SEND))
@@ -279,14 +261,12 @@ class RecordedCalls(SystemCalls):
         )
         return sent
 
-    # ---- calls made for every connection ------------------------------------------------
-
     def accept(self, listener: Endpoint, conn: int) -> tuple[int, Any]:
         """Accept a connection; the row has its serial and the peer's port."""
         clock = self._clock
         start = clock()
         try:
-            fd, address = listener.sock._accept()
+            fd, address = listener.sock._accept()  # type: ignore[attr-defined]
         except OSError as error:
             self._stage((start, clock(), listener.key, -(error.errno or 0), ACCEPT))
             raise
@@ -320,8 +300,6 @@ class RecordedCalls(SystemCalls):
         self.poller.forget(endpoint.fd)
         self._record(CLOSE, endpoint, endpoint.sock.close)
 
-    # ---- other calls ----------------------------------------------------------------------
-
     def connect(self, endpoint: Endpoint, address: Any) -> None:
         """Begin to connect; the row has the local port."""
         start = self._clock()
@@ -338,7 +316,7 @@ class RecordedCalls(SystemCalls):
             self._stage((start, end, endpoint.key, result, port << 8 | CONNECT))
 
     def cork(self, endpoint: Endpoint, on: bool) -> None:
-        """Hold back partial segments, or let them go."""
+        """Hold back partial segments, or send them."""
         self._record(SETSOCKOPT, endpoint, super().cork, endpoint, on)
 
     def shutdown(self, endpoint: Endpoint, how: int) -> None:

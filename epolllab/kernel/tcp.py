@@ -28,60 +28,33 @@ class TcpInfo(NamedTuple):
     segments, unless bytes are mentioned. Fields newer than the running kernel are None.
     """
 
-    state: str
-    """For example ``"ESTABLISHED"``."""
-    retransmits: int
-    """Retransmissions of the oldest unacknowledged segment."""
-    rto_us: int
-    """Retransmission timeout."""
-    snd_mss: int
-    """Largest segment sent, bytes."""
-    unacked: int
-    """Sent and not yet acknowledged. For a listener: length of the accept queue."""
-    sacked: int
-    """Acknowledged selectively. For a listener: limit of the accept queue."""
-    lost: int
-    """Considered lost."""
-    last_data_sent_ms: int
-    """Time since data was last sent."""
-    last_data_recv_ms: int
-    """Time since data was last received."""
-    rtt_us: int
-    """Smoothed round-trip time."""
-    rttvar_us: int
-    """Mean deviation of the round-trip time."""
-    snd_cwnd: int
-    """Congestion window."""
-    total_retrans: int
-    """Segments retransmitted since the connection was made."""
-    bytes_acked: int | None
-    """Sent bytes that the peer acknowledged (4.1)."""
-    bytes_received: int | None
-    """Bytes received in order (4.1)."""
-    segs_out: int | None
-    """Segments sent, retransmissions included (4.2)."""
-    segs_in: int | None
-    """Segments received (4.2)."""
-    notsent_bytes: int | None
-    """Bytes in the send buffer that were never sent (4.6)."""
-    min_rtt_us: int | None
-    """Smallest round-trip time seen (4.6)."""
-    delivery_rate: int | None
-    """Most recent delivery rate, bytes per second (4.9)."""
-    busy_time_us: int | None
-    """Time with data to send (4.10)."""
-    rwnd_limited_us: int | None
-    """Time in which the peer's receive window stopped sending (4.10)."""
-    sndbuf_limited_us: int | None
-    """Time in which the send buffer was too small (4.10)."""
-    delivered: int | None
-    """Segments delivered, retransmissions included (4.18)."""
-    bytes_sent: int | None
-    """Bytes sent, retransmissions included (4.19)."""
-    bytes_retrans: int | None
-    """Bytes retransmitted (4.19)."""
-    snd_wnd: int | None
-    """Receive window that the peer advertised, bytes (5.4)."""
+    state: str  # for example "ESTABLISHED"
+    retransmits: int  # retransmissions of the oldest unacknowledged segment
+    rto_us: int  # retransmission timeout
+    snd_mss: int  # largest segment sent, bytes
+    unacked: int  # sent and not yet acknowledged; for a listener, length of the accept queue
+    sacked: int  # acknowledged selectively; for a listener, limit of the accept queue
+    lost: int  # segments considered lost
+    last_data_sent_ms: int  # time since data was last sent
+    last_data_recv_ms: int  # time since data was last received
+    rtt_us: int  # smoothed round-trip time
+    rttvar_us: int  # mean deviation of the round-trip time
+    snd_cwnd: int  # congestion window
+    total_retrans: int  # segments retransmitted since the connection was made
+    bytes_acked: int | None  # sent bytes that the peer acknowledged (4.1)
+    bytes_received: int | None  # bytes received in order (4.1)
+    segs_out: int | None  # segments sent, retransmissions included (4.2)
+    segs_in: int | None  # segments received (4.2)
+    notsent_bytes: int | None  # bytes in the send buffer that were never sent (4.6)
+    min_rtt_us: int | None  # smallest round-trip time seen (4.6)
+    delivery_rate: int | None  # most recent delivery rate, bytes per second (4.9)
+    busy_time_us: int | None  # time with data to send (4.10)
+    rwnd_limited_us: int | None  # time in which the peer's receive window stopped sending (4.10)
+    sndbuf_limited_us: int | None  # time in which the send buffer was too small (4.10)
+    delivered: int | None  # segments delivered, retransmissions included (4.18)
+    bytes_sent: int | None  # bytes sent, retransmissions included (4.19)
+    bytes_retrans: int | None  # bytes retransmitted (4.19)
+    snd_wnd: int | None  # receive window that the peer advertised, bytes (5.4)
 
 
 # Format and offset in struct tcp_info of each field after the state.
