@@ -1,7 +1,7 @@
-"""What holds for every test: nothing outlives it, and a missing tool has a reason.
+"""What holds for every test: it has a layer, it leaves nothing behind, missing tools skip.
 
-One job: look at this process before and after each test. Threads, child processes,
-descriptors and listening ports are read from /proc, not asked of the package under test.
+Threads, child processes, descriptors and listening ports are read from /proc before and
+after each test, and not through the package under test.
 """
 
 import gc
@@ -10,11 +10,13 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,66 +24,126 @@ import pytest
 from hypothesis import HealthCheck, settings
 from tqdm import tqdm
 
+TESTS = Path(__file__).parent
+
+NAMES = ("unit", "kernel", "threads", "processes", "notebook", "browser")
+"""The layers; pyproject.toml describes them."""
+
+LAYERS = {
+    "analysis": "unit",
+    "analysis/test_diagnosis.py": "processes",
+    "browser": "browser",
+    "clients": "processes",
+    "clients/test_response.py": "unit",
+    "experiments": "processes",
+    "experiments/test_phenomena.py": "kernel",
+    "experiments/test_registry.py": "kernel",
+    "experiments/test_scaling.py": "kernel",
+    "frames": "unit",
+    "kernel": "kernel",
+    "notebook": "unit",
+    "notebooks": "unit",
+    "package": "unit",
+    "package/test_command.py": "processes",
+    "package/test_conftest.py": "processes",
+    "package/test_make_reference.py": "processes",
+    "plots": "unit",
+    "recording": "unit",
+    "recording/test_strace.py": "processes",
+    "server": "threads",
+    "server/test_ends.py": "processes",
+    "server/test_http.py": "unit",
+    "server/test_protocols.py": "unit",
+    "widgets": "threads",
+}
+"""Layer of each folder, and of files that differ from their folder.
+
+A test that differs from its file has the marker of its layer as a decorator.
+"""
+
 PATIENCE_S = 5.0
-"""How long what is just ending may take: a killed child, a thread's last instruction."""
+"""How long to wait for what is ending: a killed child, a thread's last instruction."""
 
 EXEMPT = ("notebook", "browser")
-"""Marks of tests whose libraries keep threads and descriptors for the whole process."""
+"""Layers whose libraries keep threads and descriptors for the whole process."""
 
 FONTS = (".ttf", ".ttc", ".otf")
 """matplotlib keeps the font files open that it used last."""
 
-# Order and content are asserted, never speed: the machine may be busy.
+# No deadline: tests assert order and content, never speed.
 settings.register_profile(
     "epolllab", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
 )
 settings.load_profile("epolllab")
 
-# A shell that starts pytest in the background has it ignore SIGINT, as all of its children
-# would, and then there is nothing to be interrupted.
+# A shell that starts pytest in the background makes it and its children ignore SIGINT,
+# which tests of interrupts need.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# ---- layers -----------------------------------------------------------------------------
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every test of this folder with its layer."""
+    for item in items:
+        if item.path.is_relative_to(TESTS) and not layers(item):
+            item.add_marker(layer_of_file(item.path.relative_to(TESTS)))
+
+
+def layer_of_file(path: Path) -> str:
+    """Look up a file's layer, or its folder's."""
+    layer = LAYERS.get(str(path)) or LAYERS.get(str(path.parent))
+    if layer is None:
+        raise pytest.UsageError(f"tests/{path.parent} has no layer; add it to tests/conftest.py")
+    return layer
+
+
+def layers(item: pytest.Item) -> list[str]:
+    """List the layers that a test is marked with."""
+    return [mark.name for mark in item.iter_markers() if mark.name in NAMES]
 
 
 # ---- tools ------------------------------------------------------------------------------
 
 
 def missing(reason: str) -> None:
-    """Skip the test; where EPOLLLAB_REQUIRE_TOOLS=1 says that all must be there, fail it."""
+    """Skip the test, or fail it if EPOLLLAB_REQUIRE_TOOLS=1."""
     __tracebackhide__ = True
     if os.environ.get("EPOLLLAB_REQUIRE_TOOLS") == "1":
-        pytest.fail(f"{reason}, and EPOLLLAB_REQUIRE_TOOLS=1 asks for every tool")
+        pytest.fail(f"{reason}, and EPOLLLAB_REQUIRE_TOOLS=1 requires all tools")
     pytest.skip(reason)
 
 
 def needs(*tools: str) -> list[str]:
-    """Give the paths of programs that a test cannot do without; skip where one is missing.
+    """Return the paths of programs; skip the test if one is not installed.
 
-    Debian keeps servers such as nginx in /usr/sbin, which not every user's PATH has.
+    Debian keeps servers such as nginx in /usr/sbin, which is not on every user's PATH.
     """
     __tracebackhide__ = True
     paths = [shutil.which(tool) or shutil.which(tool, path="/usr/sbin:/sbin") for tool in tools]
     absent = [tool for tool, path in zip(tools, paths, strict=True) if path is None]
     if absent:
-        missing(f"{' and '.join(absent)} not installed here")
+        missing(f"{' and '.join(absent)} not installed")
     return [path for path in paths if path]
 
 
 @pytest.fixture(name="needs")
 def _needs() -> Callable[..., list[str]]:
-    """The function :func:`needs`, for a test that would rather not import it."""
+    """The function :func:`needs`, for tests that do not import it."""
     return needs
 
 
-# ---- what is left -----------------------------------------------------------------------
+# ---- what a test leaves behind ----------------------------------------------------------
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _libraries_are_settled() -> None:
-    """Have the threads that libraries keep for the whole process now, or never.
+    """Start the threads that libraries keep for the whole process, or prevent them.
 
-    pyarrow's are started here, one of each kind. tqdm's monitor, which redraws bars that
-    are slow, is not started at all.
+    pyarrow's are started here, one of each kind. tqdm's monitor, which redraws slow bars,
+    is switched off.
     """
     tqdm.monitor_interval = 0
     pa.set_cpu_count(1)
@@ -93,31 +155,45 @@ def _libraries_are_settled() -> None:
     gc.collect()
 
 
-_foreign: set[str] = set()  # left by exempt tests; may go at any time
+_foreign: set[str] = set()  # left by exempt tests; may disappear at any time
 
 
 @pytest.fixture(autouse=True)
 def leaves_nothing(request: pytest.FixtureRequest, _libraries_are_settled: None) -> Iterator[None]:
-    """Hold that threads, children, descriptors, ports and settings are what they were."""
+    """Check that threads, children, descriptors, ports and settings are as before the test."""
     if sys.platform != "linux":
         yield
         return
     before = held()
     yield
-    if any(request.node.get_closest_marker(mark) for mark in EXEMPT):
+    if any(request.node.get_closest_marker(layer) for layer in EXEMPT):
         gc.collect()
         _foreign.update(held() - before)
         return
     after = settled(before)
     assert not after - before, f"left behind: {sorted(after - before)}"
     gone = before - after - _foreign
-    assert not gone, f"taken away, though the test had not opened it: {sorted(gone)}"
+    assert not gone, f"closed, but not opened by the test: {sorted(gone)}"
+
+
+@pytest.fixture(autouse=True)
+def _unit_only_computes(request: pytest.FixtureRequest, leaves_nothing: None) -> Iterator[None]:
+    """Fail a test of layer unit that creates a socket or starts a process."""
+    with pytest.MonkeyPatch.context() as patch:
+        if "unit" in layers(request.node):
+            patch.setattr(socket.socket, "__init__", _refuse)
+            patch.setattr(subprocess.Popen, "__init__", _refuse)
+        yield
+
+
+def _refuse(self: object, *_: Any, **__: Any) -> None:
+    raise AssertionError(f"a test of layer 'unit' creates a {type(self).__name__}")
 
 
 @pytest.fixture
 def descriptor_limits_put_back() -> Iterator[None]:
-    """Hold that the limits on descriptors are what they were; a server in a thread raises them."""
-    import resource  # Linux's; tests of what other systems can do run without it
+    """Check that the descriptor limits, which a server in a thread raises, are restored."""
+    import resource  # not available on every system where some tests can run
 
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     yield
@@ -125,18 +201,18 @@ def descriptor_limits_put_back() -> Iterator[None]:
 
 
 def settled(before: set[str]) -> set[str]:
-    """What is held once it is what it was, or after a patient while."""
+    """Return what is held once it is the same as before, or after PATIENCE_S."""
     if (after := held()) == before:
         return after
     deadline = time.monotonic() + PATIENCE_S
-    gc.collect()  # what an exception's frames still hold
+    gc.collect()  # frees what the frames of an exception hold
     while (after := held()) - before and time.monotonic() < deadline:
         time.sleep(0.005)
     return after
 
 
 def held() -> set[str]:
-    """Everything this process holds that could outlive a test, each in a few words."""
+    """Describe everything this process holds that could outlive a test."""
     return {*_threads(), *_children(), *_descriptors(), *_ports(), *_settings()}
 
 
@@ -152,7 +228,7 @@ def _threads() -> Iterator[str]:
 
 
 def _children() -> Iterator[str]:
-    """Child processes, also those that have ended and were not waited for."""
+    """Child processes, including zombies."""
     own = str(os.getpid())
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
@@ -163,17 +239,16 @@ def _children() -> Iterator[str]:
 
 def _descriptors() -> Iterator[str]:
     for fd in os.listdir("/proc/self/fd"):
-        with suppress(OSError):  # the one that the listing itself needed
+        with suppress(OSError):  # the descriptor of the listing itself
             link = os.readlink(f"/proc/self/fd/{fd}")
             if not link.endswith(FONTS):
                 yield f"descriptor {fd} {link}"
 
 
 def _ports() -> Iterator[str]:
-    """Ports at which a socket of this process listens.
+    """Addresses of listening sockets, from each socket through a duplicate descriptor.
 
-    Asked of each socket, through a second descriptor of it: reading /proc/net/tcp takes
-    a second where a test before has made thousands of connections.
+    /proc/net/tcp takes a second to read after a test that made thousands of connections.
     """
     for text in list(_descriptors()):
         _, fd, link = text.split(" ", 2)

@@ -106,6 +106,7 @@ def test_invalid_arguments_are_refused_before_anything_starts(
         voila.serve(folder, token="short")
 
 
+@pytest.mark.processes
 @has_voila
 def test_a_voila_that_exits_at_once_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its exit status is in the error."""

@@ -195,6 +195,7 @@ def loaded_after(code: str) -> set[str]:
     return set(done.stdout.split())
 
 
+@pytest.mark.processes
 def test_the_serving_half_loads_no_package() -> None:
     """Nor do all of its files together, with what they import in turn."""
     names = [n for n in FILES if part_of(n) in LIGHT and n not in NUMERIC]
@@ -202,6 +203,7 @@ def test_the_serving_half_loads_no_package() -> None:
     assert loaded_after(code) & INSTALLED == set()
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(sys.platform != "linux", reason="serving needs Linux")
 def test_serving_loads_what_it_serves_and_no_more() -> None:
     """A server and its recorder need no package; HTTP loads its parser, and nothing else."""
@@ -211,6 +213,7 @@ def test_serving_loads_what_it_serves_and_no_more() -> None:
     assert loaded_after(http) & INSTALLED == {"httptools"}
 
 
+@pytest.mark.processes
 def test_lazy_subpackages_are_imported_when_asked_for() -> None:
     """Plots bring matplotlib, frames do not."""
     assert "matplotlib" in loaded_after("import epolllab\nepolllab.plots")

@@ -1,4 +1,4 @@
-"""The check that every test is held to sees what it is meant to see."""
+"""tests/conftest.py: every test has a layer, and what a test leaves behind is found."""
 
 import os
 import re
@@ -11,9 +11,39 @@ from contextlib import AbstractContextManager, contextmanager
 
 import pytest
 
-from tests.conftest import held, missing, needs, settled
+from tests.conftest import (
+    LAYERS,
+    NAMES,
+    TESTS,
+    held,
+    layer_of_file,
+    layers,
+    missing,
+    needs,
+    settled,
+)
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+
+def test_every_test_has_one_layer(request: pytest.FixtureRequest) -> None:
+    wrong = {item.nodeid: layers(item) for item in request.session.items if len(layers(item)) != 1}
+    assert wrong == {}
+
+
+def test_every_file_has_a_layer() -> None:
+    for path in TESTS.rglob("test_*.py"):
+        assert layer_of_file(path.relative_to(TESTS)) in NAMES
+    assert [path for path in LAYERS if not (TESTS / path).exists()] == []
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("create", "name"), [(socket.socket, "socket"), (lambda: subprocess.Popen("true"), "Popen")]
+)
+def test_a_unit_test_creates_no_socket_or_process(create: Callable[[], object], name: str) -> None:
+    with pytest.raises(AssertionError, match=f"layer 'unit' creates a {name}"):
+        create()
 
 
 @contextmanager
@@ -34,7 +64,7 @@ def a_child() -> Iterator[None]:
 
 
 @contextmanager
-def a_child_nobody_waited_for() -> Iterator[None]:
+def a_zombie() -> Iterator[None]:
     child = subprocess.Popen([sys.executable, "-c", ""])
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
     yield
@@ -58,13 +88,13 @@ def a_port() -> AbstractContextManager[socket.socket]:
     [
         (a_thread, "thread .*"),
         (a_child, "child .*"),
-        (a_child_nobody_waited_for, "child .*"),
+        (a_zombie, "child .*"),
         (a_descriptor, r"descriptor \d+ pipe:.*"),
         (a_port, r"listening at \('127.0.0.1', \d+\)"),
     ],
 )
 def test_what_is_open_is_seen(opened: Callable[[], AbstractContextManager[object]], seen: str):
-    """Each kind of thing that could be left behind is told while it is there, and not after."""
+    """Everything that could be left behind is listed while it exists, and not after."""
     before = held()
     with opened():
         new = held() - before
@@ -77,15 +107,15 @@ import os, pytest
 from tests.conftest import _libraries_are_settled, leaves_nothing
 
 def test_leaves(): os.dup(0)
-def test_takes(): os.close(DUPLICATE)
+def test_closes(): os.close(DUPLICATE)
 def test_neither(): pass
 
 DUPLICATE = os.dup(0)
 """
 
 
-def test_a_test_that_leaves_or_takes_something_is_an_error(tmp_path) -> None:
-    """Both are reported by name, the test's neighbours are not blamed."""
+def test_a_test_that_leaves_or_closes_something_is_an_error(tmp_path) -> None:
+    """Both are named, and the test that runs between them passes."""
     (tmp_path / "test_leaks.py").write_text(LEAKS)
     root = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
     done = subprocess.run(
@@ -96,20 +126,18 @@ def test_a_test_that_leaves_or_takes_something_is_an_error(tmp_path) -> None:
     )  # fmt: skip
     assert "3 passed, 2 errors" in done.stdout, done.stdout + done.stderr
     assert "left behind: ['descriptor" in done.stdout
-    assert "taken away, though the test had not opened it: ['descriptor" in done.stdout
+    assert "closed, but not opened by the test: ['descriptor" in done.stdout
 
 
-def test_a_missing_tool_is_a_skip_or_where_all_are_asked_for_a_failure(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """The reason names the tool both ways; tools that are there have their paths given."""
+def test_a_missing_tool_skips_or_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reason names the tool; EPOLLLAB_REQUIRE_TOOLS=1 makes it a failure."""
     monkeypatch.delenv("EPOLLLAB_REQUIRE_TOOLS", raising=False)
-    with pytest.raises(pytest.skip.Exception, match="no-such-tool not installed here"):
+    with pytest.raises(pytest.skip.Exception, match="no-such-tool"):
         needs("sh", "no-such-tool")
     monkeypatch.setenv("EPOLLLAB_REQUIRE_TOOLS", "1")
-    with pytest.raises(pytest.fail.Exception, match="asks for every tool"):
+    with pytest.raises(pytest.fail.Exception, match="no-such-tool"):
         needs("no-such-tool")
-    with pytest.raises(pytest.fail.Exception, match="ptrace is not permitted"):
+    with pytest.raises(pytest.fail.Exception, match="ptrace"):
         missing("ptrace is not permitted")
     (shell,) = needs("sh")
     assert os.access(shell, os.X_OK)

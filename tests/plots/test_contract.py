@@ -102,6 +102,7 @@ def test_help_shows_every_parameter(name: str) -> None:
     assert plot.__doc__.index("\nReturns\n") > plot.__doc__.index("\nnote : ")
 
 
+@pytest.mark.processes
 def test_plots_lists_public_names_only() -> None:
     """Importing them loads no experiment and no pyplot, and changes no setting."""
     # Looking at the backend's setting would choose one, which imports pyplot.

@@ -122,6 +122,7 @@ def test_observer_cost_has_ratios_to_the_plain_server():
 # ---- outcomes of phenomena -------------------------------------------------------------
 
 
+@pytest.mark.kernel
 @pytest.mark.parametrize("name", phenomena()["name"])
 def test_every_phenomenon_has_a_chart(name):
     """It is drawn on the given Axes, and is not empty where the phenomenon can be shown."""
@@ -134,6 +135,7 @@ def test_every_phenomenon_has_a_chart(name):
         assert "nothing was counted" not in words(ax)
 
 
+@pytest.mark.kernel
 def test_counts_of_an_outcome_are_beside_their_expected_values():
     """A bar ends at its number, and a ring is at the expected one."""
     ax = run("howto-ctl-cost").plot()
@@ -143,6 +145,7 @@ def test_counts_of_an_outcome_are_beside_their_expected_values():
     assert ax.get_xlabel() == "calls and events per request"
 
 
+@pytest.mark.kernel
 def test_the_chart_of_a_reused_descriptor_has_a_ghost():
     """The entry that only the kernel has is counted as one."""
     assert "1 ghost" in words(run("fd-reuse-ghost").plot())

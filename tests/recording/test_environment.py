@@ -128,6 +128,7 @@ def test_unknown_facts_are_none(monkeypatch):
     assert "python:" in environment.describe(collected)
 
 
+@pytest.mark.processes
 def test_packages_are_named_and_not_imported():
     """collect() imports none of them, and has the version of one that is imported."""
     code = (

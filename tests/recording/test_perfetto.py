@@ -127,6 +127,7 @@ def test_an_empty_recording_is_a_trace(tmp_path: Path) -> None:
     assert {e["ph"] for e in trace["traceEvents"]} == {"M"}
 
 
+@pytest.mark.processes
 def test_requests_flow_from_the_clients_to_their_handling(tmp_path: Path) -> None:
     """Each request of a live run has one arrow, from a send of its client's process."""
     with epolllab.start_server(process=True) as server:
@@ -148,6 +149,7 @@ def test_requests_flow_from_the_clients_to_their_handling(tmp_path: Path) -> Non
         assert len(ports) == 1
 
 
+@pytest.mark.processes
 def test_a_kept_connection_gives_each_request_its_own_send(tmp_path: Path) -> None:
     """With keep-alive the arrow begins at the request's own send, not at the first."""
     with epolllab.start_server(protocol="http") as server:

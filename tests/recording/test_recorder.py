@@ -359,6 +359,7 @@ def writing_child(fd: int, capacity: int, together: int) -> Iterator[None]:
         child.stdout.close()
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(sys.platform != "linux", reason="memfd_create is Linux's")
 @pytest.mark.parametrize("together", [1, 7, 300, SLACK + 1])
 @pytest.mark.parametrize("capacity", [1, 2000])

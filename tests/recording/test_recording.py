@@ -176,7 +176,7 @@ def test_a_changed_file_is_refused(change: str, tmp_path: Path) -> None:
         header["overwritten"] += 1
     schema = {METADATA_KEY: json.dumps(header)}
     pq.write_table(table.replace_schema_metadata(schema), path)
-    with pytest.raises(ValueError, match="run.parquet"):
+    with pytest.raises(ValueError, match=r"run\.parquet"):
         Recording.load(path)
 
 
@@ -342,6 +342,7 @@ print("done")
 """
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("platform", ["darwin", "win32"])
 def test_loading_and_plotting_work_without_epoll(platform: str, tmp_path: Path) -> None:
     """Where select has no epoll a file is loaded, framed and drawn; start_server names Linux."""
