@@ -5,9 +5,9 @@ but not the threads that would release them. A fresh interpreter that imports on
 standard-library half of this package starts in a tenth of a second.
 
 Why a lifeline pipe: PR_SET_PDEATHSIG fires when the *thread* that started the child ends,
-which in a notebook may be a widget's callback. The kernel closes a pipe whose other end
-only the parent holds however the parent ends, SIGKILL included, and a thread that reads
-from it costs nothing meanwhile.
+which in a notebook may be a widget's callback. Only the parent holds the other end of this
+pipe, and the kernel closes it however the parent ends, even by SIGKILL. The thread in the
+child that blocks reading from the pipe costs nothing.
 """
 
 import importlib
@@ -30,7 +30,7 @@ _BOOTSTRAP = (
 
 
 class ChildDied(RuntimeError):
-    """A child process ended before it responded; the message has its exit status."""
+    """A child process ended unexpectedly; the message has its exit status."""
 
 
 def _spawn(command: list[str], fds: Sequence[int]) -> "subprocess.Popen[bytes]":

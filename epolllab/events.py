@@ -27,8 +27,8 @@ wait          descriptors returned            timeout in microseconds, FOREVER
 ready         0                               the mask that the wait returned
 accept        the new descriptor              the peer's port
 connect       0                               the local port
-register      0                               the interest asked for
-modify        0                               the interest asked for
+register      0                               the interest requested
+modify        0                               the interest requested
 recv, send    bytes                           0
 handle        bytes of the response           status, and target << 16
 others        what the call returned          0
@@ -178,5 +178,5 @@ def error_name(number: int) -> str:
 
 
 def key_of(conn: int, fd: int) -> int:
-    """The row's third number: serial of the connection, descriptor number."""
+    """Return a row's third number: the connection's serial, then the descriptor number."""
     return conn << 32 | fd & 0xFFFF_FFFF

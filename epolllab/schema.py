@@ -75,7 +75,7 @@ request         int32 ordinal of the request in its connection, from 0
 peer_port       Int32 the client's port; missing without the accept row
 woken_ns        Int64 end of the wait in whose wake the last bytes came
 ready_ns        Int64 when the loop turned to the connection in that
-                      wake: its ready row, or the recv itself where the
+                      wake: its ready row, or the recv itself if the
                       loop read without one
 first_ready_ns  Int64 the request's first ready row; never after
                       ``ready_ns``
@@ -112,7 +112,7 @@ n_recv       int32    recv calls, including those that would block or
 n_send       int32    send calls, likewise
 n_bytes_in   int64    bytes received
 n_bytes_out  int64    bytes sent
-n_requests   int32    requests that the protocol answered
+n_requests   int32    requests that the protocol responded to
 error        category the last errno other than would-block; missing if
                       there was none
 ============ ======== ================================================

@@ -112,7 +112,7 @@ class EpollPoller:
         self._epoll.modify(fd, mask if fd in self._exempt else mask | self.flags)
 
     def forget(self, fd: int) -> None:
-        """Do nothing: the kernel forgets a description when its last descriptor closes."""
+        """Do nothing: the kernel removes a description when its last descriptor closes."""
 
     def wait(self, timeout: float | None, max_events: int) -> Ready:
         """epoll_wait; CPython rounds the timeout up to whole milliseconds."""
@@ -199,8 +199,8 @@ class SelectPoller(_Table):
     def wait(self, timeout: float | None, max_events: int) -> Ready:
         """select(2), its three lists joined into masks; it has no limit on their length.
 
-        select cannot report HUP or ERR: an ended or broken connection is readable, and
-        writable as well, and the next call on it shows which it was.
+        select cannot report HUP or ERR: an ended or broken connection is readable and
+        writable, and the next call on it shows which it was.
         """
         wanted = self.interest.items()
         readable, writable, urgent = select.select(

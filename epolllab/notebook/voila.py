@@ -51,7 +51,7 @@ def serve(
     token : str, optional
         What a page requires, at least 16 characters; a new one by default.
     say : callable
-        Called with each line of the addresses once Voila responds.
+        Called with each line to print once Voila accepts connections.
 
     Returns
     -------
@@ -97,7 +97,7 @@ def _check(folder: Path, port: int, token: str | None) -> None:
 
 
 def _free_port() -> int:
-    # Voila passes port 0 on as it is, and does not print the port that it got.
+    # Voila accepts port 0, but does not print the port that it was given.
     with socket.socket() as sock:
         sock.bind((HOST, 0))
         return int(sock.getsockname()[1])
@@ -109,7 +109,7 @@ def _voila(folder: Path, port: int, secret: str) -> Iterator["subprocess.Popen[b
     command = [
         sys.executable, "-m", "voila", str(folder), "--no-browser", f"--port={port}",
         f"--Voila.ip={HOST}", "--Voila.auto_token=True", "--show_tracebacks=True",
-        # A closed page asks for its kernel's end, but not in every browser.
+        # A page that is closed ends its kernel, but not in every browser.
         f"--MappingKernelManager.cull_idle_timeout={IDLE_S}",
         f"--MappingKernelManager.cull_interval={IDLE_S // 6}",
         "--Voila.log_level=WARN", f"--ContentsManager.hide_globs={others!r}",
@@ -117,7 +117,7 @@ def _voila(folder: Path, port: int, secret: str) -> Iterator["subprocess.Popen[b
     process = subprocess.Popen(
         command,
         env={**os.environ, "JUPYTER_TOKEN": secret, "JUPYTER_PREFER_ENV_PATH": "1"},
-        start_new_session=True,  # an interrupt reaches it from here only, once
+        start_new_session=True,  # so that Ctrl-C does not also interrupt it directly
     )
     try:
         yield process

@@ -1,4 +1,4 @@
-"""From the ring's rows to records: adds what the recorder leaves to the order of the rows.
+"""From the ring's rows to records, with the fields that follow from the rows' order.
 
 Needs numpy, which a process that only records never imports.
 """
@@ -28,8 +28,8 @@ def records(words: bytes) -> bytes:
     Returns
     -------
     bytes
-        As many records of 48 bytes. Results that do not fit 32 bits, such as a response
-        of more than 2 GiB, are cut to the greatest that does.
+        A record of 48 bytes for each row. A result that does not fit 32 bits, such as a
+        response of more than 2 GiB, becomes the largest number that does.
     """
     table = np.frombuffer(words, dtype=np.int64).reshape(-1, 5)
     array = np.empty(len(table), dtype=np.dtype(list(FIELDS)))

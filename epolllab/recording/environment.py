@@ -43,7 +43,7 @@ KEYS: dict[str, str] = {
     "load_average": "mean number of runnable tasks over 1, 5 and 15 minutes",
     "python": "version of Python",
     "implementation": "implementation of Python",
-    "gil": "whether Python has its global interpreter lock",
+    "gil": "whether Python's global interpreter lock is enabled",
     "switch_interval_s": "how long a Python thread keeps the lock when another wants it, s",
     "numpy": "version of numpy, if imported",
     "pandas": "version of pandas, if imported",
@@ -52,15 +52,15 @@ KEYS: dict[str, str] = {
     "clock_source": "hardware that the kernel reads for that clock",
     "clock_resolution_ns": "resolution that the clock claims, ns",
     "clock_cost_ns": "one reading of it from Python, median, ns",
-    "recorder_cost_ns": "writing one record, without two clock readings, median, ns; 0: none made",
-    "descriptor_limit_soft": "descriptors allowed now",
-    "descriptor_limit_hard": "descriptors to which the process may raise that itself",
+    "recorder_cost_ns": "writing one record, without clock readings, median, ns; 0: not recorded",
+    "descriptor_limit_soft": "open descriptors allowed now",
+    "descriptor_limit_hard": "what the process may raise that limit to by itself",
     "somaxconn": "upper bound on a listener's backlog, connections",
     "local_ports": "first and last port assigned to connecting sockets",
     "tcp_rmem": "smallest, initial and largest receive buffer of a TCP socket, bytes",
     "tcp_wmem": "smallest, initial and largest send buffer of a TCP socket, bytes",
 }
-"""What :func:`collect` determines: key to meaning and unit. Parameters are added to these."""
+"""Keys that :func:`collect` always returns, with their meaning and unit."""
 
 
 def collect(*, recorder_cost_ns: float | None = None, **parameters: Any) -> dict[str, Any]:
@@ -78,9 +78,9 @@ def collect(*, recorder_cost_ns: float | None = None, **parameters: Any) -> dict
     Returns
     -------
     dict
-        All of :data:`KEYS`, None for what is not known here, then the parameters. This
-        takes a few milliseconds the first time in a process, when the recorder is timed,
-        and under two after that.
+        All of :data:`KEYS`, None for what is not known here, then the parameters.
+        Collecting takes a few milliseconds the first time in a process, when the recorder
+        is timed, and under two after that.
 
     Raises
     ------
@@ -92,7 +92,7 @@ def collect(*, recorder_cost_ns: float | None = None, **parameters: Any) -> dict
     taken = sorted(KEYS.keys() & parameters.keys())
     if taken:
         raise ValueError(
-            f"{', '.join(taken)}: names of the environment; give the parameter another name"
+            f"{', '.join(taken)}: used by the environment; give the parameter another name"
         )
     for name, value in parameters.items():
         try:
@@ -102,7 +102,7 @@ def collect(*, recorder_cost_ns: float | None = None, **parameters: Any) -> dict
                 f"{name} must be a number, a string, None, or a list or dictionary of these, "
                 f"since metadata is stored as JSON; a {type(value).__name__} cannot be ({error})"
             ) from error
-    facts = {**_instant(), **_machine(), **_python(), **_clock(), **_limits()}
+    facts = _facts()
     facts["recorder_cost_ns"] = (
         _recorder_cost_once() if recorder_cost_ns is None else recorder_cost_ns
     )
@@ -123,16 +123,14 @@ def _line(path: str) -> str | None:
     return text or None
 
 
-def _instant() -> dict[str, Any]:
+def _facts() -> dict[str, Any]:
+    clock = time.get_clock_info("monotonic")
+    limits = _or_none(kernel.descriptor_limits)
     return {
         "started": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "started_ns": time.monotonic_ns(),
         "boot_id": _line("/proc/sys/kernel/random/boot_id"),
-    }
-
-
-def _machine() -> dict[str, Any]:
-    return {
+        "epolllab": _own_version(),
         "system": platform.system() or None,
         "kernel": platform.release() or None,
         "machine": platform.machine() or None,
@@ -142,6 +140,21 @@ def _machine() -> dict[str, Any]:
         "cpu_governor": _line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         "memory_bytes": _or_none(lambda: os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")),
         "load_average": _or_none(lambda: [round(load, 2) for load in os.getloadavg()]),
+        "python": platform.python_version(),
+        "implementation": platform.python_implementation(),
+        "gil": bool(getattr(sys, "_is_gil_enabled", lambda: True)()),  # since 3.13
+        "switch_interval_s": _or_none(lambda: sys.getswitchinterval()),
+        **{name: _imported_version(name) for name in ("numpy", "pandas", "matplotlib")},
+        "clock": clock.implementation,
+        "clock_source": _line("/sys/devices/system/clocksource/clocksource0/current_clocksource"),
+        "clock_resolution_ns": clock.resolution * 1e9,
+        "clock_cost_ns": round(_call_cost_ns(time.monotonic_ns, n=1500), 1),
+        "descriptor_limit_soft": limits and limits.soft,
+        "descriptor_limit_hard": limits and limits.hard,
+        "somaxconn": _or_none(kernel.somaxconn),
+        "local_ports": _or_none(lambda: list(kernel.local_port_range())),
+        "tcp_rmem": _or_none(lambda: list(kernel.sysctl("net.ipv4.tcp_rmem"))),
+        "tcp_wmem": _or_none(lambda: list(kernel.sysctl("net.ipv4.tcp_wmem"))),
     }
 
 
@@ -162,17 +175,6 @@ def _processor() -> dict[str, Any]:
     }
 
 
-def _python() -> dict[str, Any]:
-    return {
-        "epolllab": _own_version(),
-        "python": platform.python_version(),
-        "implementation": platform.python_implementation(),
-        "gil": bool(getattr(sys, "_is_gil_enabled", lambda: True)()),  # since 3.13
-        "switch_interval_s": _or_none(lambda: sys.getswitchinterval()),
-        **{name: _imported_version(name) for name in ("numpy", "pandas", "matplotlib")},
-    }
-
-
 @cache
 def _own_version() -> str:
     from importlib import metadata as installed  # slow to import
@@ -185,31 +187,8 @@ def _imported_version(name: str) -> str | None:
     return None if version is None else str(version)
 
 
-def _clock() -> dict[str, Any]:
-    info = time.get_clock_info("monotonic")
-    return {
-        "clock": info.implementation,
-        "clock_source": _line("/sys/devices/system/clocksource/clocksource0/current_clocksource"),
-        "clock_resolution_ns": info.resolution * 1e9,
-        "clock_cost_ns": round(_call_cost_ns(time.monotonic_ns, n=1500), 1),
-    }
-
-
-def _limits() -> dict[str, Any]:
-    limits = _or_none(kernel.descriptor_limits)
-    return {
-        "descriptor_limit_soft": limits and limits.soft,
-        "descriptor_limit_hard": limits and limits.hard,
-        "somaxconn": _or_none(kernel.somaxconn),
-        "local_ports": _or_none(lambda: list(kernel.local_port_range())),
-        "tcp_rmem": _or_none(lambda: list(kernel.sysctl("net.ipv4.tcp_rmem"))),
-        "tcp_wmem": _or_none(lambda: list(kernel.sysctl("net.ipv4.tcp_wmem"))),
-    }
-
-
-# --- the cost of measuring --------------------------------------------------------------
-
 _BATCH = 100
+"""Calls that are timed together."""
 
 
 def _median(costs: list[int]) -> int:
@@ -245,7 +224,7 @@ def recorder_cost_ns(n: int = 20_000) -> float:
     float
         Median over batches of 100, in ns. A recorded system call also costs two clock
         readings (``clock_cost_ns``). Other threads of this process and a busy machine
-        increase it, so measure before the load starts.
+        increase the result, so measure before the load starts.
     """
     check_int("n", n, _BATCH)
     recorder = Recorder(1000)
@@ -263,11 +242,8 @@ def recorder_cost_ns(n: int = 20_000) -> float:
 
 @cache
 def _recorder_cost_once() -> float:
-    """Measured once per process: it does not change, and later a server may be running."""
+    """Measure once per process: the cost does not change, and a server may run later."""
     return round(recorder_cost_ns(5_000), 1)
-
-
-# --- as text ----------------------------------------------------------------------------
 
 
 def summary(metadata: Mapping[str, Any]) -> str:

@@ -29,7 +29,7 @@ __all__ = ["write"]
 
 
 class _Records(Protocol):
-    """What a trace is made of, as a Recording has it."""
+    """The part of a Recording that a trace is made of."""
 
     @property
     def metadata(self) -> Mapping[str, Any]: ...
@@ -60,33 +60,7 @@ _ENCLOSING = ',"bp":"e"'  # the arrow ends at the slice around it, not at the ne
 def write(
     recording: _Records, path: str | os.PathLike[str], clients: Sequence[_Records] = ()
 ) -> Path:
-    """Write a recording as one trace file.
-
-    Parameters
-    ----------
-    recording : Recording
-        A server's, or any.
-    path : path-like
-        Usually ending in ``.json.gz``. An existing file is replaced once the new one is
-        complete.
-    clients : sequence of Recording
-        One for each client loop, which becomes a process of its own, with an arrow from
-        each request's send to its handling.
-
-    Returns
-    -------
-    pathlib.Path
-        The file; open it at ui.perfetto.dev, which keeps it in the browser, or in
-        chrome://tracing.
-
-    Raises
-    ------
-    ValueError
-        The recordings are of different boots, whose clocks are unrelated; or a record has
-        an operation that this version does not know.
-    OSError
-        The folder does not exist or cannot be written to.
-    """
+    """Write a recording, and those of its clients, as one trace; see ``Recording.to_trace``."""
     target = Path(path)
     environment.require_same_boot(recording.metadata, *(one.metadata for one in clients))
     processes: list[_Process] = []
@@ -157,9 +131,6 @@ def _names(process: _Process) -> Iterator[str]:
         yield named("thread_sort_index", process.first_track + place, "sort_index", place)
 
 
-# ---- slices and instants ---------------------------------------------------------------
-
-
 def _events(process: _Process, begin: int) -> Iterator[str]:
     """Every record, one operation after the other: viewers sort by time."""
     array = process.array
@@ -208,14 +179,11 @@ def _results(op: Op, rows: "NDArray[Any]") -> list[str]:
     return returned
 
 
-# ---- flows -----------------------------------------------------------------------------
-
-
 def _flows(processes: Sequence[_Process], begin: int) -> Iterator[str]:
-    """An arrow from the client's last send before each handling, to that handling."""
+    """Arrows from the client's last send before each handling to that handling."""
     clients = processes[1:]
-    # A port identifies a client's connection until it is closed, but not with several
-    # source addresses.
+    # A port identifies a client's connection until the connection is closed, but not if the
+    # clients have several source addresses.
     if not clients or any(p.metadata.get("source_addresses") not in (None, 1) for p in clients):
         return
     found = _requests(processes[0].array, [p.array for p in clients])

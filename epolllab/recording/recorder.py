@@ -9,8 +9,9 @@ A row is five signed 64-bit numbers: start, end, key, result, code. ``key`` is
 wait's serial in place of the connection. ``code`` has the operation in bits 0 to 7, the
 mask in bits 8 to 39 and a request id in bits 40 to 62; a ready row has its mask where
 others have their result. Operations from 128 on are reserved for fused rows, which hold
-several events and which :mod:`epolllab.recording.decode` expands. What follows from the
-order of the rows is not written: the wake a row belongs to, and its place in the batch.
+several events and which :mod:`epolllab.recording.decode` expands. The wake that a row
+belongs to and its place in the batch follow from the order of the rows, so neither is
+written.
 
 How the writer stays cheap
 --------------------------
@@ -18,8 +19,8 @@ The loop *stages* a row by extending one list with five numbers: no Python funct
 called and nothing is packed. ``settle`` moves the staged rows into the ring with one
 ``struct`` call, at the latest before the loop sleeps.
 
-How a reader copies while the writer goes on
---------------------------------------------
+How a reader copies while the writer continues
+----------------------------------------------
 Before the writer touches the ring it *claims* the rows up to a number; when they are in
 place it marks them *complete*. A reader notes ``complete``, copies, and then notes
 ``claimed``: rows below the first number were whole before the copy began, and only rows
@@ -71,7 +72,7 @@ class Snapshot(NamedTuple):
     words: bytes
     """Whole rows, oldest first, as they are in the ring."""
     overwritten: int
-    """Rows written before the first one kept, and lost to the ring's bound."""
+    """Rows lost because the ring is bounded: those written before the first one kept."""
 
     @property
     def rows(self) -> bytes:
@@ -82,7 +83,7 @@ class Snapshot(NamedTuple):
 
 
 def memory_size(capacity: int) -> int:
-    """Bytes of memory that a ring of `capacity` rows needs."""
+    """Return the bytes of memory that a ring of `capacity` rows needs."""
     return HEADER_BYTES + (capacity + SLACK) * ROW_BYTES
 
 
@@ -105,14 +106,14 @@ class Recorder:
         Shared memory of at least ``memory_size(capacity)`` bytes, for a reader in another
         process; private memory otherwise.
     populate : bool
-        Have the kernel map the first 64 MiB now. A page fault takes some 3 µs on a
-        virtual machine, and without this every hundredth row has one.
+        Have the kernel map the first 64 MiB now. A page fault takes about 3 µs on a
+        virtual machine, and without this every hundredth row causes one.
 
     Attributes
     ----------
     stage : callable
-        ``stage((start_ns, end_ns, key, result, code))`` notes one row, or several in one
-        tuple. Call `settle` before the loop sleeps.
+        ``stage((start_ns, end_ns, key, result, code))`` stages one row; a longer tuple
+        stages several. Call `settle` before the loop sleeps.
     """
 
     def __init__(
@@ -159,7 +160,7 @@ class Recorder:
     def write(
         self, op: int, conn: int, fd: int, start_ns: int, end_ns: int, result: int, mask: int
     ) -> None:
-        """Write one row so that readers see it at once."""
+        """Stage and settle one row, so that readers see it at once."""
         self.stage((start_ns, end_ns, key_of(conn, fd), result, mask << 8 | op))
         self.settle()
 
@@ -169,7 +170,7 @@ class Recorder:
         self.stage((start_ns, end_ns, key_of(self.wake, fd), result, timeout_us << 8))
 
     def stage_ready(self, conn: int, fd: int, t_ns: int, mask: int) -> None:
-        """Stage a ready row: the rows that follow belong to the next of the batch."""
+        """Stage a ready row: the rows that follow belong to this descriptor of the batch."""
         self.stage((t_ns, t_ns, key_of(conn, fd), mask, 1))
 
     @property
@@ -188,7 +189,7 @@ class Recorder:
 
 
 def _populate(memory: mmap.mmap) -> None:
-    """Map a ring's first pages for writing, where the kernel can (Linux 5.14)."""
+    """Map a ring's first pages for writing, if the kernel can (Linux 5.14)."""
     with suppress(OSError, ValueError):
         memory.madvise(MADV_POPULATE_WRITE, 0, min(len(memory), MOST_POPULATED))
 
@@ -196,18 +197,8 @@ def _populate(memory: mmap.mmap) -> None:
 def read_ring(memory: mmap.mmap, newest: int | None = None) -> Snapshot:
     """Copy a ring out of its memory, from this or another process.
 
-    Parameters
-    ----------
-    memory : mmap.mmap
-        The memory a :class:`Recorder` writes to.
-    newest : int, optional
-        Copy at most this many rows, the last ones. A few rows cost a few microseconds,
-        whatever the ring's size.
-
-    Returns
-    -------
-    Snapshot
-        Consistent rows, oldest first; the top of this file explains why.
+    At most the last `newest` rows; copying a few takes a few microseconds, whatever the
+    ring's size. The top of this file explains why the copy is consistent.
     """
     complete, capacity = _word(memory, COMPLETE), _word(memory, CAPACITY)
     slots = capacity + SLACK
@@ -218,7 +209,7 @@ def read_ring(memory: mmap.mmap, newest: int | None = None) -> Snapshot:
 
 
 def written_in(memory: mmap.mmap) -> int:
-    """Rows ever settled in a ring, including those overwritten since."""
+    """Return the number of rows settled so far, including those overwritten since."""
     return _word(memory, COMPLETE)
 
 
@@ -238,13 +229,10 @@ def _copy(memory: mmap.mmap, first: int, last: int, slots: int) -> bytes:
 
 
 def shared_memory(capacity: int) -> tuple[int, mmap.mmap]:
-    """Memory for a ring that a child process can map as well.
+    """Make memory for a ring that a child process can map as well.
 
-    Returns
-    -------
-    tuple of (int, mmap.mmap)
-        A memfd to hand to the child, and this process's mapping of it. It has no name in
-        any file system, so nothing is left behind whichever process dies first.
+    Returns a memfd to pass to the child, and this process's mapping of it. The memory has
+    no name in any file system, so nothing is left behind whichever process ends first.
     """
     fd = os.memfd_create("epolllab-ring", os.MFD_CLOEXEC)
     os.ftruncate(fd, memory_size(capacity))

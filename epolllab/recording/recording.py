@@ -12,7 +12,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from epolllab.events import FIELDS, RECORD, Op
+from epolllab.events import FIELDS, RECORD, Op, error_name
+from epolllab.notebook import html
 from epolllab.recording import storage
 from epolllab.schema import CONNECTIONS, EVENTS, REQUESTS, WAKEUPS, returns
 
@@ -41,15 +42,15 @@ FIELDS_OF_FORMAT_1 = FIELDS[:9]
 
 @runtime_checkable
 class RecordingSource(Protocol):
-    """What holds one recording for each client loop: a Run."""
+    """A Run, as far as a trace needs it."""
 
     def recordings(self) -> "list[Recording]":
-        """One recording for each client loop."""
+        """Return one recording for each client loop."""
 
 
 @dataclass(frozen=True)
 class Recording:
-    """Records and their circumstances, immutable.
+    """Records and the circumstances they were made in, immutable.
 
     Parameters
     ----------
@@ -57,10 +58,10 @@ class Recording:
         Whole records of 48 bytes as ``epolllab.events`` lays them out, in the
         order in which they were written.
     metadata : mapping
-        Circumstances and parameters, made of what JSON can hold. Recordings with
-        different ``boot_id`` have different clocks and refuse to be joined.
+        Circumstances and parameters, of types that JSON has. Recordings with different
+        ``boot_id`` have unrelated clocks and cannot be joined.
     overwritten : int
-        Records that the ring lost before the first one kept.
+        Records that the ring overwrote before the first one kept.
     """
 
     rows: bytes
@@ -70,8 +71,8 @@ class Recording:
     def __post_init__(self) -> None:
         if len(self.rows) % RECORD.size:
             raise ValueError(
-                f"a recording holds whole records of {RECORD.size} bytes, and {len(self.rows)} "
-                "bytes are not a multiple of that; the data was cut or is no recording"
+                f"rows must be whole records of {RECORD.size} bytes, but {len(self.rows)} bytes "
+                "are not a multiple of that; the data was cut or is not a recording"
             )
         object.__setattr__(self, "metadata", MappingProxyType(dict(self.metadata)))
 
@@ -83,8 +84,6 @@ class Recording:
         return f"<Recording {len(self):,} events{lost}>"
 
     def _repr_html_(self) -> str:
-        from epolllab.notebook import html
-
         counts = sorted(self.counts().items(), key=lambda item: -item[1])
         return html.card(
             "Recording",
@@ -101,25 +100,21 @@ class Recording:
         )
 
     def array(self) -> "np.ndarray[Any, np.dtype[Any]]":
-        """The records as a read-only structured array, without a copy."""
+        """Return the records as a read-only structured array, without copying them."""
         import numpy as np
 
         return np.frombuffer(self.rows, dtype=np.dtype(list(FIELDS)))
 
     def counts(self) -> dict[str, int]:
-        """Number of records of each operation, by name; those that occur only."""
+        """Return the number of records of each operation that occurs, by name."""
         import numpy as np
 
         numbers, counts = np.unique(self.array()["op"], return_counts=True)
-        return {
-            Op(number).label: count
-            for number, count in zip(numbers.tolist(), counts.tolist(), strict=True)
-        }
+        labels = [Op(number).label for number in numbers.tolist()]
+        return dict(zip(labels, counts.tolist(), strict=True))
 
     def errors(self) -> dict[str, int]:
-        """Number of records with an error, by ``"operation ERRNO"``."""
-        from epolllab.events import error_name
-
+        """Return the number of records with each error, by ``"operation ERRNO"``."""
         array = self.array()
         failed = array[array["result"] < 0]
         pairs = zip(failed["op"].tolist(), failed["result"].tolist(), strict=True)
@@ -141,7 +136,7 @@ class Recording:
 
     @returns(REQUESTS)
     def requests(self) -> "pd.DataFrame":
-        """One row per request that the protocol answered, in the order of answering."""
+        """One row per request that the protocol responded to, in the order of the responses."""
         from epolllab import frames
 
         return frames.requests(self.array())
@@ -163,23 +158,25 @@ class Recording:
         Parameters
         ----------
         path : path-like
-            Usually ending in ``.json.gz``. An existing file is replaced, once the new one
+            Usually ending in ``.json.gz``. An existing file is replaced once the new one
             is complete.
         client : Run, Recording or sequence of Recording, optional
-            The clients: a process of its own each in the trace, with an arrow from each
+            Client loops. Each becomes a process in the trace, with an arrow from each
             request's send to its handling.
 
         Returns
         -------
         pathlib.Path
-            Where it was written; open it at ui.perfetto.dev, which keeps it in the browser.
+            The file; open it at ui.perfetto.dev, which does not upload it, or in
+            chrome://tracing.
 
         Raises
         ------
         TypeError
             `client` is none of these.
         ValueError
-            Server and clients were recorded in different boots, whose clocks differ.
+            The recordings are of different boots, whose clocks are unrelated; or a record
+            has an operation that this version does not know.
         OSError
             The folder does not exist or cannot be written to.
         """
@@ -188,22 +185,10 @@ class Recording:
         return perfetto.write(self, path, _client_recordings(client))
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write one Parquet file, whole or not at all.
+        """Write one Parquet file and return its path.
 
-        Parameters
-        ----------
-        path : path-like
-            An existing file is replaced, and only once the new one is complete.
-
-        Returns
-        -------
-        pathlib.Path
-            Where it was written.
-
-        Raises
-        ------
-        OSError
-            The folder does not exist or cannot be written to.
+        An existing file is replaced once the new one is complete. OSError if the folder
+        does not exist or cannot be written to.
         """
         path = Path(path)
         header: dict[str, Any] = {
@@ -222,8 +207,8 @@ class Recording:
         Raises
         ------
         ValueError
-            The file is not a recording, is damaged, or a newer version of this package
-            wrote it.
+            The file is not a recording, is damaged, or was written by a newer version of
+            this package.
         FileNotFoundError
             There is no such file.
         """

@@ -17,19 +17,10 @@ __all__ = ["digest", "read_table", "write_atomically", "write_table"]
 
 @contextmanager
 def write_atomically(targets: Sequence[Path], *, overwrite: bool = True) -> Iterator[list[Path]]:
-    """Lend a temporary file for each target; rename them when the block ends well.
+    """Yield an empty temporary file for each target; rename them if the block succeeds.
 
-    Parameters
-    ----------
-    targets : sequence of pathlib.Path
-        All in folders that exist.
-    overwrite : bool
-        Whether an existing file is replaced.
-
-    Yields
-    ------
-    list of pathlib.Path
-        Empty files to write to, in the targets' order and with their suffixes.
+    The temporary files have the targets' order and suffixes, and are removed if the block
+    raises.
 
     Raises
     ------
@@ -85,29 +76,16 @@ def _publish(temporary: Path, target: Path, *, overwrite: bool) -> None:
 
 
 def digest(rows: bytes, header: Mapping[str, Any]) -> str:
-    """BLAKE2b of rows and header: a file whose bytes changed has another one."""
+    """Return the BLAKE2b hash of rows and header, which shows whether a file was changed."""
     text = json.dumps({**header, "digest": None}, sort_keys=True)
     return blake2b(rows + text.encode(), digest_size=16).hexdigest()
 
 
 def write_table(path: Path, table: "pa.Table", key: bytes, header: Mapping[str, Any]) -> None:
-    """Write a Parquet file with a header; an existing file is replaced.
+    """Write a Parquet file whose schema's metadata holds `header` as JSON under `key`.
 
-    Parameters
-    ----------
-    path : pathlib.Path
-        In a folder that exists.
-    table : pyarrow.Table
-        What else its schema's metadata has is kept.
-    key : bytes
-        Key of the header in the schema's metadata.
-    header : mapping
-        With ``format_version``.
-
-    Raises
-    ------
-    OSError
-        The folder does not exist or cannot be written to.
+    An existing file is replaced; other metadata of the schema is kept. OSError if the
+    folder does not exist or cannot be written to.
     """
     import pyarrow.parquet as pq
 
@@ -119,25 +97,10 @@ def write_table(path: Path, table: "pa.Table", key: bytes, header: Mapping[str, 
 def read_table(
     path: str | os.PathLike[str], key: bytes, version: int, *, what: str, hint: str
 ) -> "tuple[pa.Table, dict[str, Any]]":
-    """Read a table and its header.
+    """Read a table and its header, whose ``format_version`` may be at most `version`.
 
-    Parameters
-    ----------
-    path : path-like
-        The file.
-    key : bytes
-        Key of the header in the schema's metadata.
-    version : int
-        The newest ``format_version`` that can be read.
-    what, hint : str
-        What the file should hold, and what to do if it does not.
-
-    Raises
-    ------
-    ValueError
-        No Parquet file, or one of something else, or of a newer version.
-    FileNotFoundError
-        There is no such file.
+    `what` and `hint`, for error messages, say what the file should hold and what to do if
+    it does not. ValueError for any other file and for a newer version; FileNotFoundError.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -40,13 +40,13 @@ class Connection:
 
 
 class ConnectionOwner(Protocol):
-    """What a life cycle hands a connection back to: the loop."""
+    """The part of the loop that a life cycle uses."""
 
     def close(self, connection: Connection) -> None:
-        """Close a connection and forget it."""
+        """Close a connection and remove it."""
 
     def linger(self, connection: Connection) -> None:
-        """Close a connection once its peer has closed, or after a bound."""
+        """Close a connection once its peer has closed, or after a time limit."""
 
     def session_failed(self, connection: Connection, error: Exception) -> None:
         """Close a connection whose session raised."""

@@ -9,7 +9,7 @@ name       epoll_ctl                  idea
 =========  =========================  =================================================
 howto      4: ADD IN, MOD OUT,        the mask says which step comes next, as in the
            MOD 0, DEL                 how-to's server
-eager      1: ADD IN                  write at once; ask for OUT only when it would block
+eager      1: ADD IN                  write at once; request OUT only if that would block
 once       1: ADD IN|OUT|ET           register everything once and remember the edges
 oneshot    2 and more: ADD, then      the kernel disarms at each event; re-arm when done
            MOD after each event
@@ -36,16 +36,16 @@ if TYPE_CHECKING:
 __all__ = ["LIFECYCLES", "Eager", "HowTo", "Once", "OneShot"]
 
 MAX_READS = 1_024
-"""Reads of one connection before the loop turns to the others."""
+"""Maximum consecutive reads of one connection, before the loop turns to others."""
 
 
 class Eager:
-    """Write at once; ask for OUT only when a write would block.
+    """Write at once; request OUT only if a write would block.
 
     Parameters
     ----------
     loop : ConnectionOwner
-        Gets ended connections back.
+        Closes connections that have ended.
     calls : SystemCalls
         Makes the system calls.
     drain : bool
@@ -117,7 +117,7 @@ class Eager:
         """Read until EAGAIN and respond to complete requests.
 
         A peer that sends as fast as the loop reads never causes EAGAIN. After MAX_READS
-        the loop turns to the others, and the connection is made to be reported again.
+        the loop turns to other connections, and this one will be reported again.
         """
         for _ in range(MAX_READS):
             if connection.out or connection.fd < 0:
@@ -135,7 +135,7 @@ class Eager:
             self.calls.modify(connection, connection.interest)  # reports what is unread
 
     def feed(self, connection: Connection, data: bytes) -> None:
-        """Give what was read to the session, and send its responses."""
+        """Pass what was read to the session, and send its responses."""
         session = connection.session
         try:
             responses = session.receive(data)
@@ -164,7 +164,7 @@ class Eager:
             self.loop.session_failed(connection, _wrong_responses(responses, error))
 
     def gather(self, connection: Connection, responses: list[bytes]) -> bytes:
-        """Join the responses of a pipeline; without any, what is to be sent before one."""
+        """Join the responses of a pipeline; if there are none, return interim bytes to send."""
         for response in responses:
             self.calls.note_response(connection, len(response))
         if responses:
@@ -185,7 +185,7 @@ class Eager:
             self.loop.note_fault(session.fault)
 
     def respond(self, connection: Connection, out: bytes, send: "Send") -> None:
-        """Send now; keep what did not fit and ask for OUT."""
+        """Send now; keep what did not fit and request OUT."""
         if self.cork:
             self.calls.cork(connection, True)
             connection.corked = True
@@ -234,14 +234,14 @@ class Eager:
         self.want(connection, self.idle_interest)
 
     def finish(self, connection: Connection) -> None:
-        """Close, or first read a peer that is still sending to its end."""
+        """Close; if the peer is still sending, read until it has closed first."""
         if connection.session.linger:
             self.linger(connection)
         else:
             self.loop.close(connection)
 
     def linger(self, connection: Connection) -> None:
-        """Shut down the sending half and read the peer to its end, for a bounded time."""
+        """Shut down the sending half and read until the peer closes, for a bounded time."""
         connection.ending = True
         self.loop.linger(connection)
         self.calls.shutdown(connection, socket.SHUT_WR)
@@ -250,7 +250,7 @@ class Eager:
             self.read(connection)
 
     def want(self, connection: Connection, interest: int) -> None:
-        """Set the interest mask to what is wanted."""
+        """Set the interest mask if it differs."""
         if connection.interest != interest:
             connection.interest = interest
             self.calls.modify(connection, interest)
@@ -276,7 +276,7 @@ class HowTo(Eager):
         super().ready(connection, mask)
 
     def respond(self, connection: Connection, out: bytes, send: "Send") -> None:
-        """Ask for OUT, and send when the poller reports it."""
+        """Request OUT, and send when the poller reports it."""
         if self.cork:
             self.calls.cork(connection, True)
             connection.corked = True
@@ -284,7 +284,7 @@ class HowTo(Eager):
         self.want(connection, EPOLLOUT)
 
     def finish(self, connection: Connection) -> None:
-        """Ask for nothing, shut down both halves, and wait for HUP."""
+        """Set an empty interest, shut down both halves, and wait for HUP."""
         if connection.session.linger:
             self.linger(connection)
             return
@@ -324,12 +324,12 @@ class OneShot(Eager):
             self.calls.modify(connection, connection.interest)
 
     def want(self, connection: Connection, interest: int) -> None:
-        """Note it for the modify at the end of ``ready``."""
+        """Store the interest for the modify at the end of ``ready``."""
         connection.interest = interest
 
 
 def _are_responses(responses: object) -> bool:
-    """Whether a session returned what it should."""
+    """Whether a session returned a list of bytes."""
     return isinstance(responses, list | tuple) and all(
         isinstance(response, bytes | bytearray | memoryview) for response in responses
     )

@@ -7,7 +7,7 @@ by hand. Three rules keep the loop correct:
 descriptor that comes later. A number without a connection is counted as stale and
 skipped; a number closed and reused within the batch causes a harmless extra read.
 
-*Only system call results are authoritative.* A mask says that a call is worth making;
+*Only system call results are authoritative.* A mask is a hint that a call is worth making;
 the call's result says what happened to the connection.
 
 *Anything that pauses accepting also resumes it.* A full table or a lack of descriptors
@@ -38,10 +38,10 @@ __all__ = ["Loop"]
 
 
 LINGER_S = 2.0
-"""How long a peer that keeps sending after the last response is read from."""
+"""How long the loop reads from a peer that keeps sending after the last response."""
 
 RETRY_S = 0.1
-"""Interval of trying to accept again while the process has no descriptor left."""
+"""Interval between attempts to accept while the process has no descriptor left."""
 
 OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
@@ -80,7 +80,7 @@ class Loop:
     options : ServerOptions
         Its host, port, capacity and process are not used here.
     recorder : Recorder or None
-        Where to record; None leaves the recorder out.
+        Where to record; None records nothing.
     clock : callable, optional
         Monotonic nanoseconds, for timeouts.
 
@@ -161,8 +161,6 @@ class Loop:
         self.error: BaseException | None = None
         self.last_fault: str | None = None
 
-    # ---- from outside -------------------------------------------------------------
-
     def run(self) -> None:
         """Wait and handle until stopped; then close everything that the loop owns."""
         try:
@@ -185,7 +183,7 @@ class Loop:
                 os.eventfd_write(self._wakeup.fd, 1)
 
     def stats(self) -> dict[str, int]:
-        """Counters, read without stopping the loop: each is exact, but not at one instant."""
+        """Return the counters; the loop goes on, so they are not all of the same instant."""
         return {
             "connections": self.open_connections,
             "accepted": self.accepted,
@@ -202,7 +200,7 @@ class Loop:
         }
 
     def interest(self) -> dict[int, int]:
-        """The program's own table: descriptor to interest mask, with flags."""
+        """Return the program's own table: descriptor to interest mask, with flags."""
         flags = self.poller.flags
         listening = 0 if self._paused else EPOLLIN
         table = {self._wakeup.fd: EPOLLIN, self._listener.fd: listening | flags}
@@ -212,14 +210,12 @@ class Loop:
 
     @property
     def open_connections(self) -> int:
-        """Connections open now: all endpoints except the listener and the wakeup."""
+        """Number of open connections: all endpoints except the listener and the wakeup."""
         return len(self._endpoints) - 2 if self._endpoints else 0
 
     def _connections(self) -> list[Connection]:
         # list() copies in one step, so another thread may call this while the loop runs.
         return [one for one in list(self._endpoints.values()) if isinstance(one, Connection)]
-
-    # ---- one batch ----------------------------------------------------------------
 
     def handle(self, ready: Sequence[tuple[int, int]]) -> None:
         """Handle each ready descriptor of a batch; never blocks."""
@@ -240,12 +236,12 @@ class Loop:
             self._sweep(self.clock())
 
     def _ready_timed(self, connection: Connection, mask: int) -> None:
-        """Handle a connection and note when, where ``idle_timeout`` needs to know."""
+        """Handle a connection and note the time, for ``idle_timeout``."""
         connection.active_ns = self.clock()
         self.life.ready(connection, mask)
 
     def timeout(self) -> float | None:
-        """Seconds that the next wait may take; None without a limit."""
+        """Return the seconds that the next wait may take; None without a limit."""
         if not (self._lingering or self._retry_ns is not None or self._timed):
             return None
         waits = []
@@ -261,8 +257,6 @@ class Loop:
         self.calls.note_ready(wakeup.key, mask)
         self.calls.read(wakeup, 8)
 
-    # ---- accepting ----------------------------------------------------------------
-
     def _listener_ready(self, listener: _OwnEndpoint, mask: int) -> None:
         self.calls.note_ready(listener.key, mask)
         self._accept_some(listener)
@@ -273,8 +267,8 @@ class Loop:
         """Accept until EAGAIN, or as many as the queue or a batch holds.
 
         ``accept="ask"`` reads the queue's length first. An accept4(2) that fails costs more
-        than that: it makes a file and a socket before it looks into the queue. Asking is
-        sound with edges too, since a connection that arrives later makes a new edge.
+        than that: it makes a file and a socket before it checks the queue. This is correct
+        with edges too, since a connection that arrives later makes a new edge.
         """
         accept, limit = self.calls.accept, self.options.max_connections
         attempts: Iterable[int]
@@ -329,18 +323,16 @@ class Loop:
             self.calls.modify(self._listener, 0)
         self._paused = reason
         if reason != "max_connections":
-            # Other code may hold the descriptors, and then no close of ours resumes.
+            # Other code may hold the descriptors; then no connection that closes resumes.
             self._retry_ns = self.clock() + int(RETRY_S * 1e9)
 
     def _resume(self) -> None:
-        """Accept again; with edges, the modify reports what is queued already."""
+        """Accept again; with edges, the modify reports what is already queued."""
         self._paused = self._retry_ns = None
         self.calls.modify(self._listener, EPOLLIN)
 
-    # ---- closing ------------------------------------------------------------------
-
     def close(self, connection: Connection, registered: bool = True) -> None:
-        """Close a connection and forget it; a second time does nothing."""
+        """Close a connection and remove it; closing it again does nothing."""
         if self._endpoints.pop(connection.fd, None) is None:
             return
         if registered and self.life.unregisters:
