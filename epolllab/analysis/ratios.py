@@ -8,7 +8,7 @@ import pandas as pd
 
 from epolllab.analysis import statistics
 from epolllab.analysis.literature import literature, studies
-from epolllab.analysis.result import Result
+from epolllab.analysis.result import Result, frame_of
 from epolllab.analysis.shape import POLLERS, select_api
 
 __all__ = ["SHARES", "crossover_ratios", "literature_ratios", "nearest_share", "shares"]
@@ -49,7 +49,7 @@ def literature_ratios(
     if published.empty:
         usable = [name for name, one in studies().items() if one.to_us is not None]
         raise ValueError(f"study {study!r} has no times over N; choose {', '.join(usable)}")
-    ours = select_api(_frame(result), value)
+    ours = select_api(frame_of(result), value)
     common = sorted(set(ours["n_fds"]) & set(published["n_fds"]))
     base_n = next((n for n in common if len(_times(ours, "epoll", n))), None)
     if base_n is None:
@@ -71,10 +71,6 @@ def literature_ratios(
             rows.append((poller, n, their_ratio, *interval, their_ratio / interval.median, study))
     columns = ["poller", "n_fds", "theirs", "ours", "ours_low", "ours_high", "ratio", "study"]
     return pd.DataFrame(rows, columns=pd.Index(columns))
-
-
-def _frame(data: Result | pd.DataFrame) -> pd.DataFrame:
-    return data.frame if isinstance(data, Result) else data
 
 
 def _times(ours: pd.DataFrame, poller: str, n: int) -> pd.DataFrame:
@@ -108,8 +104,8 @@ def shares(data: Result | pd.DataFrame) -> pd.DataFrame:
         ``kernel_ns``, ``cpython_ns`` and ``python_ns``, their sum. cpython_ns can be
         negative where the two differ by less than the noise.
     """
-    frame = _frame(data)
-    kept = frame[~frame["warmup"]]
+    frame = frame_of(data)
+    kept = statistics.without_warmup(frame)
     medians = (
         kept.assign(api=kept["api"].astype("str"))
         .groupby(["n_fds", "poller", "kind", "active", "api"], observed=True)["wait_ns"]
@@ -146,7 +142,7 @@ def crossover_ratios(
         ``ratio`` with ``low`` and ``high`` (95 %); ``winner``: ``over`` if the interval is
         below 1, ``under`` if it is above, else ``"neither"``; and api.
     """
-    kept = select_api(_frame(data), value, api)
+    kept = select_api(frame_of(data), value, api)
     pollers = [str(name) for name in sorted(kept["poller"].unique(), key=POLLERS.index)]
     if len(pollers) != 2:
         raise ValueError(

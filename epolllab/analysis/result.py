@@ -17,7 +17,7 @@ from epolllab.analysis.shape import shape
 from epolllab.notebook import html
 from epolllab.recording import environment, storage
 
-__all__ = ["Result"]
+__all__ = ["Result", "frame_of"]
 
 
 FORMAT_VERSION = 1
@@ -199,3 +199,8 @@ class Result:
             header["values"],
             header["x"],
         )
+
+
+def frame_of(data: Result | pd.DataFrame) -> pd.DataFrame:
+    """The frame of a result, or the frame itself."""
+    return data.frame if isinstance(data, Result) else data

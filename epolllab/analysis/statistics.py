@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     Ints = NDArray[np.integer[Any]]
 
 
-__all__ = ["Interval", "Line", "fit_line", "fits", "median_interval", "ratio_interval", "summarise"]
+__all__ = [
+    "Interval", "Line", "fit_line", "fits", "median_interval", "percentiles", "ratio_interval",
+    "summarise", "without_warmup",
+]  # fmt: skip
 
 
 RESAMPLES = 400
@@ -31,6 +34,7 @@ _WIDE = 0.2  # warn of an interval wider than this share of its median
 _UNEVEN = 1.5  # warn if medians of two rounds differ by more than this factor
 _CLOCK_SHARE = 0.1
 _FEW_ROUNDS = 3
+_PERCENTILES = ((50.0, 1), (90.0, 10), (99.0, 100), (99.9, 1000))  # and the values it needs
 
 
 class Interval(NamedTuple):
@@ -108,6 +112,19 @@ def _resampled_medians(values: "ArrayLike", rounds: "ArrayLike | None", seed: in
     return medians
 
 
+def percentiles(values: "ArrayLike") -> dict[float, float]:
+    """The 50th, 90th, 99th and 99.9th percentile, as far as the number of values supports them.
+
+    Each is the smallest value with at least that share at or below it. The 90th needs 10
+    values, the 99th 100, and the 99.9th 1,000.
+    """
+    ordered = np.sort(np.asarray(values, dtype=float))
+    n = len(ordered)
+    # In tenths of a per cent, as 0.999 * 1000 in floats is a little over 999.
+    ranks = {p: -(-n * round(p * 10) // 1000) - 1 for p, least in _PERCENTILES if n >= least}
+    return {p: float(ordered[rank]) for p, rank in ranks.items()}
+
+
 def summarise(
     frame: pd.DataFrame, by: Sequence[str], values: Sequence[str], *, clock_cost_ns: float = 0.0
 ) -> pd.DataFrame:
@@ -134,7 +151,7 @@ def summarise(
         ``_spread``: the interquartile range over the median; and ``doubt``: warnings as
         text, empty if there are none.
     """
-    kept = _without_warmup(frame)
+    kept = without_warmup(frame)
     rows = [
         {
             **dict(zip(by, key, strict=True)),
@@ -150,7 +167,8 @@ def summarise(
     return table.astype({name: frame[name].dtype for name in by} | {"doubt": "str"})
 
 
-def _without_warmup(frame: pd.DataFrame) -> pd.DataFrame:
+def without_warmup(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows that count: without those of warm-up, if there is such a column."""
     return frame[~frame["warmup"]] if "warmup" in frame else frame
 
 
@@ -293,7 +311,7 @@ def fits(frame: pd.DataFrame, by: Sequence[str], x: str, y: str) -> pd.DataFrame
     `frame` has a column ``round``, those of `by`, which identify a variant, `x` and `y`.
     Returns a row per variant: the columns of `by`, then those of :class:`Line`.
     """
-    groups = _without_warmup(frame).groupby(list(by), observed=True, sort=True)
+    groups = without_warmup(frame).groupby(list(by), observed=True, sort=True)
     rows = [
         (*key, *fit_line(group[x], group[y].to_numpy(float, na_value=np.nan), group["round"]))
         for key, group in groups

@@ -4,7 +4,7 @@ import pandas as pd
 
 from epolllab.schema import JOURNEYS, returns
 
-__all__ = ["CLIENT_REQUESTS", "journeys"]
+__all__ = ["CLIENT_REQUESTS", "SPANS", "journeys"]
 
 
 CLIENT_REQUESTS = {
@@ -23,18 +23,20 @@ CLIENT_REQUESTS = {
 }
 """Columns and dtypes of ``Run.requests()`` that :func:`journeys` needs."""
 
-_SPANS = (
-    ("waiting", "intended_ns", "sent_ns"),
-    ("wake", "sent_ns", "woken_ns"),
-    ("queue", "woken_ns", "ready_ns"),
-    ("read", "ready_ns", "read_ns"),
-    ("handle", "read_ns", "handled_ns"),
-    ("send", "handled_ns", "answered_ns"),
-    ("deliver", "answered_ns", "first_byte_ns"),
-    ("receive", "first_byte_ns", "done_ns"),
-    ("total", "intended_ns", "done_ns"),
-)
-_INSTANTS = tuple(dict.fromkeys(name for span in _SPANS for name in span[1:]))
+SPANS = {
+    "waiting": ("intended_ns", "sent_ns"),
+    "wake": ("sent_ns", "woken_ns"),
+    "queue": ("woken_ns", "ready_ns"),
+    "read": ("ready_ns", "read_ns"),
+    "handle": ("read_ns", "handled_ns"),
+    "send": ("handled_ns", "answered_ns"),
+    "deliver": ("answered_ns", "first_byte_ns"),
+    "receive": ("first_byte_ns", "done_ns"),
+    "total": ("intended_ns", "done_ns"),
+}
+"""Columns between two instants, with the instants."""
+
+_INSTANTS = tuple(dict.fromkeys(name for span in SPANS.values() for name in span))
 
 
 @returns(JOURNEYS)
@@ -76,7 +78,7 @@ def journeys(requests: pd.DataFrame, clients: pd.DataFrame) -> pd.DataFrame:
     joined = joined[plausible.fillna(False)].astype(dict.fromkeys(_INSTANTS, "Int64"))
     joined = joined.sort_values(["intended_ns", "conn", "request"], ignore_index=True)
     frame = joined[["conn", "request", "local_port", *_INSTANTS]].copy()
-    for name, begin, end in _SPANS:
+    for name, (begin, end) in SPANS.items():
         frame[name] = frame[end] - frame[begin]
     return frame
 

@@ -10,27 +10,14 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, NullLocator
 
+from epolllab.analysis.statistics import percentiles
+from epolllab.frames.journeys import SPANS
 from epolllab.plots.canvas import SMALL, Canvas, canvas, documented, log_axis
 from epolllab.plots.units import Unit, duration, plural, round_duration, unit_for
 
 __all__ = ["journey", "latency"]
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
-Mark = tuple[float, float]
-"""A percentile and its value in nanoseconds."""
-
-_SPANS = (
-    ("waiting", "intended_ns", "sent_ns"),
-    ("wake", "sent_ns", "woken_ns"),
-    ("queue", "woken_ns", "ready_ns"),
-    ("read", "ready_ns", "read_ns"),
-    ("handle", "read_ns", "handled_ns"),
-    ("send", "handled_ns", "answered_ns"),
-    ("deliver", "answered_ns", "first_byte_ns"),
-    ("receive", "first_byte_ns", "done_ns"),
-)
-_PERCENTILES = ((50.0, 1), (90.0, 10), (99.0, 100), (99.9, 1000))
-"""Each percentile, and how many values it needs to be meaningful."""
 
 
 @documented
@@ -68,18 +55,22 @@ def latency(
     everything = {str(name): _sorted_ns(values, column) for name, values in series.items()}
     known = {name: ns for name, ns in everything.items() if len(ns) and ns[-1] > 0}
     with canvas(ax, (7.0, 4.0), note, f"Distribution of {label}") as (ax, chart):
-        ax.set_xlabel(f"{label} (logarithmic)")
-        ax.set_ylabel(f"share of {what}")
+        ax.set(xlabel=f"{label} (logarithmic)", ylabel=f"share of {what}")
         if not known:
             return chart.draw_empty(f"no {what}")
         _scale_by_nines(ax, max(map(len, known.values())))
         theme = chart.theme
         colors = {n: theme.variant(n, i) if compared else theme.main for i, n in enumerate(known)}
-        marks = {name: _draw_curve(chart, ns, colors[name]) for name, ns in known.items()}
+        for name, ns in known.items():
+            _draw_curve(chart, ns, colors[name])
         if compared:
-            _percentile_legend(chart, marks, colors)
+            _percentile_legend(chart, known, colors)
         else:
-            _write_percentiles(chart, marks[label])
+            for p, value in percentiles(known[label]).items():
+                chart.annotate(
+                    f"p{p:g}  {duration(value)}", (value, p / 100), (-7, 1), ha="right",
+                    va="bottom", fontsize=8, gid="percentile",
+                )  # fmt: skip
         ax.set_xscale("log")
         log_axis(ax.xaxis, round_duration)
         ax.grid(which="major")
@@ -105,44 +96,31 @@ def _sorted_ns(values: Any, column: str) -> Array:
     return np.sort(pd.Series(values).dropna().to_numpy(dtype=float))
 
 
-def _draw_curve(chart: Canvas, ns: Array, color: str) -> list[Mark]:
-    """Draw one curve, and dots at its percentiles, which are returned."""
+def _draw_curve(chart: Canvas, ns: Array, color: str) -> None:
+    """Draw one curve, and dots at its percentiles."""
     n = len(ns)
     ranks = np.arange(n)
     if n > 4000:  # more points than can be seen; evenly spaced in nines at the slow end
         tail = n - np.unique(np.geomspace(1, n, 2500).astype(int))
         ranks = np.unique(np.concatenate([np.linspace(0, n - 1, 1500).astype(int), tail]))
     chart.ax.step(ns[ranks], (ranks + 0.5) / n, where="post", color=color, lw=1.8, gid="curve")
-    # The smallest value with at least that share at or below it; in tenths of a per
-    # cent, as 0.999 * 1000 in floats is a little over 999.
-    ranks_of = [(p, -(-n * round(p * 10) // 1000) - 1) for p, least in _PERCENTILES if n >= least]
-    marks = [(p, float(ns[rank])) for p, rank in ranks_of]
+    marks = percentiles(ns)
     chart.ax.plot(
-        [v for _, v in marks], [p / 100 for p, _ in marks], "o", ms=4.5, color=color,
+        list(marks.values()), [p / 100 for p in marks], "o", ms=4.5, color=color,
         mec=chart.theme.paper, mew=0.8, zorder=4, gid="percentiles",
     )  # fmt: skip
-    return marks
 
 
-def _write_percentiles(chart: Canvas, marks: list[Mark]) -> None:
-    for p, value in marks:
-        chart.annotate(
-            f"p{p:g}  {duration(value)}", (value, p / 100), (-7, 1), ha="right", va="bottom",
-            fontsize=8, gid="percentile",
-        )  # fmt: skip
-
-
-def _percentile_legend(
-    chart: Canvas, marks: Mapping[str, list[Mark]], colors: Mapping[str, str]
-) -> None:
+def _percentile_legend(chart: Canvas, known: dict[str, Array], colors: dict[str, str]) -> None:
     """Write the percentiles of each curve as a table, as many as the width holds."""
-    longest = max(map(len, marks))
+    longest = max(map(len, known))
     size = SMALL + 0.5
     room = int(chart.width / (size * 0.6)) - longest - 5
     wanted = [50.0, 99.0, 90.0, 99.9][: max(1, room // 15)]
     handles = []
-    for name, of_curve in marks.items():
-        cells = [f"p{p:g} {duration(value):<8}" for p, value in of_curve if p in wanted]
+    for name, ns in known.items():
+        marks = percentiles(ns).items()
+        cells = [f"p{p:g} {duration(value):<8}" for p, value in marks if p in wanted]
         words = f"{name:<{longest}}  {' '.join(cells)}".rstrip()
         handles.append(Line2D([], [], color=colors[name], lw=2.2, label=words))
     chart.legend(handles, columns=1, family="DejaVu Sans Mono", size=size)
@@ -190,12 +168,20 @@ def journey(
         if shown.empty:
             ax.set_xlabel("time since the intended start")
             return chart.draw_empty("no requests")
-        unit = unit_for(_float(shown["total"]).max(initial=2000.0))
+        unit = unit_for(np.max(_float(shown["total"]), initial=2000.0))
         chart.label_rows(
             [f"conn {c} #{r}" for c, r in zip(shown["conn"], shown["request"], strict=True)]
         )
         handles, backwards = _draw_spans(chart, shown, unit)
-        _write_totals(chart, shown, unit)
+        total = _float(shown["total"])
+        for place, ns in enumerate(total):
+            if np.isfinite(ns):
+                chart.annotate(
+                    duration(ns), (ns / unit.ns, place), (4, 0), fontsize=SMALL,
+                    color=chart.theme.muted, gid="total",
+                )  # fmt: skip
+        right = max(np.nanmax(np.append(total, 0)) / unit.ns, ax.dataLim.x1)
+        ax.set_xlim(min(0.0, ax.get_xlim()[0]), right * 1.13)
         ax.spines["left"].set_visible(False)
         ax.grid(axis="x")
         ax.set_xlabel(f"time since the intended start ({unit.name})")
@@ -216,10 +202,10 @@ def _draw_spans(chart: Canvas, shown: pd.DataFrame, unit: Unit) -> tuple[list[An
     y = np.arange(len(shown))
     handles = []
     backwards = False
-    for name, begin, end in _SPANS:
+    for name, color in chart.theme.spans.items():
+        begin, end = SPANS[name]
         left = _float(shown[begin] - shown["intended_ns"]) / unit.ns
         width = _float(shown[end] - shown[begin]) / unit.ns
-        color = chart.theme.spans[name]
         backwards |= bool((width < 0).any())
         for chosen, height, zorder in ((width >= 0, 0.62, 2), (width < 0, 0.2, 3)):
             chart.ax.barh(
@@ -234,17 +220,3 @@ def _draw_spans(chart: Canvas, shown: pd.DataFrame, unit: Unit) -> tuple[list[An
 
 def _float(values: "pd.Series[Any]") -> Array:
     return values.to_numpy(dtype=float, na_value=np.nan)
-
-
-def _write_totals(chart: Canvas, shown: pd.DataFrame, unit: Unit) -> None:
-    """Write each request's total after its bar."""
-    total = _float(shown["total"])
-    for place, ns in enumerate(total):
-        if np.isfinite(ns):
-            chart.annotate(
-                duration(ns), (ns / unit.ns, place), (4, 0), fontsize=SMALL,
-                color=chart.theme.muted, gid="total",
-            )  # fmt: skip
-    right = np.nanmax(np.append(total, 0)) / unit.ns
-    left = min(0.0, chart.ax.get_xlim()[0])
-    chart.ax.set_xlim(left, max(right, chart.ax.dataLim.x1) * 1.13)

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from epolllab.analysis.result import Result
+from epolllab.analysis.result import Result, frame_of
+from epolllab.analysis.statistics import without_warmup
 from epolllab.plots.canvas import Canvas
 
 __all__ = ["Data", "draw_intervals", "in_order", "mark_end", "measured", "note_of"]
@@ -14,15 +15,9 @@ __all__ = ["Data", "draw_intervals", "in_order", "mark_end", "measured", "note_o
 Data = Result | pd.DataFrame
 
 
-def frame_of(data: Data) -> pd.DataFrame:
-    """The frame of a result, or the frame itself."""
-    return data.frame if isinstance(data, Result) else data
-
-
 def measured(data: Data) -> pd.DataFrame:
     """The rows that count: without warm-up."""
-    frame = frame_of(data)
-    return frame[~frame["warmup"]] if "warmup" in frame else frame
+    return without_warmup(frame_of(data))
 
 
 def note_of(data: Data, note: str | None, *, circumstances: bool = True) -> str | None:

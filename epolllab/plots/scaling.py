@@ -14,16 +14,10 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from epolllab.analysis import statistics
 from epolllab.analysis.ratios import crossover_ratios, literature_ratios, shares
+from epolllab.analysis.result import frame_of
+from epolllab.analysis.shape import select_api
 from epolllab.plots.canvas import Canvas, canvas, documented, legend_mark, log_axis
-from epolllab.plots.results import (
-    Data,
-    draw_intervals,
-    frame_of,
-    in_order,
-    mark_end,
-    measured,
-    note_of,
-)
+from epolllab.plots.results import Data, draw_intervals, in_order, mark_end, measured, note_of
 from epolllab.plots.units import duration, round_duration, whole
 
 __all__ = ["cost_split", "crossover", "ratio", "scaling", "staircase", "wait_kinds"]
@@ -45,9 +39,6 @@ _N = "descriptors watched, N"
 
 def _name(poller: object) -> str:
     return _NAMES.get(str(poller), str(poller))
-
-
-# --- time over N ------------------------------------------------------------------------
 
 
 @documented
@@ -244,9 +235,6 @@ def _draw_ratios(chart: Canvas, table: pd.DataFrame) -> list[Any]:
     return handles
 
 
-# --- kernel and CPython -----------------------------------------------------------------
-
-
 @documented
 def cost_split(
     data: Data,
@@ -273,10 +261,8 @@ def cost_split(
     if n_fds is not None and len(table):
         table = table[table["n_fds"].isin([n_fds] if isinstance(n_fds, int) else list(n_fds))]
     size = (6.8, 1.7 + 0.22 * max(len(table), 4))
-    with canvas(ax, size, note_of(data, note), "Time of one wait in kernel and CPython") as (
-        ax,
-        chart,
-    ):
+    title = "Time of one wait in kernel and CPython"
+    with canvas(ax, size, note_of(data, note), title) as (ax, chart):
         ax.set_xlabel("time of one wait by Python's function")
         if table.empty:
             return chart.draw_empty("nothing was measured both raw and by Python")
@@ -318,9 +304,6 @@ def _draw_shares(chart: Canvas, table: pd.DataFrame) -> None:
             0.0, places[first] - 0.52, f" N = {n:,}", transform=ax.get_yaxis_transform(),
             fontsize=8, fontweight="bold", va="bottom", color=theme.ink,
         )  # fmt: skip
-
-
-# --- the crossover ----------------------------------------------------------------------
 
 
 @documented
@@ -416,9 +399,6 @@ def _share_text(share: float) -> str:
     return "one" if share == 0 else f"{share:.0%}" if share >= 0.01 else f"{share:.1%}"
 
 
-# --- kinds of descriptor ----------------------------------------------------------------
-
-
 @documented
 def wait_kinds(data: Data, *, ax: Axes | None = None, note: str | None = None) -> Axes:
     """Draw what one more descriptor of each kind adds to a wait.
@@ -431,14 +411,13 @@ def wait_kinds(data: Data, *, ax: Axes | None = None, note: str | None = None) -
     data : Result or pandas.DataFrame
         From :func:`epolllab.experiments.wait_kinds` with two sizes or more.
     """
-    frame = measured(data)
+    frame = select_api(frame_of(data), "wait_ns")
     title = "Cost of one more descriptor, by kind"
     with canvas(ax, (6.4, 3.6), note_of(data, note), title) as (ax, chart):
         ax.set_xlabel("time that one more descriptor adds to a wait (ns)")
-        if not len(frame) or frame["n_fds"].nunique() < 2:
+        if frame["n_fds"].nunique() < 2:
             return chart.draw_empty("nothing measured at two sizes")
-        api = "raw" if (frame["api"] == "raw").any() else "python"
-        lines = statistics.fits(frame[frame["api"] == api], ("kind", "poller"), "n_fds", "wait_ns")
+        lines = statistics.fits(frame, ("kind", "poller"), "n_fds", "wait_ns")
         kinds, pollers = in_order(lines["kind"]), in_order(lines["poller"])
         chart.label_rows(kinds)
         handles = []
@@ -456,9 +435,6 @@ def wait_kinds(data: Data, *, ax: Axes | None = None, note: str | None = None) -
         ax.grid(axis="x")
         chart.legend(handles)
     return ax
-
-
-# --- the number of waits ----------------------------------------------------------------
 
 
 @documented
