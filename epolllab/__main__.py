@@ -1,7 +1,4 @@
-"""The command: ``epolllab lab``, ``epolllab demo``, ``epolllab serve``, ``epolllab info``.
-
-One job: read the command line and call what a notebook could call as well.
-"""
+"""The command line: ``epolllab lab``, ``demo``, ``serve`` and ``info``."""
 
 import argparse
 import subprocess
@@ -11,43 +8,45 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import epolllab
 from epolllab import kernel
-from epolllab.notebook import paths
+from epolllab.notebook import paths, voila
 from epolllab.recording import environment
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from epolllab import Recording, Run
-
 __all__ = ["main"]
+
+_LAB_FOLDER = "where to copy the notebooks to outside a checkout (%(default)s)"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return its exit status."""
     parser = argparse.ArgumentParser(
-        prog="epolllab", description="See what the Linux kernel tells an event loop."
+        prog="epolllab", description="Run an instrumented epoll server and look at its events."
     )
+    parser.add_argument("--version", action="version", version=f"epolllab {epolllab.__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
 
-    lab = commands.add_parser("lab", help="open JupyterLab on the notebooks")
+    lab = commands.add_parser("lab", help="open the notebooks in JupyterLab")
     lab.add_argument("--folder", type=Path, default=Path("epolllab-lab"), help=_LAB_FOLDER)
-    lab.add_argument("jupyter", nargs=argparse.REMAINDER, help="passed on to JupyterLab")
+    lab.add_argument("jupyter", nargs=argparse.REMAINDER, help="arguments for JupyterLab")
     lab.set_defaults(run=_lab)
 
-    demo = commands.add_parser("demo", help="serve, load, show a table, draw charts")
-    demo.add_argument("--folder", type=Path, default=Path("data/runs"), help="where files go")
+    demo = commands.add_parser("demo", help="serve requests, print a table, draw charts")
+    demo.add_argument("--folder", type=Path, default=Path("data/runs"), help="output folder")
     demo.add_argument("--requests", type=int, default=2_000)
     demo.add_argument("--connections", type=int, default=50)
     demo.set_defaults(run=_demo)
 
     serve = commands.add_parser("serve", help="serve the widget notebooks as web pages (Voila)")
     serve.add_argument("--folder", type=Path, default=Path("epolllab-lab"), help=_LAB_FOLDER)
-    serve.add_argument("--port", type=int, default=0, help="on loopback; 0 takes a free one")
-    serve.add_argument("--token", help="what a page asks for; made anew by default")
+    serve.add_argument("--port", type=int, default=0, help="loopback port; 0 takes a free one")
+    serve.add_argument("--token", help="token that a page requires; random by default")
     serve.set_defaults(run=_serve)
 
-    info = commands.add_parser("info", help="print this machine's circumstances and limits")
+    info = commands.add_parser("info", help="print the environment and limits of this machine")
     info.set_defaults(run=_info)
 
     options = parser.parse_args(arguments)
@@ -61,15 +60,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
-_LAB_FOLDER = "where the notebooks are copied to if this is no checkout (%(default)s)"
-
-
 def _notebooks(folder: Path) -> Path:
-    """Find the notebooks of the checkout, or copy those of the package to `folder`."""
+    """Return the checkout's notebooks, or a copy of the package's in `folder`."""
     found = paths.notebooks()
     if found is None:
         found = paths.copy_lab(folder).resolve()
-        print(f"The notebooks are in {found}; what you change there stays yours.")
+        print(f"The notebooks are in {found}; your changes there are kept.")
     return found
 
 
@@ -80,10 +76,8 @@ def _lab(options: argparse.Namespace) -> int:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    from epolllab.notebook import voila
-
     def say(line: str) -> None:
-        print(line, flush=True)  # also into a pipe: somebody waits for the address
+        print(line, flush=True)  # the address must also reach a pipe at once
 
     folder = _notebooks(options.folder)
     return voila.serve(folder, port=options.port, token=options.token, say=say)
@@ -96,9 +90,6 @@ def _info(_: argparse.Namespace) -> int:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    """The main job, without a notebook."""
-    import epolllab
-
     options.folder.mkdir(parents=True, exist_ok=True)
     name = time.strftime("demo-%Y%m%d-%H%M%S")
     with epolllab.start_server(process=True) as server:
@@ -108,25 +99,23 @@ def _demo(options: argparse.Namespace) -> int:
         )
         recording = server.recording()
     print(f"{run}\n\n{run.summary().to_string()}\n")
-    print(f"what the server did:\n{_counted(recording.counts() | recording.errors())}\n")
+    counts = recording.counts() | recording.errors()
+    print("calls and events of the server:")
+    print("\n".join(f"  {name:<16}{count:>10,}" for name, count in counts.items()), end="\n\n")
     for path in _draw(recording, run, options.folder / name):
         print(f"wrote {path}")
     return 0
 
 
-def _counted(counts: dict[str, int]) -> str:
-    return "\n".join(f"  {what:<16}{count:>10,}" for what, count in counts.items())
-
-
-def _draw(recording: "Recording", run: "Run", stem: Path) -> list[Path]:
-    """Write the recording and three charts beside each other."""
+def _draw(recording: epolllab.Recording, run: epolllab.Run, stem: Path) -> list[Path]:
+    """Write the recording and three charts; return their paths."""
     from matplotlib.figure import Figure
 
     from epolllab import plots
 
     note = environment.summary(recording.metadata)
     events, journeys = recording.events(), run.journeys(recording)
-    # From the first connection on: what comes before is waiting for the clients.
+    # Leave out the wait for the clients to start.
     events = events[events["t_ns"] >= events.loc[events["op"] == "accept", "t_ns"].min()]
     charts: dict[str, Callable[[Axes], Any]] = {
         "timeline": lambda ax: plots.timeline(events, ax=ax, span=(0, 3e6), note=note),

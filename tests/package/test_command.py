@@ -1,4 +1,4 @@
-"""The command, run as a user runs it."""
+"""The command line, and the files it works on."""
 
 import subprocess
 import sys
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import epolllab
 from epolllab import Recording
 from epolllab.__main__ import main
 from epolllab.notebook import paths
@@ -14,7 +15,7 @@ from epolllab.notebook import paths
 def test_demo_writes_a_recording_and_charts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The demo serves, loads, prints a table, and leaves what it says that it wrote."""
+    """The demo prints a table and the names of the files it wrote."""
     assert main(["demo", "--folder", str(tmp_path), "--requests", "60", "--connections", "5"]) == 0
     printed = capsys.readouterr().out
     written = [Path(line.removeprefix("wrote ")) for line in printed.splitlines()[-4:]]
@@ -25,32 +26,36 @@ def test_demo_writes_a_recording_and_charts(
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in written[1:])
 
 
-def test_info_tells_kernel_and_limits(capsys: pytest.CaptureFixture[str]) -> None:
-    """What a reader needs to judge a number is printed."""
+def test_info(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info"]) == 0
     printed = capsys.readouterr().out
     for word in ("kernel:", "clock:", "descriptors:", "recorder:"):
         assert word in printed
 
 
-def test_a_wrong_wish_is_one_line_and_a_status(
+def test_an_invalid_argument_is_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """An error of the user's is no traceback."""
+    """The exit status is 1, and there is no traceback."""
     assert main(["demo", "--folder", str(tmp_path), "--connections", "0"]) == 1
     assert capsys.readouterr().err.startswith("epolllab demo: connections")
 
 
-def test_module_and_script_are_the_same_command() -> None:
-    """``python -m epolllab`` answers with the command's own help."""
+@pytest.mark.parametrize(
+    ("argument", "printed"),
+    [("--help", "{lab,demo,serve,info}"), ("--version", f"epolllab {epolllab.__version__}\n")],
+)
+def test_python_m(argument: str, printed: str) -> None:
+    """``python -m epolllab`` is the same command."""
     done = subprocess.run(
-        [sys.executable, "-m", "epolllab", "--help"], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "epolllab", argument], capture_output=True, text=True, check=True
     )
-    assert all(word in done.stdout for word in ("lab", "demo", "info"))
+    assert printed in done.stdout
 
 
+@pytest.mark.unit
 def test_lab_folder_is_filled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Outside a checkout the notebooks are copied, and a reader's own work is kept."""
+    """Outside a checkout the notebooks are copied, and a reader's changes are kept."""
     bundled = tmp_path / "bundled"
     (bundled / "notebooks").mkdir(parents=True)
     (bundled / "notebooks" / "01-a.ipynb").write_text("ours")
@@ -65,8 +70,8 @@ def test_lab_folder_is_filled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert (lab / "data" / "reference" / "x.parquet").read_text() == "data"
 
 
-def test_reference_names_what_there_is() -> None:
-    """An unknown recorded run is answered with those that exist."""
+@pytest.mark.unit
+def test_an_unknown_reference_lists_those_that_exist() -> None:
     assert paths.reference("sample-run").exists()
     with pytest.raises(FileNotFoundError, match="sample-run"):
         paths.reference("sample-ran")
