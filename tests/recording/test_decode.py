@@ -1,4 +1,4 @@
-"""From the ring's rows to records: what follows from the order is filled in."""
+"""From the ring's rows to records: fields that follow from the rows' order are filled in."""
 
 from array import array
 
@@ -37,20 +37,20 @@ def test_no_rows_are_no_records() -> None:
     assert decode.records(b"") == b""
 
 
-def test_every_field_of_a_call_comes_through() -> None:
+def test_every_field_of_a_call_is_decoded() -> None:
     """Times, connection, descriptor, result, mask and operation are those written."""
     (record,) = decoded([(1, 2, key_of(7, 9), -11, 0x8000_0001 << 8 | Op.REGISTER)])
     assert record.item() == (1, 2, 0, 7, 9, -11, 0x8000_0001, Op.REGISTER, NO_POSITION, 0, 0)
 
 
 def test_a_request_id_is_in_the_high_bits_of_the_code() -> None:
-    """It comes through beside a whole mask, which it leaves alone."""
+    """It is decoded beside a full mask, which it does not change."""
     (record,) = decoded([(1, 2, 0, 0, 0x5F_FFFF << 40 | 0xFFFF_FFFF << 8 | Op.CLOSE)])
     assert (record["request"], record["mask"], record["op"]) == (0x5F_FFFF, 0xFFFF_FFFF, Op.CLOSE)
 
 
-def test_a_ready_row_holds_its_mask_where_others_have_their_result() -> None:
-    """The mask moves to its field, all 32 bits of it, and the result of a ready row is 0."""
+def test_a_ready_row_has_its_mask_in_place_of_a_result() -> None:
+    """All 32 bits of the mask move to its field, and the result of a ready row is 0."""
     _, record = decoded([wait(1), ready(2, 5, 0xFFFF_FFFF)])
     assert (record["mask"], record["result"]) == (0xFFFF_FFFF, 0)
 
@@ -77,20 +77,20 @@ def test_wake_and_position_follow_from_the_order() -> None:
 
 
 def test_a_wait_keeps_its_timeout_and_no_connection() -> None:
-    """The serial that the row carries is the wake's; the record's conn is 0."""
+    """The serial in the row is the wake's; the record's conn is 0."""
     never, soon = decoded([wait(8, 3, 4), wait(9, 0, 4, 1500)])
     assert (never["conn"], never["wake"], never["mask"], never["result"]) == (0, 8, FOREVER, 3)
     assert (soon["conn"], soon["wake"], soon["mask"], soon["fd"]) == (0, 9, 1500, 4)
 
 
 def test_rows_whose_wait_the_ring_lost_belong_to_the_one_before() -> None:
-    """The first rows kept get the wake before the first wait that is there."""
+    """The first rows kept get the wake before the first wait kept."""
     records = decoded([ready(1, 5, 1), call(Op.RECV, 1, 5, 1), wait(42), ready(1, 5, 1)])
     assert records["wake"].tolist() == [41, 41, 42, 42]
 
 
 def test_serials_wrap_as_32_bits_do() -> None:
-    """The wake after the 4,294,967,295th is 0, and the one before the first kept is right."""
+    """The wake after 4,294,967,295 is 0, and the one before the first kept is correct."""
     records = decoded([ready(1, 5, 1), wait(0), ready(1, 5, 1)])
     assert records["wake"].tolist() == [0xFFFF_FFFF, 0, 0]
 
@@ -98,19 +98,19 @@ def test_serials_wrap_as_32_bits_do() -> None:
 @pytest.mark.parametrize("fd", [-1, 0, 1, 0x7FFF_FFFF])
 @pytest.mark.parametrize("conn", [0, 1, 0x7FFF_FFFF])
 def test_descriptors_keep_their_sign(fd: int, conn: int) -> None:
-    """A descriptor of -1 is not mistaken for a part of the connection's serial."""
+    """A descriptor of -1 does not change the connection's serial."""
     (record,) = decoded([call(Op.CLOSE, conn, fd, 0)])
     assert (record["fd"], record["conn"]) == (fd, conn)
 
 
 def test_a_result_beyond_32_bits_is_cut() -> None:
-    """An answer of more than 2 GiB reads as the greatest number there is room for."""
+    """A response of more than 2 GiB becomes the largest number that fits."""
     (record,) = decoded([call(Op.HANDLE, 1, 5, 3 << 30)])
     assert record["result"] == (1 << 31) - 1
 
 
-def test_a_batch_beyond_the_field_stops_at_the_last_position() -> None:
-    """The 65,535th descriptor of a batch is not mistaken for none."""
+def test_positions_stop_at_the_last_one() -> None:
+    """The 65,535th descriptor of a batch, and later ones, do not become NO_POSITION."""
     records = decoded([wait(1), *[ready(1, 5, 1)] * 65_537])
     assert records["position"][-3:].tolist() == [NO_POSITION - 1] * 3
 
@@ -127,8 +127,8 @@ def test_a_batch_beyond_the_field_stops_at_the_last_position() -> None:
         max_size=20,
     )
 )
-def test_what_the_recorder_writes_is_what_is_decoded(calls: list[tuple[Op, int, int, int, int]]):
-    """Any calls written between a wait and a ready row come back field by field."""
+def test_the_recorders_rows_are_decoded(calls: list[tuple[Op, int, int, int, int]]):
+    """Calls written after a wait and a ready row come back field by field."""
     recorder = Recorder(100)
     recorder.stage_wait(4, 1, 2, 1, FOREVER)
     recorder.stage_ready(1, 5, 3, 1)
@@ -137,5 +137,5 @@ def test_what_the_recorder_writes_is_what_is_decoded(calls: list[tuple[Op, int, 
     recorder.settle()
     rows = list(RECORD.iter_unpack(recorder.snapshot().rows))
     assert rows[2:] == [
-        (4, 5, 1, conn, fd, result, mask, op, 0) for op, conn, fd, result, mask in calls
+        (4, 5, 1, conn, fd, result, mask, op, 0, 0, 0) for op, conn, fd, result, mask in calls
     ]

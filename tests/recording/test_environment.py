@@ -35,7 +35,7 @@ def test_collect_has_every_key_and_is_json():
 
 
 def test_collect_agrees_with_what_is_known():
-    """Facts that are known in another way agree."""
+    """Facts agree with those of other sources."""
     before = datetime.now(UTC)
     collected = environment.collect()
     assert collected["python"] == platform.python_version()
@@ -62,7 +62,7 @@ def test_collect_knows_linux():
 
 
 def test_costs_are_measured_or_given():
-    """A clock reading and a record take more than 0 ns and less than 1 ms; a given cost is kept."""
+    """Measured costs are between 0 ns and 1 ms; a given cost is kept."""
     collected = environment.collect()
     assert 0 < collected["clock_cost_ns"] < 1_000_000
     assert 0 < collected["recorder_cost_ns"] < 1_000_000

@@ -1,4 +1,4 @@
-"""The ring: order, bounds, and copies that are whole while a writer goes on."""
+"""The ring: order, bounds, and copies that are consistent while a writer continues."""
 
 import mmap
 import os
@@ -33,12 +33,12 @@ LAP = 1_000_003  # a prime, so that no period of the ring hides a misplaced row
 
 
 def made_of(n: int) -> tuple[int, int, int, int, int]:
-    """Row number `n`: five numbers, each of which tells the row it belongs to."""
+    """Row number `n`: five numbers, each computed from `n`."""
     return (n, n + LAP, key_of(n & 0x7FFF_FFFF, 7), -n, n << 8 | Op.SEND)
 
 
 def fill(recorder: Recorder, first: int, last: int, together: int) -> None:
-    """Write the rows from `first` to before `last`, so many at a time."""
+    """Write the rows from `first` to before `last`, settling `together` at a time."""
     while first < last:
         rows = range(first, min(first + together, last))
         recorder.stage([number for n in rows for number in made_of(n)])
@@ -47,7 +47,7 @@ def fill(recorder: Recorder, first: int, last: int, together: int) -> None:
 
 
 def numbers(snapshot: Snapshot) -> list[int]:
-    """The numbers of a copy's rows; fails if the fields of a row are not of one row."""
+    """Return the numbers of a copy's rows; fail if a row mixes fields of several."""
     rows = list(ROW.iter_unpack(snapshot.words))
     torn = [row for row in rows if row != made_of(row[0])]
     assert not torn, f"torn rows: {torn[:3]}"
@@ -55,7 +55,7 @@ def numbers(snapshot: Snapshot) -> list[int]:
 
 
 def check_consistent(snapshot: Snapshot, capacity: int, written_before: int) -> int:
-    """Hold that a copy has no torn, lost or doubled row; give the number after its last."""
+    """Assert that a copy has no torn, lost or doubled row; return the number after its last."""
     found = numbers(snapshot)
     first = snapshot.overwritten
     assert found == list(range(first, first + len(found)))
@@ -72,7 +72,7 @@ def test_an_empty_ring_is_an_empty_copy() -> None:
     assert Recorder(10).snapshot() == Snapshot(b"", 0)
 
 
-def test_rows_come_back_in_the_order_written() -> None:
+def test_rows_are_copied_in_the_order_written() -> None:
     """A ring that is not full keeps every row, oldest first."""
     recorder = Recorder(100)
     fill(recorder, 0, 57, 5)
@@ -83,7 +83,7 @@ def test_rows_come_back_in_the_order_written() -> None:
 
 @pytest.mark.parametrize("capacity", [1, 2, 7, 1000, SLACK, 3 * SLACK])
 def test_a_full_ring_keeps_the_newest_and_counts_the_rest(capacity: int) -> None:
-    """Whatever the capacity, exactly that many rows are kept, and the others are counted."""
+    """As many rows as the capacity are kept, and the others are counted."""
     recorder = Recorder(capacity)
     total = 3 * (capacity + SLACK) + 5
     fill(recorder, 0, total, 100)
@@ -95,8 +95,8 @@ def test_a_full_ring_keeps_the_newest_and_counts_the_rest(capacity: int) -> None
 
 @pytest.mark.parametrize("extra", [-1, 0, 1])
 @pytest.mark.parametrize("laps", [1, 2, 5])
-def test_the_seam_of_the_ring_shows_nowhere(laps: int, extra: int) -> None:
-    """A copy taken just before, at and just after the wrap is in order."""
+def test_a_copy_across_the_wrap_is_in_order(laps: int, extra: int) -> None:
+    """Copies are taken just before, at and just after the wrap."""
     recorder = Recorder(50)
     total = laps * (50 + SLACK) + extra
     fill(recorder, 0, total, 7)
@@ -104,8 +104,10 @@ def test_the_seam_of_the_ring_shows_nowhere(laps: int, extra: int) -> None:
 
 
 @given(st.integers(1, 60), st.lists(st.integers(0, 2 * SLACK + 3), max_size=12))
-def test_any_pieces_make_the_same_ring(capacity: int, pieces: list[int]) -> None:
-    """However many rows are settled at a time, also more than fit, the newest are kept."""
+def test_the_newest_rows_are_kept_however_many_are_settled(
+    capacity: int, pieces: list[int]
+) -> None:
+    """Also if more rows are settled at once than the ring holds."""
     recorder = Recorder(capacity)
     written = 0
     for piece in pieces:
@@ -116,8 +118,8 @@ def test_any_pieces_make_the_same_ring(capacity: int, pieces: list[int]) -> None
         assert snapshot.overwritten == max(0, written - capacity)
 
 
-def test_staged_rows_are_seen_once_settled() -> None:
-    """A reader sees nothing of what is staged, and all of it after settle()."""
+def test_staged_rows_are_visible_once_settled() -> None:
+    """A reader sees none of the staged rows, and all of them after settle()."""
     recorder = Recorder(10)
     recorder.stage(made_of(0) + made_of(1))
     assert (recorder.staged, recorder.written) == (2, 0)
@@ -127,14 +129,14 @@ def test_staged_rows_are_seen_once_settled() -> None:
     assert numbers(recorder.snapshot()) == [0, 1]
 
 
-def test_the_easy_way_is_seen_at_once() -> None:
-    """write() settles, also what was staged before it."""
+def test_write_settles() -> None:
+    """Its row and rows staged before it are visible at once."""
     recorder = Recorder(10)
     recorder.stage_ready(1, 5, 3, 1)
     recorder.write(Op.RECV, 1, 5, 4, 6, 100, 0)
     records = list(RECORD.iter_unpack(recorder.snapshot().rows))
     assert [record[7] for record in records] == [Op.READY, Op.RECV]
-    assert records[1] == (4, 6, 0, 1, 5, 100, 0, Op.RECV, 0)
+    assert records[1] == (4, 6, 0, 1, 5, 100, 0, Op.RECV, 0, 0, 0)
 
 
 def test_waits_are_numbered_from_one() -> None:
@@ -149,8 +151,8 @@ def test_waits_are_numbered_from_one() -> None:
     assert recorder.wake == 0
 
 
-def test_a_copy_is_its_own() -> None:
-    """What is written after a copy changes nothing in it."""
+def test_a_copy_does_not_change() -> None:
+    """Rows written after a copy do not appear in it."""
     recorder = Recorder(5)
     fill(recorder, 0, 5, 5)
     snapshot = recorder.snapshot()
@@ -159,7 +161,7 @@ def test_a_copy_is_its_own() -> None:
 
 
 def test_the_clock_is_the_one_passed_in() -> None:
-    """A recorder has no clock of its own; by default it is the monotonic one."""
+    """By default it is the monotonic clock."""
     assert Recorder(1, clock=lambda: 42).clock() == 42
     assert Recorder(1).clock is time.monotonic_ns
 
@@ -167,16 +169,16 @@ def test_the_clock_is_the_one_passed_in() -> None:
 # ---- memory -----------------------------------------------------------------------------
 
 
-def test_an_event_takes_forty_bytes() -> None:
-    """The memory of a ring is 40 bytes an event, and a constant of at most 64 KiB."""
+def test_a_row_takes_forty_bytes() -> None:
+    """A ring takes 40 bytes a row, and a constant of at most 64 KiB."""
     assert ROW_BYTES == 40
     assert memory_size(2_000_000) - memory_size(1_000_000) == 40 * 1_000_000
     assert memory_size(0) <= 64 << 10
     assert len(Recorder(1000).memory) == memory_size(1000)
 
 
-def test_writing_on_takes_no_more_memory() -> None:
-    """Nothing stays staged, and the ring's own memory keeps its size."""
+def test_memory_does_not_grow() -> None:
+    """No rows stay staged, and the ring's memory keeps its size."""
     recorder = Recorder(10)
     size = len(recorder.memory)
     fill(recorder, 0, 20 * SLACK, 300)
@@ -185,24 +187,24 @@ def test_writing_on_takes_no_more_memory() -> None:
 
 
 def test_memory_too_small_for_the_capacity_is_refused() -> None:
-    """A ring that would write past its memory is not made."""
+    """The error has both sizes."""
     with (
         mmap.mmap(-1, 4096) as memory,
-        pytest.raises(ValueError, match=r"needs 40,041,024 bytes .* has 4,096"),
+        pytest.raises(ValueError, match=r"^memory\b.*40,041,024.* 4,096"),
     ):
         Recorder(1_000_000, memory=memory)
 
 
-def test_touched_memory_reads_the_same() -> None:
-    """Mapping the pages beforehand changes nothing but page faults."""
+def test_a_populated_ring_works_the_same() -> None:
+    """Mapping the pages beforehand changes only the number of page faults."""
     recorder = Recorder(1000, populate=True)
     fill(recorder, 0, 10, 10)
     assert numbers(recorder.snapshot()) == list(range(10))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memfd_create is Linux's")
-def test_shared_memory_is_one_memory() -> None:
-    """What is written through one mapping is read through another, and has no name."""
+def test_shared_memory_can_be_mapped_twice() -> None:
+    """Rows written through one mapping are read through another; the file has no name."""
     fd, memory = shared_memory(100)
     try:
         assert os.fstat(fd).st_size == memory_size(100)
@@ -216,20 +218,20 @@ def test_shared_memory_is_one_memory() -> None:
         os.close(fd)
 
 
-# ---- while a writer goes on -------------------------------------------------------------
+# ---- while a writer continues -----------------------------------------------------------
 
-LAPS_SEEN = 30  # how often the ring is overwritten while it is copied
+LAPS_SEEN = 30  # times that the ring is overwritten while it is copied
 MOST_S = 60.0
 
 
 def copy_while_it_grows(memory: mmap.mmap, capacity: int, together: int) -> None:
-    """Take copies until the ring was overwritten many times; hold each of them."""
+    """Take copies until the ring was overwritten many times; check each."""
     deadline = time.monotonic() + MOST_S
     after_lasts = [0]
     while after_lasts[-1] < LAPS_SEEN * (capacity + SLACK):
         assert time.monotonic() < deadline, f"the writer got to row {after_lasts[-1]:,} only"
         snapshot = read_ring(memory)
-        # Rows claimed by now: only those a whole ring before them can be gone.
+        # Rows claimed by now: only rows a whole ring before them can be overwritten.
         claimed = written_in(memory) + min(together, SLACK)
         after_last = check_consistent(snapshot, capacity, after_lasts[-1])
         lapped = claimed - (capacity + SLACK)
@@ -240,7 +242,7 @@ def copy_while_it_grows(memory: mmap.mmap, capacity: int, together: int) -> None
 
 @contextmanager
 def writing_thread(recorder: Recorder, together: int) -> Iterator[None]:
-    """Write in a thread, without a pause, until the block ends."""
+    """Write in a thread, without pauses, until the block ends."""
     ends = threading.Event()
 
     def write() -> None:
@@ -263,15 +265,15 @@ def writing_thread(recorder: Recorder, together: int) -> Iterator[None]:
 
 @pytest.mark.parametrize("together", [1, 7, 300, SLACK + 1])
 @pytest.mark.parametrize("capacity", [1, 64, 2000])
-def test_copies_are_whole_while_a_thread_writes(capacity: int, together: int) -> None:
-    """No row is torn, lost or doubled in any copy of a small ring that is written all the time."""
+def test_copies_are_consistent_while_a_thread_writes(capacity: int, together: int) -> None:
+    """No row is torn, lost or doubled in any copy of a small ring."""
     recorder = Recorder(capacity)
     with writing_thread(recorder, together):
         copy_while_it_grows(recorder.memory, capacity, together)
 
 
 class Interrupted(mmap.mmap):
-    """Memory whose reader loses its turn just before it copies the rows."""
+    """Memory whose reader is interrupted just before it copies the rows."""
 
     meanwhile: Callable[[], None] | None = None
 
@@ -283,26 +285,26 @@ class Interrupted(mmap.mmap):
 
 
 class Halfway(Exception):
-    """The writer has put half of its rows into the ring, and loses its turn."""
+    """The writer was interrupted with half of its numbers written."""
 
 
 class HalfLayout(NamedTuple):
-    """Stands where a layout of so many numbers does, and writes half of them."""
+    """Replaces a layout of that many numbers, and writes half of them."""
 
     numbers: int
 
     def pack_into(self, memory: mmap.mmap, offset: int, *row_numbers: int) -> None:
-        """Write the first half, and be interrupted."""
+        """Write the first half, then raise."""
         half = self.numbers // 2  # in the middle of a row: half of 301 rows of five
         struct.pack_into(f"{half}q", memory, offset, *row_numbers[:half])
         raise Halfway
 
 
 @pytest.mark.parametrize("ahead", [0, 400, 700, 800, 900, 1000, 1020, 1024, 1030, 1500, 5000])
-def test_a_reader_that_loses_its_turn_sees_no_half_written_row(
+def test_an_interrupted_reader_sees_no_half_written_row(
     ahead: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The writer goes on while a reader stands still, and stops in the middle of a row."""
+    """Meanwhile the writer continues, and stops in the middle of a row."""
     capacity, written = 200, 5000
     memory = Interrupted(-1, memory_size(capacity))
     writer = Recorder(capacity, memory=memory)
@@ -316,7 +318,7 @@ def test_a_reader_that_loses_its_turn_sees_no_half_written_row(
 
     memory.meanwhile = write_on
     assert check_consistent(read_ring(memory), capacity, 0) == written
-    # And one that begins now finds all that is complete.
+    # A reader that begins now finds every complete row.
     snapshot = read_ring(memory)
     assert check_consistent(snapshot, capacity, 0) == written + ahead
     assert len(snapshot.words) == capacity * ROW_BYTES
@@ -340,7 +342,7 @@ while os.getppid() == {parent} and n < 1 << 40:
 
 @contextmanager
 def writing_child(fd: int, capacity: int, together: int) -> Iterator[None]:
-    """Write from a process of its own, without a pause, until the block ends."""
+    """Write from a child process, without pauses, until the block ends."""
     child = subprocess.Popen(
         [sys.executable, "-c", CHILD.replace("{parent}", str(os.getpid())),
          str(fd), str(capacity), str(together)],
@@ -363,15 +365,15 @@ def writing_child(fd: int, capacity: int, together: int) -> Iterator[None]:
 @pytest.mark.skipif(sys.platform != "linux", reason="memfd_create is Linux's")
 @pytest.mark.parametrize("together", [1, 7, 300, SLACK + 1])
 @pytest.mark.parametrize("capacity", [1, 2000])
-def test_copies_are_whole_while_a_child_writes(capacity: int, together: int) -> None:
-    """The same over shared memory, where no interpreter lock lets the two take turns."""
+def test_copies_are_consistent_while_a_child_writes(capacity: int, together: int) -> None:
+    """The same over shared memory, where no interpreter lock makes them alternate."""
     fd, memory = shared_memory(capacity)
     try:
         with writing_child(fd, capacity, together):
             while written_in(memory) == 0:
                 time.sleep(0.001)
             copy_while_it_grows(memory, capacity, together)
-        # Killed in the middle of whatever it did: what is complete can still be read.
+        # The writer was killed at some point: the complete rows can still be read.
         check_consistent(read_ring(memory), capacity, 0)
     finally:
         os.close(fd)

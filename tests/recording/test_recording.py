@@ -1,4 +1,4 @@
-"""A recording: immutable, saved whole or not at all, readable on any operating system."""
+"""A recording: immutable, saved completely or not at all, readable on any operating system."""
 
 import dataclasses
 import json
@@ -26,7 +26,7 @@ CHECKOUT = Path(__file__).parents[2]
 
 
 def sample() -> Recording:
-    """One request, and circumstances of every kind that JSON can hold."""
+    """One request, and circumstances of every type that JSON has."""
     script = Script(capacity=6)
     script.wait(1).ready(0).accept(1).register(1)
     script.wait(1).ready(1).recv(1, 10).handle(1, 100).send(1, 100).recv_blocked(1).close(1)
@@ -46,8 +46,11 @@ def rewritten(path: Path, **changes: object) -> None:
 
 
 def test_a_recording_cannot_be_changed() -> None:
-    """Neither its parts nor its circumstances nor its array take an assignment."""
-    kept = sample()
+    """Its attributes, metadata and array refuse assignment; it keeps a copy of the mapping."""
+    circumstances = {"boot_id": "one"}
+    kept = Recording(sample().rows, circumstances)
+    circumstances["boot_id"] = "two"
+    assert kept.metadata["boot_id"] == "one"
     with pytest.raises(dataclasses.FrozenInstanceError):
         kept.rows = b""  # type: ignore[misc]
     with pytest.raises(TypeError):
@@ -56,22 +59,14 @@ def test_a_recording_cannot_be_changed() -> None:
         kept.array()["fd"] = 0
 
 
-def test_the_callers_own_metadata_may_change() -> None:
-    """A recording keeps a copy of the mapping it was given."""
-    circumstances = {"boot_id": "one"}
-    kept = Recording(b"", circumstances)
-    circumstances["boot_id"] = "two"
-    assert kept.metadata["boot_id"] == "one"
-
-
 @pytest.mark.parametrize("size", [1, RECORD.size - 1, RECORD.size + 1])
 def test_half_a_record_is_refused(size: int) -> None:
-    """Bytes that are not whole records are no recording."""
-    with pytest.raises(ValueError, match=f"{size} bytes are not a multiple"):
+    """The size of the rows must be a multiple of the record's."""
+    with pytest.raises(ValueError, match=rf"^rows\b.* {size} bytes"):
         Recording(bytes(size))
 
 
-def test_it_counts_what_it_holds() -> None:
+def test_counts() -> None:
     """Length, operations and errors are those of its records."""
     kept = sample()
     assert len(kept) == 6
@@ -80,16 +75,16 @@ def test_it_counts_what_it_holds() -> None:
     assert kept.errors() == {"recv EAGAIN": 1}
 
 
-def test_an_empty_one_counts_nothing() -> None:
-    """Without a record there are no counts, no errors, and frames without rows."""
+def test_an_empty_recording() -> None:
+    """It has no counts, no errors, and frames without rows."""
     empty = Recording(b"")
     assert len(empty) == 0
     assert empty.counts() == empty.errors() == {}
     assert all(len(frame) == 0 for frame in (empty.events(), empty.wakeups(), empty.requests()))
 
 
-def test_it_shows_itself() -> None:
-    """Both reprs say how many events there are and how many were overwritten."""
+def test_reprs() -> None:
+    """Both have the number of events and the number overwritten."""
     kept = sample()
     assert repr(kept) == "<Recording 6 events, 5 overwritten>"
     assert repr(Recording(b"")) == "<Recording 0 events>"
@@ -97,8 +92,8 @@ def test_it_shows_itself() -> None:
     assert all(text in card for text in ("recv 2", "close 1", ">epoll<", ">5<"))
 
 
-def test_a_card_escapes_what_it_shows() -> None:
-    """Circumstances cannot put markup into a notebook."""
+def test_a_card_escapes_values() -> None:
+    """Metadata cannot insert markup into a notebook."""
     card = Recording(b"", {"kernel": "<script>alert('x')</script>"})._repr_html_()
     assert "<script>" not in card
     assert "&lt;script&gt;" in card
@@ -112,8 +107,8 @@ def test_a_card_escapes_what_it_shows() -> None:
     [sample(), Recording(b""), Recording(b"", {"boot_id": "one"}, 7), served(), random_server(3)],
     ids=["sample", "empty", "all-overwritten", "served", "random"],
 )
-def test_a_recording_comes_back_as_it_was(kept: Recording, tmp_path: Path) -> None:
-    """Saved and loaded, rows, circumstances and the count of lost rows are equal."""
+def test_a_loaded_recording_equals_the_saved_one(kept: Recording, tmp_path: Path) -> None:
+    """Rows, metadata and the count of overwritten rows are equal."""
     path = kept.save(tmp_path / "run.parquet")
     again = Recording.load(path)
     assert again.rows == kept.rows
@@ -127,15 +122,15 @@ def test_a_recording_comes_back_as_it_was(kept: Recording, tmp_path: Path) -> No
                           st.integers(0, 2**32 - 1), st.sampled_from(Op),
                           st.integers(0, 2**16 - 1), *[st.integers(0, 2**32 - 1)] * 2),
                 max_size=30))  # fmt: skip
-def test_any_numbers_come_back(rows: list[tuple[int, ...]]) -> None:
-    """Every field keeps its whole range, signs and all, in the file that is written."""
+def test_every_value_survives_a_file(rows: list[tuple[int, ...]]) -> None:
+    """Every field keeps its whole range, including negative numbers."""
     kept = Recording(b"".join(RECORD.pack(*row) for row in rows))
     with tempfile.TemporaryDirectory() as folder:
         assert Recording.load(kept.save(Path(folder, "run.parquet"))).rows == kept.rows
 
 
-def test_the_file_says_what_it_is(tmp_path: Path) -> None:
-    """Another Parquet reader finds named columns, operation names and JSON in the schema."""
+def test_other_parquet_readers_understand_the_file(tmp_path: Path) -> None:
+    """They find named columns, operation names and JSON in the schema."""
     kept = sample()
     table = pq.read_table(kept.save(tmp_path / "run.parquet"))
     assert sorted(table.column_names) == sorted(name for name, _ in FIELDS)
@@ -150,7 +145,7 @@ def test_the_file_says_what_it_is(tmp_path: Path) -> None:
 
 
 def test_a_file_of_format_1_is_read(tmp_path: Path) -> None:
-    """It has neither threads nor request ids nor a digest: both columns are 0."""
+    """It has no threads, request ids or digest; both columns are 0."""
     old = Recording.load(epolllab.reference("one-request-howto"))
     assert pq.read_schema(epolllab.reference("one-request-howto")).names[-1] == "op"
     assert set(old.array()["thread"]) == set(old.array()["request"]) == {0}
@@ -162,26 +157,24 @@ def test_a_file_of_format_1_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("change", ["row", "metadata", "overwritten"])
 def test_a_changed_file_is_refused(change: str, tmp_path: Path) -> None:
     """The digest covers rows, circumstances and counters."""
-    path = sample().save(tmp_path / "run.parquet")
-    table = pq.read_table(path)
-    header = json.loads(table.schema.metadata[METADATA_KEY])
+    kept = sample()
+    path = kept.save(tmp_path / "run.parquet")
     if change == "row":
+        table = pq.read_table(path)
         results = table.column("result").to_pylist()
         results[1] += 1
         place = table.column_names.index("result")
-        table = table.set_column(place, "result", pa.array(results, pa.int32()))
+        pq.write_table(table.set_column(place, "result", pa.array(results, pa.int32())), path)
     elif change == "metadata":
-        header["metadata"]["kernel"] = "another"
+        rewritten(path, metadata={**kept.metadata, "kernel": "another"})
     else:
-        header["overwritten"] += 1
-    schema = {METADATA_KEY: json.dumps(header)}
-    pq.write_table(table.replace_schema_metadata(schema), path)
+        rewritten(path, overwritten=kept.overwritten + 1)
     with pytest.raises(ValueError, match=r"run\.parquet"):
         Recording.load(path)
 
 
 def test_operations_are_read_by_name(tmp_path: Path) -> None:
-    """A file whose dictionary has another order, or none, means the same."""
+    """A file whose dictionary has another order, or that has none, is read the same."""
     kept = sample()
     path = kept.save(tmp_path / "run.parquet")
     table = pq.read_table(path)
@@ -196,15 +189,15 @@ def test_operations_are_read_by_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("as_path", [str, Path, os.fspath])
-def test_any_kind_of_path_will_do(as_path: type, tmp_path: Path) -> None:
-    """A str and a Path name the same file; save() says where it wrote."""
+def test_a_path_may_be_a_str_or_a_path(as_path: type, tmp_path: Path) -> None:
+    """Both name the same file; save() returns its path."""
     path = tmp_path / "run with a blank.parquet"
     assert sample().save(as_path(path)) == path
     assert len(Recording.load(as_path(path))) == 6
 
 
 def test_saving_again_replaces_the_file(tmp_path: Path) -> None:
-    """The newer recording is there, and nothing beside it."""
+    """Only the newer recording is left in the folder."""
     path = tmp_path / "run.parquet"
     served().save(path)
     sample().save(path)
@@ -212,8 +205,8 @@ def test_saving_again_replaces_the_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_file_is_as_readable_as_others(tmp_path: Path) -> None:
-    """A saved recording has the permissions of any new file, not those of a temporary one."""
+def test_a_file_has_the_permissions_of_any_new_file(tmp_path: Path) -> None:
+    """A temporary file's would be stricter."""
     plain = tmp_path / "plain"
     plain.touch()
     saved = sample().save(tmp_path / "run.parquet")
@@ -225,7 +218,7 @@ def test_a_file_is_as_readable_as_others(tmp_path: Path) -> None:
 def test_a_save_that_fails_leaves_the_old_file(
     step: str, error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Half a file is never seen: the earlier recording is whole, and no temporary is left."""
+    """The earlier recording is complete, and no temporary file is left."""
     path = tmp_path / "run.parquet"
     sample().save(path)
 
@@ -243,32 +236,32 @@ def test_a_save_that_fails_leaves_the_old_file(
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_folder_that_is_missing_is_an_error(tmp_path: Path) -> None:
-    """save() makes no folders, and says which file it could not write."""
+def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
+    """save() makes no folders; the error names the missing one."""
     with pytest.raises(FileNotFoundError, match="nowhere"):
         sample().save(tmp_path / "nowhere" / "run.parquet")
 
 
-def test_what_json_cannot_hold_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
-    """Circumstances that a file could not carry are an error, not a loss."""
+def test_metadata_that_json_cannot_hold_is_refused(tmp_path: Path) -> None:
+    """No file is left."""
     with pytest.raises(TypeError, match="not JSON serializable"):
         Recording(b"", {"what": object()}).save(tmp_path / "run.parquet")
     assert list(tmp_path.iterdir()) == []
 
 
-# ---- files that are none ----------------------------------------------------------------
+# ---- files that are not recordings ------------------------------------------------------
 
 
 def test_a_newer_format_is_refused(tmp_path: Path) -> None:
-    """A file of a later version is not guessed at; the message says to upgrade."""
+    """The message says to upgrade."""
     path = sample().save(tmp_path / "run.parquet")
     rewritten(path, format_version=FORMAT_VERSION + 1)
     with pytest.raises(ValueError, match=rf"version {FORMAT_VERSION + 1}.*upgrade epolllab"):
         Recording.load(path)
 
 
-def test_other_files_are_named_for_what_they_are(tmp_path: Path) -> None:
-    """No Parquet, Parquet of another kind, and no file at all are told apart."""
+def test_errors_distinguish_other_files(tmp_path: Path) -> None:
+    """Not Parquet, Parquet of something else, and no file are different errors."""
     text = tmp_path / "notes.parquet"
     text.write_text("not a table")
     with pytest.raises(ValueError, match=r"notes\.parquet is not a Parquet file"):
@@ -282,18 +275,18 @@ def test_other_files_are_named_for_what_they_are(tmp_path: Path) -> None:
 
 
 def test_a_cut_file_is_refused(tmp_path: Path) -> None:
-    """A file that lost its end, as a full disk leaves it, is an error and not a short run."""
+    """A file without its end, as a full disk leaves it, is an error and not a short run."""
     path = sample().save(tmp_path / "run.parquet")
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(ValueError, match="not a Parquet file"):
         Recording.load(path)
 
 
-# ---- two of them ------------------------------------------------------------------------
+# ---- several recordings -----------------------------------------------------------------
 
 
-def test_recordings_of_two_boots_refuse_to_join(tmp_path: Path) -> None:
-    """A file carries its boot, so that clocks of two boots are not put on one axis."""
+def test_recordings_of_two_boots_cannot_be_joined(tmp_path: Path) -> None:
+    """A file has its boot id, since clocks of two boots have no common zero."""
     server = Recording.load(served().save(tmp_path / "one.parquet"))
     other = Recording(server.rows, {**server.metadata, "boot_id": "two"})
     client = Recording.load(other.save(tmp_path / "two.parquet"))
@@ -301,7 +294,7 @@ def test_recordings_of_two_boots_refuse_to_join(tmp_path: Path) -> None:
         environment.require_same_boot(server.metadata, client.metadata)
 
 
-# ---- elsewhere than on Linux ------------------------------------------------------------
+# ---- other operating systems ------------------------------------------------------------
 
 ELSEWHERE = """
 import importlib, select, sys
@@ -309,7 +302,7 @@ for name in dir(select):
     if name.lower().startswith(("epoll", "pollrdhup")) or (sys.argv[1] == "win32"
                                                            and name.lower().startswith("poll")):
         delattr(select, name)
-# Everything that looks at the platform while it is imported has done so on this one.
+# Import everything that checks the platform at import before the platform changes.
 import matplotlib, pyarrow.parquet, pandas, ipaddress, multiprocessing.connection, tempfile
 matplotlib.use("agg")
 import matplotlib.pyplot, asyncio, subprocess, uuid, ctypes.util, platform
@@ -345,7 +338,7 @@ print("done")
 @pytest.mark.processes
 @pytest.mark.parametrize("platform", ["darwin", "win32"])
 def test_loading_and_plotting_work_without_epoll(platform: str, tmp_path: Path) -> None:
-    """Where select has no epoll a file is loaded, framed and drawn; start_server names Linux."""
+    """A file is loaded, converted and drawn; start_server()'s error names Linux."""
     path = served().save(tmp_path / "run.parquet")
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", ELSEWHERE, platform, str(path),
@@ -356,8 +349,8 @@ def test_loading_and_plotting_work_without_epoll(platform: str, tmp_path: Path) 
     assert (tmp_path / "chart.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_our_own_sample_run_is_readable() -> None:
-    """What data/ holds loads, and has the circumstances a reader needs to judge it."""
+def test_the_sample_run_is_readable() -> None:
+    """The file in data/ loads, and has the metadata that a reader needs to judge it."""
     ours = Recording.load(epolllab.reference("sample-run"))
     assert len(ours) > 0
     assert {"boot_id", "kernel", "python", "poller", "trigger", "lifecycle"} <= set(ours.metadata)

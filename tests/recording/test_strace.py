@@ -1,12 +1,10 @@
-"""A recording's counts against the kernel's: the numbers of calls are strace's, exactly.
+"""A recording has exactly as many calls of each kind as strace counts.
 
-Two ways of counting, since a process makes calls that are not its loop's. ``strace -c``
-is attached to a process just before its loop runs, and detached just after: all that it
-counts is the loop's. And strace's log is taken of a whole program with
-``start_server()`` in it, from its first call to its last; there the closes are told
-apart by thread, and the other calls by nothing, since nobody else makes them.
-
-The clients are in the test's process, which is not traced.
+A process also makes calls that are not its loop's, so there are two ways of counting.
+``strace -c`` is attached just before the loop runs and detached just after: it counts
+only the loop's calls. And strace logs a whole program that calls ``start_server()``;
+there the thread shows which closes are the loop's, and only the loop makes the other
+calls. The clients are in the test's process, which is not traced.
 """
 
 import json
@@ -36,10 +34,10 @@ CALLS = {
     "close": "close",
     "shutdown": "shutdown",
 }
-"""The system call behind each operation; accept and recv are named for what glibc calls."""
+"""The system call of each operation; accept and recv have the names that glibc calls."""
 
 TRACED = sorted({*CALLS.values(), "epoll_pwait", "accept"})
-"""Counted by strace; those that the loop is not known to make must turn out to be none."""
+"""Counted by strace; of the calls that the loop should not make, the count must be 0."""
 
 WAYS = [
     ("level", "eager"),
@@ -91,7 +89,7 @@ print(json.dumps(server.recording().counts()), flush=True)
 
 @pytest.fixture(scope="module")
 def strace(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Give strace's path, if it is here and may trace."""
+    """Return strace's path, if it is installed and may trace."""
     (path,) = needs("strace")
     log = tmp_path_factory.mktemp("strace") / "log"
     tried = subprocess.run(
@@ -107,7 +105,7 @@ def strace(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @contextmanager
 def program(*words: str, stderr: int | None = None) -> Iterator[subprocess.Popen[str]]:
-    """Run a program; it must end well, and is killed where the test ends badly."""
+    """Run a program; kill it if the block raises."""
     with subprocess.Popen(
         words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True
     ) as running:
@@ -119,20 +117,20 @@ def program(*words: str, stderr: int | None = None) -> Iterator[subprocess.Popen
 
 
 def say(running: subprocess.Popen[str], word: str) -> None:
-    """Write a line to a program."""
+    """Write a line to a program's stdin."""
     assert running.stdin
     running.stdin.write(f"{word}\n")
     running.stdin.flush()
 
 
 def heard(running: subprocess.Popen[str]) -> str:
-    """Read a line that a program prints."""
+    """Read a line from a program's stdout."""
     assert running.stdout
     return running.stdout.readline().strip()
 
 
 def load(address: Address) -> None:
-    """Ask in every way: at once, in pieces, half-closed, reset at each stage, not at all."""
+    """Send requests whole, in pieces, half-closed, reset at each stage, and send none."""
     for _ in range(20):
         assert ask(address, GET) == Hello.RESPONSE
     assert ask(address, *(bytes([byte]) for byte in GET)) == Hello.RESPONSE
@@ -150,12 +148,12 @@ def load(address: Address) -> None:
         sock.sendall(data)
         reset(sock)
     connect(address).close()
-    # The last of all is served after all before it: nothing is under way any more.
+    # This one is served after all the others, so nothing is in progress afterwards.
     assert ask(address, GET) == Hello.RESPONSE
 
 
 def expected(recorded: dict[str, int]) -> Counter[str]:
-    """The calls that a recording says were made, by the kernel's names."""
+    """Return the calls in a recording, by the kernel's names."""
     counts: Counter[str] = Counter()
     for op, n in recorded.items():
         if op in CALLS:
@@ -164,17 +162,17 @@ def expected(recorded: dict[str, int]) -> Counter[str]:
 
 
 def summary(table: str) -> Counter[str]:
-    """The calls column of strace -c."""
+    """Return the calls column of strace -c."""
     rows = (line.split() for line in table.splitlines())
     numbered = [row for row in rows if len(row) >= 5 and row[3].isdigit()]
     return Counter({row[-1]: int(row[3]) for row in numbered if row[-1] != "total"})
 
 
 @pytest.mark.parametrize(("trigger", "lifecycle"), WAYS, ids=NAMES)
-def test_counts_are_those_of_strace_c(
+def test_counts_equal_those_of_strace_c(
     strace: str, tmp_path: Path, trigger: str, lifecycle: str
 ) -> None:
-    """What strace -f -c counts, attached for as long as the loop runs, is what is recorded."""
+    """Attached while the loop runs, strace -f -c counts the calls that are recorded."""
     options = json.dumps({"trigger": trigger, "lifecycle": lifecycle})
     table = tmp_path / "table"
     count = [strace, "-f", "-c", "-o", str(table), "-e", f"trace={','.join(TRACED)}"]
@@ -187,7 +185,7 @@ def test_counts_are_those_of_strace_c(
             load(("127.0.0.1", port))
             say(traced, "stop")
             assert heard(traced) == "ended None"
-            tracer.send_signal(signal.SIGINT)  # which makes it detach and print
+            tracer.send_signal(signal.SIGINT)  # makes it detach and print
             tracer.communicate()
         say(traced, "detached")
         recorded = json.loads(heard(traced))
@@ -197,10 +195,10 @@ def test_counts_are_those_of_strace_c(
 
 @pytest.mark.parametrize("process", [False, True], ids=["thread", "process"])
 @pytest.mark.parametrize(("trigger", "lifecycle"), WAYS, ids=NAMES)
-def test_counts_are_those_of_a_whole_program(
+def test_counts_equal_those_of_a_whole_program(
     strace: str, tmp_path: Path, trigger: str, lifecycle: str, process: bool
 ) -> None:
-    """Of all calls from a program's start to its end, the server's are what is recorded."""
+    """Of all calls from a program's start to its end, the server's are recorded."""
     options = json.dumps({"trigger": trigger, "lifecycle": lifecycle, "process": process})
     log = tmp_path / "log"
     trace = [strace, "-f", "-o", str(log), "-e", f"trace={','.join(TRACED)}"]
@@ -214,10 +212,9 @@ def test_counts_are_those_of_a_whole_program(
 
 
 def of_the_loop(log: str) -> Counter[str]:
-    """Calls of all threads; closes only of the loop's, from its first register on.
+    """Return the calls of all threads, but only the closes of the loop from its first register.
 
-    Before that the main thread of a child process closes what it has imported; the
-    poller's own close is the last thing the loop does.
+    Before that the main thread of a child process closes the files of its imports.
     """
     calls = [
         (tid, name)
