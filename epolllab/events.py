@@ -107,23 +107,12 @@ EPOLLONESHOT = 1 << 30
 EPOLLET = 1 << 31
 
 _NAMED_BITS = (
-    (EPOLLIN, "IN"),
-    (EPOLLPRI, "PRI"),
-    (EPOLLOUT, "OUT"),
-    (EPOLLERR, "ERR"),
-    (EPOLLHUP, "HUP"),
-    (EPOLLNVAL, "NVAL"),
-    (0x040, "RDNORM"),
-    (0x080, "RDBAND"),
-    (0x100, "WRNORM"),
-    (0x200, "WRBAND"),
-    (0x400, "MSG"),
-    (EPOLLRDHUP, "RDHUP"),
-    (EPOLLEXCLUSIVE, "EXCLUSIVE"),
-    (EPOLLWAKEUP, "WAKEUP"),
-    (EPOLLONESHOT, "ONESHOT"),
+    (EPOLLIN, "IN"), (EPOLLPRI, "PRI"), (EPOLLOUT, "OUT"), (EPOLLERR, "ERR"),
+    (EPOLLHUP, "HUP"), (EPOLLNVAL, "NVAL"), (0x040, "RDNORM"), (0x080, "RDBAND"),
+    (0x100, "WRNORM"), (0x200, "WRBAND"), (0x400, "MSG"), (EPOLLRDHUP, "RDHUP"),
+    (EPOLLEXCLUSIVE, "EXCLUSIVE"), (EPOLLWAKEUP, "WAKEUP"), (EPOLLONESHOT, "ONESHOT"),
     (EPOLLET, "ET"),
-)
+)  # fmt: skip
 
 FOREVER = 0xFFFF_FFFF
 """The ``mask`` of a wait without a timeout."""

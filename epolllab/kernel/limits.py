@@ -34,12 +34,7 @@ class DescriptorLimits(NamedTuple):
 class DescriptorLimitError(OSError):
     """More descriptors are needed than the hard limit allows; ``errno`` is EMFILE.
 
-    Attributes
-    ----------
-    wanted : int
-        Descriptors needed.
-    soft, hard : int
-        The limits found.
+    Its attributes are the number of descriptors ``wanted`` and the limits ``soft`` and ``hard``.
     """
 
     def __init__(self, wanted: int, soft: int, hard: int) -> None:
@@ -83,9 +78,7 @@ def ensure_descriptor_limit(wanted: int | None = None) -> int:
     Raises
     ------
     DescriptorLimitError
-        More than the hard limit; nothing was changed.
-    ValueError
-        `wanted` is less than 1.
+        `wanted` is more than the hard limit; nothing was changed.
     """
     soft, hard = descriptor_limits()
     if wanted is not None and check_int("wanted", wanted, 1) > hard:

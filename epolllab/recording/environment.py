@@ -249,16 +249,9 @@ def _recorder_cost_once() -> float:
 def summary(metadata: Mapping[str, Any]) -> str:
     """Return the environment in one line, as for the foot of a chart.
 
-    Parameters
-    ----------
-    metadata : mapping
-        From :func:`collect` or a recording; missing keys are left out.
-
-    Returns
-    -------
-    str
-        For example ``"Linux 6.1.0, AMD EPYC x 2 (virtual), CPython 3.11.2, load 0.4,
-        recorder 0.35 µs a record"``; ``"circumstances unknown"`` if nothing is known.
+    For example ``"Linux 6.1.0, AMD EPYC x 2 (virtual), CPython 3.11.2, load 0.4, recorder
+    0.35 µs a record"``; ``"circumstances unknown"`` if nothing is known. `metadata` is that
+    of :func:`collect` or of a recording; missing keys are left out.
     """
     known = _Formatter(metadata)
     parts = (
@@ -272,12 +265,9 @@ def summary(metadata: Mapping[str, Any]) -> str:
 
 
 def describe(metadata: Mapping[str, Any]) -> str:
-    """Return the environment in a few lines of ``name: value``, the run's parameters last.
+    """Return the environment in lines of ``name: value``, the run's parameters last.
 
-    Parameters
-    ----------
-    metadata : mapping
-        From :func:`collect` or a recording; missing keys are left out.
+    `metadata` as for :func:`summary`.
     """
     known = _Formatter(metadata)
     rows = {
