@@ -1,10 +1,9 @@
-"""Make the recorded runs in ``data/reference``: all of them, or those named.
+"""Make the reference results in ``data/reference``: all of them, or those named.
 
     python data/make_reference.py [NAME ...]
 
-Run it on a machine that is otherwise idle; all of them take about ten minutes on two
-processors. Each run is saved as soon as it is complete and replaces the file of an
-earlier one; an interrupted run is not saved.
+Run it on an idle machine; all of them take about ten minutes on two processors. Each
+result replaces its file as soon as it is complete; an interrupted one is not saved.
 """
 
 import os
@@ -36,7 +35,7 @@ ROUNDS = 4
 
 
 def sample_run() -> Recording:
-    """500 requests of 20 clients in a closed loop, at an epoll server in its own process."""
+    """500 requests from 20 clients in a closed loop to an epoll server in its own process."""
     with start_server(process=True) as server:
         run_clients(server, connections=20, requests=500, progress=False)
         return server.settle().recording()
@@ -50,7 +49,7 @@ def one_request(lifecycle: str) -> Recording:
 
 
 def forgotten_drain() -> Recording:
-    """One request of 2,531 bytes, edges, one read of 1,000 bytes an event, two nudges."""
+    """One request of 2,531 bytes, edge-triggered, one read of 1,000 bytes per event."""
     request = b"GET / HTTP/1.0\r\nX-Padding: " + b"x" * 2_500 + b"\r\n\r\n"
     with start_server(trigger="edge", drain=False, recv_size=1_000, process=True) as server:
         with socket.create_connection(server.address, 10) as client:
@@ -62,17 +61,17 @@ def forgotten_drain() -> Recording:
 
 
 def three_endings() -> Recording:
-    """Three clients of the how-to's life cycle: one polite, one half-closed, one reset."""
+    """Three clients of the how-to's life cycle: one closed normally, one half-closed, one reset."""
     with start_server(lifecycle="howto", process=True) as server:
-        for ending in ("politely", "early", "rudely"):
+        for ending in ("normal", "half-close", "reset"):
             with socket.create_connection(server.address, 10) as client:
-                client.sendall(REQUEST[:9] if ending == "rudely" else REQUEST)
-                if ending == "rudely":
+                client.sendall(REQUEST[:9] if ending == "reset" else REQUEST)
+                if ending == "reset":
                     server.until_idle(client)
                     reset = struct.pack("ii", 1, 0)
                     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
                     continue
-                if ending == "early":
+                if ending == "half-close":
                     client.shutdown(socket.SHUT_WR)
                 while client.recv(1_000):
                     pass
@@ -80,7 +79,7 @@ def three_endings() -> Recording:
 
 
 def haunted_interest() -> pd.DataFrame:
-    """An interest list with a live entry, a ghost, and a number that stands for two files."""
+    """An interest list with a live entry, a ghost, and a number registered for two files."""
     with Bench() as bench, select.epoll() as epoll:
         table = {}
         for mask in (EPOLLIN | EPOLLRDHUP, EPOLLIN | EPOLLET, EPOLLIN):
@@ -99,7 +98,7 @@ def haunted_interest() -> pd.DataFrame:
 
 
 def howto_checks() -> pd.DataFrame:
-    """Which checks the how-to's two servers pass, and one of the package's own."""
+    """Which checks pass for the how-to's two servers and for start_server()."""
     servers: dict[str, Callable[[], AbstractContextManager[CheckedServer]]] = {
         "how-to,\nlevel": experiments.HowToProcess,
         "how-to,\nedge": lambda: experiments.HowToProcess(edge=True),
@@ -111,8 +110,8 @@ def howto_checks() -> pd.DataFrame:
 
 
 def staircase() -> Result:
-    """How many waits one batch takes."""
-    # Without writes a run is one pass, and its waits are the batch cut by the bound.
+    """How many waits one batch takes, by its size."""
+    # Without writes a run is one pass: its waits return the batch in pieces of max_events.
     steps = (1, 256, 257, 512, 513, 1_000, 1_023, 1_024, 1_500, 2_046, 2_047, 2_500, 3_069, 3_070,
              3_500, 4_092, 4_093, 5_000)  # fmt: skip
     pollers = ("epoll-level", "epoll-edge", "poll")
@@ -120,11 +119,11 @@ def staircase() -> Result:
 
 
 def dashboard_live() -> pd.DataFrame:
-    """What a dashboard showed, tick by tick: one client, then fifty."""
+    """The dashboard's values at each tick: one client, then fifty."""
     dash = widgets.dashboard()
     try:
         dash.start_server()
-        told = {"circumstances": dash.circumstances(), "parameters": dash.parameters()}
+        attrs = {"circumstances": dash.circumstances(), "parameters": dash.parameters()}
         for connections in (1, 50):
             dash.controls["connections"].value = connections
             dash.start_clients()
@@ -134,16 +133,18 @@ def dashboard_live() -> pd.DataFrame:
             dash.stop_clients()
             dash.load.join()
             if dash.load.error is not None:
-                raise RuntimeError(f"the clients failed; nothing is saved:\n{dash.load.error}")
+                raise RuntimeError(
+                    f"dashboard-live is not saved: clients failed:\n{dash.load.error}"
+                )
         frame = dash.data()
     finally:
         dash.close()
-    frame.attrs.update(told)
+    frame.attrs.update(attrs)
     return frame
 
 
 def stepper_history() -> pd.DataFrame:
-    """The steps of notebook 15: edge told once; what makes it speak again; an end."""
+    """The steps of notebook 15: an edge reported once, what causes another, and a close."""
     with Steps() as steps:
         steps.peer_writes(2000)
         steps.wait()
@@ -193,11 +194,11 @@ RUNS: dict[str, Callable[[], Recording | Result | pd.DataFrame]] = {
     "scaling-idle-connections": experiments.idle_connections,
     "scaling-observer-cost": experiments.observer_cost,
 }
-"""File name, without its ending, to the function that makes the run."""
+"""File name without its suffix, and the function that makes the result."""
 
 
 def make(names: Sequence[str] = tuple(RUNS), folder: str | os.PathLike[str] = FOLDER) -> list[Path]:
-    """Make runs and save each as soon as it is complete; return the paths."""
+    """Make results and save each as soon as it is complete; return the paths."""
     for name in names:
         check_choice("name", name, list(RUNS))
     return [save(name, RUNS[name](), Path(folder, f"{name}.parquet")) for name in names]
