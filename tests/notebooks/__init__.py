@@ -1,1 +1,1 @@
-"""Tests that execute the notebooks."""
+"""The notebooks: their form, and that they run."""

@@ -1,4 +1,4 @@
-"""Every notebook runs from top to bottom, and is committed in its stripped form."""
+"""Every notebook runs from top to bottom and is committed in its stripped form."""
 
 import copy
 import re
@@ -21,7 +21,7 @@ def path(request: pytest.FixtureRequest) -> Path:
 @pytest.mark.notebook
 @pytest.mark.timeout(300)
 def test_notebook_runs_from_top_to_bottom(path: Path) -> None:
-    """A reader who runs all cells meets no error; every claim's assertion holds."""
+    """No cell raises or prints to stderr; every assertion about a claim holds."""
     notebook = executed(path)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
@@ -30,23 +30,23 @@ def test_notebook_runs_from_top_to_bottom(path: Path) -> None:
 
 
 def test_notebook_is_committed_stripped(path: Path) -> None:
-    """Nothing is stored that changes from run to run: a diff shows only real change."""
+    """Nothing that changes from run to run is stored, so that a diff shows real changes."""
     notebook = nbformat.read(path, as_version=4)
     assert notebook == stripped(copy.deepcopy(notebook)), (
-        f"run: python tests/notebook_tools.py {path.name}"
+        f"run: python -m tests.notebooks.tools {path.name}"
     )
 
 
 def test_kept_outputs_show_recorded_data(path: Path) -> None:
-    """A cell that keeps its output loads it from data/, and has it stored."""
+    """A cell that keeps its output loads reference data, and has its output stored."""
     for cell in nbformat.read(path, as_version=4).cells:
         if KEEP in cell.metadata.get("tags", []):
             assert "reference(" in cell.source
             assert cell.outputs
 
 
-def test_notebook_has_the_shape_of_the_house(path: Path) -> None:
-    """One question, prose between short cells, an exercise, and assertions on frames."""
+def test_notebook_has_the_common_structure(path: Path) -> None:
+    """A question in the title, prose between short cells, an exercise, and assertions."""
     notebook = nbformat.read(path, as_version=4)
     cells = notebook.cells
     code = [cell.source for cell in cells if cell.cell_type == "code"]
@@ -60,7 +60,6 @@ def test_notebook_has_the_shape_of_the_house(path: Path) -> None:
     assert any("## Exercise" in source for source in prose)
 
 
-def test_notebook_names_no_machine(path: Path) -> None:
-    """No output holds a path of the machine that made it."""
+def test_notebook_has_no_path_of_a_machine(path: Path) -> None:
     assert not re.search(r"/(home|root|tmp|work)/", path.read_text())
     assert path.stat().st_size < 1_000_000

@@ -1,9 +1,9 @@
-"""Execute a notebook, and strip it to what is committed.
+"""Execute notebooks, and strip them to the form that is committed.
 
-What is committed has no outputs, except those of cells tagged ``keep_output``, which
-show recorded data from ``data/`` and so come out the same everywhere; no execution
-counts, no time stamps, no state of widgets. ``python tests/notebook_tools.py`` runs
-all notebooks, or those named, and writes them back in that form.
+That form has no execution counts, time stamps or widget state, and no outputs except
+those of cells tagged ``keep_output``, which show data from ``data/`` and are the same
+everywhere. ``python -m tests.notebooks.tools [NAME ...]`` runs all notebooks, or those
+named, and writes them back in that form.
 """
 
 import sys
@@ -22,7 +22,7 @@ METADATA = {
 
 
 def executed(path: Path, timeout: int = 180) -> Any:
-    """Run all cells in a kernel of this interpreter, in the notebook's folder."""
+    """Run all cells in the notebook's folder, with this interpreter; return the notebook."""
     notebook = nbformat.read(path, as_version=4)
     NotebookClient(
         notebook,
