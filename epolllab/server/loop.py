@@ -183,7 +183,7 @@ class Loop:
                 os.eventfd_write(self._wakeup.fd, 1)
 
     def stats(self) -> dict[str, int]:
-        """Return the counters; the loop goes on, so they are not all of the same instant."""
+        """Return the counters: each is exact, but the loop may run while they are read."""
         return {
             "connections": self.open_connections,
             "accepted": self.accepted,
