@@ -1,14 +1,15 @@
-"""The servers that are compared, each started alike: a process, a port, an end.
+"""The servers that the benchmark compares, each as a context manager of port and pid.
 
-One job: start an arm and find the process whose CPU time counts.
+The pid is that of the process whose CPU time is measured.
 """
 
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -55,7 +56,7 @@ def script(*arguments: str) -> Iterator[Arm]:
     )
     assert process.stdout is not None
     port = int(process.stdout.readline())
-    # The how-to prints every request; somebody must read it.
+    # The how-to's server prints every request, which must be read or it blocks.
     sink = subprocess.Popen(["cat"], stdin=process.stdout, stdout=subprocess.DEVNULL)
     process.stdout.close()
     try:
@@ -68,7 +69,7 @@ def script(*arguments: str) -> Iterator[Arm]:
 
 @contextmanager
 def nginx(*, keepalive: bool) -> Iterator[Arm]:
-    """Nginx with one worker that answers by itself."""
+    """Nginx with one worker that makes the response itself."""
     binary = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
     assert binary is not None
     port = _free_port()
@@ -93,8 +94,6 @@ def nginx(*, keepalive: bool) -> Iterator[Arm]:
 
 
 def _free_port() -> int:
-    import socket
-
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port: int = sock.getsockname()[1]
@@ -102,19 +101,24 @@ def _free_port() -> int:
 
 
 def _pid_in(path: Path) -> int:
-    deadline = time.monotonic() + 5
-    while time.monotonic() < deadline:
-        if path.exists() and path.read_text().strip():
-            return int(path.read_text())
-        time.sleep(0.01)
-    raise TimeoutError(f"nginx wrote no {path}")
+    def read() -> int | None:
+        return int(text) if path.exists() and (text := path.read_text().strip()) else None
+
+    return _within_5_s(read, f"nginx wrote no {path}")
 
 
 def _only_child(pid: int) -> int:
+    def child() -> int | None:
+        return next(iter(kernel.children(pid)), None)
+
+    return _within_5_s(child, f"nginx {pid} started no worker")
+
+
+def _within_5_s(value: Callable[[], int | None], failure: str) -> int:
+    """Call until there is a value."""
     deadline = time.monotonic() + 5
     while time.monotonic() < deadline:
-        if found := kernel.children(pid):
-            (child,) = found
-            return child
+        if (found := value()) is not None:
+            return found
         time.sleep(0.01)
-    raise TimeoutError(f"nginx {pid} started no worker")
+    raise TimeoutError(failure)

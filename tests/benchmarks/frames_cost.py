@@ -1,7 +1,7 @@
-"""Ten million events to the events frame: seconds, and the peak of memory.
+"""Ten million events to the events frame: print the seconds and the peak of memory.
 
-A process of its own, since the peak of memory is a process's. Prints seconds and the
-peak as a multiple of the recording's buffer, the buffer included.
+The peak is a multiple of the recording's buffer, the buffer included. It is that of the
+whole process, so this runs in a process of its own.
 """
 
 import resource
@@ -16,7 +16,7 @@ N = 10_000_000
 
 
 def synthetic(n: int) -> Recording:
-    """A recording like a busy server's: a wait, then ready, recv, handle, send in turn."""
+    """A recording like that of a busy server: a wait, then ready, recv, handle, send."""
     array = np.zeros(n, dtype=np.dtype(list(FIELDS)))
     array["start_ns"] = np.arange(n) * 1000
     array["end_ns"] = array["start_ns"] + 800
@@ -32,12 +32,12 @@ def synthetic(n: int) -> Recording:
 
 
 def peak_bytes() -> int:
-    """The greatest resident size of this process up to now."""
+    """The largest resident size of this process so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def main() -> None:
-    """Make the recording and its frame; print what that took."""
+    """Make the recording and its frame; print the cost."""
     synthetic(1000).events()  # imports
     before = peak_bytes()
     recording = repeated(synthetic(100_000), N // 100_000)
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def repeated(recording: Recording, times: int) -> Recording:
-    """The same events again and again: a large recording without a second buffer."""
+    """Repeat the events: a large recording without a second buffer."""
     return Recording(recording.rows * times)
 
 

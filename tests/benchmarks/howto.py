@@ -1,10 +1,9 @@
 """The how-to's own server, as an arm of the benchmark.
 
-From Scot Doyle, "How To Use Linux epoll with Python", its level-triggered example,
-faults included: it reads an end-of-file as nothing, keeps every request for ever, and
-prints. Three things are changed, or it could not be measured: it listens on loopback
-at a free port, which it prints first; its backlog is longer; and it outlives a client
-that left before the shutdown.
+The level-triggered example of Scot Doyle, "How To Use Linux epoll with Python", with its
+faults: it ignores an end of file, keeps every request, and prints. Three changes make it
+measurable: it listens on a free loopback port, which it prints first; its backlog is
+longer; and it survives a client that leaves before the shutdown.
 """
 
 import contextlib
@@ -20,7 +19,7 @@ response += b"Hello, world!"
 serversocket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
 serversocket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
 serversocket.bind(("127.0.0.1", 0))
-# The how-to has listen(1). With 50 clients that would measure the kernel's retries.
+# The how-to has listen(1), which with 50 clients would measure the kernel's retries.
 serversocket.listen(4096)
 serversocket.setblocking(False)
 print(serversocket.getsockname()[1], flush=True)
@@ -51,7 +50,7 @@ while True:
             responses[fileno] = responses[fileno][byteswritten:]
             if len(responses[fileno]) == 0:
                 epoll.modify(fileno, 0)
-                # Ours: a client gone by now ends the how-to's server (ENOTCONN).
+                # Added here: if the client has left, ENOTCONN ends the how-to's server.
                 with contextlib.suppress(OSError):
                     connections[fileno].shutdown(socket.SHUT_RDWR)
         elif event & select.EPOLLHUP:
