@@ -78,6 +78,7 @@ def test_raw_calls_are_preferred():
 
 
 @pytest.mark.kernel
+@pytest.mark.slow
 def test_the_default_run_has_the_shape():
     """Epoll hardly grows with N, poll and select grow linearly, and they end far apart.
 

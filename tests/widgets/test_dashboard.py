@@ -179,6 +179,7 @@ def test_controls_are_the_options_of_the_server(dashboard: widgets.Dashboard) ->
     assert "keep no list in the kernel" in dashboard.displays["interest"].value
 
 
+@pytest.mark.slow
 def test_unreachable_rate_is_shown_with_the_reason(opened: Opened) -> None:
     """A slow handler cannot reach the rate; both numbers are in the warning."""
 
