@@ -26,6 +26,7 @@ SMALL = 7.0
 
 _ROW = 1.46  # line spacing of a legend, in font sizes
 
+_OWN = "\n\nParameters\n----------\n"
 _SHARED = """
 ax : matplotlib.axes.Axes, optional
     Where to draw; by default a new figure.
@@ -41,10 +42,22 @@ matplotlib.axes.Axes
 Draw = TypeVar("Draw", bound=Callable[..., Axes])
 
 
-def documented(draw: Draw) -> Draw:
-    """Complete a docstring that ends with its own parameters by the shared ones."""
-    draw.__doc__ = inspect.cleandoc(draw.__doc__ or "") + _SHARED
-    return draw
+def documented(**source: str) -> Callable[[Draw], Draw]:
+    """Complete a docstring that ends with its own parameters by those that all charts have.
+
+    The keyword is the name of the chart's data, and its value says where they come from; a
+    chart of other data describes them with its own parameters.
+    """
+
+    def complete(draw: Draw) -> Draw:
+        summary, _, own = inspect.cleandoc(draw.__doc__ or "").partition(_OWN)
+        for name, where in source.items():
+            kind = "Result or pandas.DataFrame" if name == "data" else "pandas.DataFrame"
+            own = f"{name} : {kind}\n    From {where}.\n{own}".rstrip()
+        draw.__doc__ = summary + _OWN + own + _SHARED
+        return draw
+
+    return complete
 
 
 @contextmanager

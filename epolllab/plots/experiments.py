@@ -46,7 +46,7 @@ _SENT = {"pieces": "in four pieces", "random": "in random pieces"}
 _READING: dict[str, Any] = {"drain": "-", "one read": (0, (3, 1.5))}
 
 
-@documented
+@documented(frame=":func:`epolllab.experiments.level_against_edge`")
 def level_against_edge(
     frame: pd.DataFrame,
     *,
@@ -62,8 +62,6 @@ def level_against_edge(
 
     Parameters
     ----------
-    frame : pandas.DataFrame
-        From :func:`epolllab.experiments.level_against_edge`.
     what : str
         A key of :data:`METRICS`.
     clients : str
@@ -72,13 +70,11 @@ def level_against_edge(
     check_choice("what", what, list(METRICS))
     rows = frame[frame["clients"] == clients]
     with canvas(ax, (6.4, 4.3), note, "Level and edge, by request size") as (ax, chart):
-        ax.set_xlabel(f"request size, sent {_SENT.get(clients, clients)}")
-        ax.set_ylabel(METRICS[what])
+        ax.set(xlabel=f"request size, sent {_SENT.get(clients, clients)}", ylabel=METRICS[what])
         if rows.empty:
             return chart.draw_empty("no requests")
         is_log = bool((rows[what].dropna() > 0).all() and rows[what].max() > 30)
-        ax.set_xscale("log")
-        ax.set_yscale("log" if is_log else "linear")
+        ax.set(xscale="log", yscale="log" if is_log else "linear")
         handles = []
         for (trigger, reading), part in rows.groupby(["trigger", "reading"], observed=True):
             color = chart.theme.variant(str(trigger))
@@ -122,31 +118,23 @@ def _mark_stranded(chart: Canvas, rows: pd.DataFrame) -> list[Line2D]:
     return [legend_mark(alarm, "edge, one read: share stranded", marker="X", ms=7)]
 
 
-@documented
+@documented(frame=":func:`epolllab.experiments.strand_connections`")
 def stranded(frame: pd.DataFrame, *, ax: Axes | None = None, note: str | None = None) -> Axes:
     """Draw stranded connections: bytes are there to be read, and no event reports them.
 
     Each lane is a connection, with the time when the client's bytes arrived, the server's
     last event, and the gap from then until the client gave up.
-
-    Parameters
-    ----------
-    frame : pandas.DataFrame
-        From :func:`epolllab.experiments.strand_connections`.
     """
     height = 1.1 + 0.3 * max(4, len(frame))
     with canvas(ax, (6.4, height), note, "Stranded connections: unread bytes") as (ax, chart):
-        ax.set_xlabel("time since the first byte was sent (ms)")
-        ax.set_ylabel("connection")
+        ax.set(xlabel="time since the first byte was sent (ms)", ylabel="connection")
         if frame.empty:
             return chart.draw_empty("no connection was stranded")
         theme, edge = chart.theme, chart.theme.variant("edge")
         lanes = np.arange(len(frame))
-        begin = frame["began_ns"].min()
-        began, sent, last_event, gave_up = (
-            (frame[f"{name}_ns"] - begin).to_numpy(dtype=float) / 1e6
-            for name in ("began", "sent", "last_event", "gave_up")
-        )
+        instants = frame[["began_ns", "sent_ns", "last_event_ns", "gave_up_ns"]]
+        since = instants - frame["began_ns"].min()
+        began, sent, last_event, gave_up = since.to_numpy(dtype=float).T / 1e6
         silent = np.maximum(last_event, sent)
         look: Any = {"facecolor": theme.faint, "edgecolor": theme.alarm, "hatch": "////", "lw": 0}
         ax.barh(lanes, gave_up - silent, left=silent, height=0.5, **look)
@@ -170,7 +158,7 @@ def stranded(frame: pd.DataFrame, *, ax: Axes | None = None, note: str | None = 
     return ax
 
 
-@documented
+@documented(frame=":func:`epolllab.experiments.compare_lifecycles`")
 def lifecycles(
     frame: pd.DataFrame, *, what: str = "epoll_ctl", ax: Axes | None = None, note: str | None = None
 ) -> Axes:
@@ -181,15 +169,12 @@ def lifecycles(
 
     Parameters
     ----------
-    frame : pandas.DataFrame
-        From :func:`epolllab.experiments.compare_lifecycles`.
     what : str
         ``"waits"``, ``"requests_per_s"`` or a key of :data:`METRICS`, as in the frame.
     """
     check_choice("what", what, [name for name in _LABELS if name in frame.columns])
     with canvas(ax, (6.4, 3.6), note, "Cost of a request, by life cycle") as (ax, chart):
-        ax.set_xlabel(_LABELS[what])
-        ax.set_ylabel("life cycle")
+        ax.set(xlabel=_LABELS[what], ylabel="life cycle")
         if frame.empty:
             return chart.draw_empty("no requests")
         groups: dict[Any, Any] = dict(
@@ -219,7 +204,7 @@ _SERVER_LOOKS: dict[str, tuple[str, Any]] = {
 }
 
 
-@documented
+@documented(data=":func:`epolllab.experiments.idle_connections`")
 def idle_connections(
     data: Data, *, ax: Axes | None = None, value: str = "cpu_us", note: str | None = None
 ) -> Axes:
@@ -230,8 +215,6 @@ def idle_connections(
 
     Parameters
     ----------
-    data : Result or pandas.DataFrame
-        From :func:`epolllab.experiments.idle_connections`.
     value : str
         ``"cpu_us"``, ``"requests_per_s"``, ``"epoll_ctl"``, ``"waits"``, ``"events"``,
         ``"p50_us"`` or ``"p99_us"``.
@@ -240,8 +223,7 @@ def idle_connections(
     check_choice("value", value, [name for name in _LABELS if name in frame])
     size = (6.8, 4.4)
     with canvas(ax, size, note_of(data, note), "Servers with idle connections") as (ax, chart):
-        ax.set_xlabel("idle connections")
-        ax.set_ylabel(_LABELS[value])
+        ax.set(xlabel="idle connections", ylabel=_LABELS[value])
         if frame.empty:
             return chart.draw_empty("nothing measured")
         handles = _draw_servers(chart, frame, value)
@@ -283,7 +265,7 @@ def _draw_servers(chart: Canvas, frame: pd.DataFrame, value: str) -> list[Any]:
     return handles
 
 
-@documented
+@documented(data=":func:`epolllab.experiments.comparisons.observer_cost.observer_cost`")
 def observer_cost(
     data: Data,
     *,
@@ -300,8 +282,6 @@ def observer_cost(
 
     Parameters
     ----------
-    data : Result or pandas.DataFrame
-        From :func:`epolllab.experiments.comparisons.observer_cost.observer_cost`.
     load : {"echo", "http"}
         Which of the loads.
     value : str

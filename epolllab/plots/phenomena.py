@@ -19,7 +19,7 @@ MASK_BITS = ("IN", "OUT", "PRI", "RDHUP", "HUP", "ERR")
 """Columns of :func:`masks`: bits that must be requested, then those always reported."""
 
 
-@documented
+@documented()
 def masks(frame: pd.DataFrame, *, ax: Axes | None = None, note: str | None = None) -> Axes:
     """Draw which bits of the mask are reported in each situation, requested or not.
 
@@ -65,7 +65,7 @@ def _draw_matrix(chart: Canvas, frame: pd.DataFrame, marks: Sequence[tuple[Any, 
     chart.legend(handles)
 
 
-@documented
+@documented()
 def conformance(frame: pd.DataFrame, *, ax: Axes | None = None, note: str | None = None) -> Axes:
     """Draw which checks each server passes: a dot for a pass, a cross for a failure.
 
@@ -93,7 +93,7 @@ def conformance(frame: pd.DataFrame, *, ax: Axes | None = None, note: str | None
     return ax
 
 
-@documented
+@documented()
 def numbers(
     frame: pd.DataFrame, *, what: str = "", ax: Axes | None = None, note: str | None = None
 ) -> Axes:

@@ -21,7 +21,7 @@ __all__ = ["batch_sizes", "interest", "timeline", "wakeups"]
 # ---- the timeline --------------------------------------------------------------
 
 
-@documented
+@documented(events="``recording.events()``")
 def timeline(
     events: pd.DataFrame,
     *,
@@ -40,8 +40,6 @@ def timeline(
 
     Parameters
     ----------
-    events : pandas.DataFrame
-        From ``recording.events()``.
     connections : int or sequence of int
         How many connections at most, in order of appearance; or the serials wanted.
     span : tuple of float, optional
@@ -209,17 +207,12 @@ def _write_beside(
 # ---- wakeups -------------------------------------------------------------------
 
 
-@documented
+@documented(wakeups="``recording.wakeups()``")
 def wakeups(wakeups: pd.DataFrame, *, ax: Axes | None = None, note: str | None = None) -> Axes:
     """Draw how long each wait slept, and how long the loop then worked, over time.
 
     Durations are on a logarithmic axis, with a line at each median. A wakeup in which
     nothing was done has no second point; the text below gives the number of these.
-
-    Parameters
-    ----------
-    wakeups : pandas.DataFrame
-        From ``recording.wakeups()``.
     """
     with canvas(ax, (7.0, 3.8), note, "Duration of each wait and of the work after it") as (
         ax,
@@ -267,18 +260,13 @@ def _draw_median(chart: Canvas, ns: float, color: str) -> None:
     )  # fmt: skip
 
 
-@documented
+@documented(wakeups="``recording.wakeups()``; waits that failed are left out")
 def batch_sizes(wakeups: pd.DataFrame, *, ax: Axes | None = None, note: str | None = None) -> Axes:
     """Draw how many descriptors the waits returned at once.
 
     Large batches mean that one wait served many connections: the loop was busy, and
     the connections shared the cost of waiting. There is a bar for each number up to 40,
     and above that for each range of numbers; the bar at 0 is timeouts.
-
-    Parameters
-    ----------
-    wakeups : pandas.DataFrame
-        From ``recording.wakeups()``; waits that failed are left out.
     """
     with canvas(ax, (6.0, 3.4), note, "Batch sizes of the waits") as (ax, chart):
         ax.set_xlabel("descriptors returned by one wait")
@@ -306,7 +294,7 @@ def batch_sizes(wakeups: pd.DataFrame, *, ax: Axes | None = None, note: str | No
 # ---- the interest list -----------------------------------------------------------
 
 
-@documented
+@documented(frame="``frames.interest_list(entries, table)``")
 def interest(
     frame: pd.DataFrame, *, ax: Axes | None = None, limit: int = 24, note: str | None = None
 ) -> Axes:
@@ -317,8 +305,6 @@ def interest(
 
     Parameters
     ----------
-    frame : pandas.DataFrame
-        From ``frames.interest_list(entries, table)``.
     limit : int
         Most descriptors to draw; entries that only one side has come first.
     """

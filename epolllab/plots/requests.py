@@ -20,7 +20,7 @@ __all__ = ["journey", "latency"]
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
 
-@documented
+@documented()
 def latency(
     data: "pd.Series[Any] | pd.DataFrame | Mapping[str, Any]",
     *,
@@ -144,7 +144,7 @@ def _scale_by_nines(ax: Axes, n: int) -> None:
     ax.yaxis.set_major_formatter(lambda share, _: f"{share * 100:.6g} %")
 
 
-@documented
+@documented()
 def journey(
     journeys: pd.DataFrame, *, ax: Axes | None = None, limit: int = 20, note: str | None = None
 ) -> Axes:

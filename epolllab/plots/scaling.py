@@ -41,7 +41,7 @@ def _name(poller: object) -> str:
     return _NAMES.get(str(poller), str(poller))
 
 
-@documented
+@documented(data=":func:`epolllab.experiments.sweep`")
 def scaling(
     data: Data,
     *,
@@ -59,8 +59,6 @@ def scaling(
 
     Parameters
     ----------
-    data : Result or pandas.DataFrame
-        From :func:`epolllab.experiments.sweep`.
     literature : pandas.DataFrame, optional
         Rows of :func:`epolllab.analysis.literature.literature` with ``op_us``, drawn
         hollow and dotted, with a box that describes how each side was measured.
@@ -167,7 +165,7 @@ def _write_methods(chart: Canvas, data: Data, literature: pd.DataFrame) -> None:
     )  # fmt: skip
 
 
-@documented
+@documented()
 def ratio(
     data: Data,
     *,
@@ -235,7 +233,7 @@ def _draw_ratios(chart: Canvas, table: pd.DataFrame) -> list[Any]:
     return handles
 
 
-@documented
+@documented(data=":func:`epolllab.experiments.sweep` with both ``raw`` and ``python``")
 def cost_split(
     data: Data,
     *,
@@ -251,8 +249,6 @@ def cost_split(
 
     Parameters
     ----------
-    data : Result or pandas.DataFrame
-        From :func:`epolllab.experiments.sweep` with both ``raw`` and ``python``.
     n_fds : int or sequence of int, optional
         Sizes to draw; all that have both by default.
     """
@@ -306,7 +302,7 @@ def _draw_shares(chart: Canvas, table: pd.DataFrame) -> None:
         )  # fmt: skip
 
 
-@documented
+@documented(data=":func:`epolllab.experiments.crossover`")
 def crossover(
     data: Data,
     *,
@@ -323,8 +319,6 @@ def crossover(
 
     Parameters
     ----------
-    data : Result or pandas.DataFrame
-        From :func:`epolllab.experiments.crossover`.
     api : {"raw", "python"}, optional
         By default ``"raw"`` where it was measured.
     value : {"wait_ns", "op_ns"}
@@ -399,17 +393,12 @@ def _share_text(share: float) -> str:
     return "one" if share == 0 else f"{share:.0%}" if share >= 0.01 else f"{share:.1%}"
 
 
-@documented
+@documented(data=":func:`epolllab.experiments.wait_kinds` with two sizes or more")
 def wait_kinds(data: Data, *, ax: Axes | None = None, note: str | None = None) -> Axes:
     """Draw what one more descriptor of each kind adds to a wait.
 
     Points are slopes of the least-squares line over N, with 95 % intervals, by the raw
     call where it was measured.
-
-    Parameters
-    ----------
-    data : Result or pandas.DataFrame
-        From :func:`epolllab.experiments.wait_kinds` with two sizes or more.
     """
     frame = select_api(frame_of(data), "wait_ns")
     title = "Cost of one more descriptor, by kind"
@@ -437,7 +426,7 @@ def wait_kinds(data: Data, *, ax: Axes | None = None, note: str | None = None) -
     return ax
 
 
-@documented
+@documented()
 def staircase(data: Data, *, ax: Axes | None = None, note: str | None = None) -> Axes:
     """Draw how many waits a run took, over the number of descriptors active at once.
 

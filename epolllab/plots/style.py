@@ -10,16 +10,13 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib as mpl
 from cycler import cycler
 
-__all__ = [
-    "DARK", "LIGHT", "OPS", "OP_GROUPS", "SPANS", "VARIANTS", "Theme", "current", "settings",
-    "use",
-]  # fmt: skip
+__all__ = ["DARK", "LIGHT", "OP_GROUPS", "Theme", "current", "settings", "use"]
 
 # Each meaning with its colour in the light and in the dark theme.
 _VARIANTS = {
@@ -66,7 +63,7 @@ OP_GROUPS = {op: group for group, ops in _GROUPS.items() for op in ops}
 
 @dataclass(frozen=True)
 class Theme:
-    """Colours by meaning, and the matplotlib settings to match.
+    """Colours by meaning.
 
     ``ink`` is for text and axes, ``muted`` for what is secondary, ``faint`` for
     grids, ``paper`` for the background, ``alarm`` for failures, and ``main`` for
@@ -83,11 +80,6 @@ class Theme:
     variants: Mapping[str, str]
     ops: Mapping[str, str]
     spans: Mapping[str, str]
-    rc: Any = field(init=False)
-
-    def __post_init__(self) -> None:
-        """Derive the settings from the colours."""
-        object.__setattr__(self, "rc", _settings(self))
 
     def op(self, name: str) -> str:
         """The colour of an operation, by its name in a frame."""
@@ -115,6 +107,7 @@ class Theme:
 
 
 def _settings(theme: Theme) -> dict[str, Any]:
+    """The settings of matplotlib to match a theme."""
     return {
         "font.family": ["sans-serif"],
         "font.sans-serif": ["DejaVu Sans"],
@@ -177,13 +170,6 @@ DARK = _theme(
     alarm="#FF6B6B", main="#4CC9B0",
 )  # fmt: skip
 
-VARIANTS: Mapping[str, str] = LIGHT.variants
-"""Colour of each variant of a comparison, in the light theme."""
-OPS: Mapping[str, str] = LIGHT.ops
-"""Colour of each group of operations, in the light theme."""
-SPANS: Mapping[str, str] = LIGHT.spans
-"""Colour of each span of a journey, in the light theme."""
-
 _theme_in_use: ContextVar[Theme] = ContextVar("theme", default=LIGHT)
 # matplotlib's settings are one dictionary for the whole process, and notebook callbacks run in
 # threads of their own: two changing it at once would restore it in the wrong order.
@@ -231,7 +217,7 @@ def use(dark: bool | None = None) -> Iterator[Theme]:
         Its colours, by meaning.
     """
     theme = current() if dark is None else DARK if dark else LIGHT
-    with settings(theme.rc):
+    with settings(_settings(theme)):
         token = _theme_in_use.set(theme)
         try:
             yield theme

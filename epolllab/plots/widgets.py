@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
@@ -14,37 +13,29 @@ __all__ = ["curves", "history", "live"]
 THOUSANDS = "{x:,.10g}"
 
 
-@documented
+@documented(frame="``Steps.history()``")
 def history(frame: pd.DataFrame, *, ax: Axes | None = None, note: str | None = None) -> Axes:
-    """Draw a stepper's history: bytes in the buffer, and what each wait returned.
-
-    Parameters
-    ----------
-    frame : pandas.DataFrame
-        From ``Steps.history()``.
-    """
+    """Draw a stepper's history: bytes in the buffer, and what each wait returned."""
     title = "Bytes in the buffer, and what each wait returned"
     with canvas(ax, (8.0, 3.6), note, title) as (ax, chart):
         ax.set_xlabel("step")
         ax.set_ylabel("bytes in the buffer", loc="bottom")
         if frame.empty:
             return chart.draw_empty("no steps")
-        n_bytes = frame["readable"].to_numpy(dtype=float)
+        n_bytes = frame["readable"]
         ax.bar(frame["step"], n_bytes, width=0.86, color=chart.theme.op("recv"), gid="readable")
         top = max(float(n_bytes.max()), 1.0)
         for lane, trigger in enumerate(("level", "edge")):
             waited = frame[frame[trigger].notna()]
-            returned = (waited[trigger] != "").to_numpy(dtype=bool)
+            returned = waited[trigger] != ""
             height = top * (1.42 - 0.2 * lane)
-            y = np.full(len(waited), height)
             color = chart.theme.variants[trigger]
-            x = waited["step"].to_numpy()
-            for chosen, fill, name in (
-                (returned, color, "returned"),
-                (~returned, chart.theme.paper, "silent"),
+            for steps, fill, name in (
+                (waited["step"][returned], color, "returned"),
+                (waited["step"][~returned], chart.theme.paper, "silent"),
             ):
                 ax.scatter(
-                    x[chosen], y[chosen], s=46, color=fill, edgecolor=color, linewidth=1.6,
+                    steps, [height] * len(steps), s=46, color=fill, edgecolor=color, linewidth=1.6,
                     gid=f"{trigger} {name}",
                 )  # fmt: skip
             ax.text(-0.9, height, trigger, color=color, ha="right", va="center")
@@ -59,29 +50,19 @@ def history(frame: pd.DataFrame, *, ax: Axes | None = None, note: str | None = N
             ax.set_xlabel("")
             chart.depth += 26
         marks: dict[str, Any] = {"color": chart.theme.muted, "ms": 6.5, "mew": 1.6}
-        chart.legend(
-            [
-                legend_mark(label="returned", **marks),
-                legend_mark(label="not returned", mfc="none", **marks),
-            ]
-        )
+        returned_mark = legend_mark(label="returned", **marks)
+        chart.legend([returned_mark, legend_mark(label="not returned", mfc="none", **marks)])
     return ax
 
 
-@documented
+@documented(frame="``Live.frame()``")
 def live(frame: pd.DataFrame, *, ax: Axes | None = None, note: str | None = None) -> Axes:
     """Draw a dashboard's last seconds: requests and wakeups per second, and latency.
 
     Latency has its axis at the right.
-
-    Parameters
-    ----------
-    frame : pandas.DataFrame
-        From ``Live.frame()``.
     """
     with canvas(ax, (8.0, 3.6), note, "Load and latency of the server") as (ax, chart):
-        ax.set_xlabel("time since the display began (s)")
-        ax.set_ylabel("per second")
+        ax.set(xlabel="time since the display began (s)", ylabel="per second")
         if frame.empty:
             return chart.draw_empty("nothing measured yet")
         x = frame["t_s"]
@@ -107,7 +88,7 @@ def live(frame: pd.DataFrame, *, ax: Axes | None = None, note: str | None = None
     return ax
 
 
-@documented
+@documented()
 def curves(
     frame: pd.DataFrame, *, ax: Axes | None = None, log: bool = True, note: str | None = None
 ) -> Axes:
@@ -121,8 +102,7 @@ def curves(
         Whether both axes are logarithmic.
     """
     with canvas(ax, (7.2, 4.6), note, "Time of one wait, by descriptors watched") as (ax, chart):
-        ax.set_xlabel("descriptors watched")
-        ax.set_ylabel("time of one wait (µs)")
+        ax.set(xlabel="descriptors watched", ylabel="time of one wait (µs)")
         if frame.empty:
             return chart.draw_empty("nothing measured")
         handles = []

@@ -17,17 +17,12 @@ from epolllab.plots.units import number
 __all__ = ["accept_balance", "herd", "latency_tails"]
 
 
-@documented
+@documented(frame=":func:`epolllab.experiments.thundering_herd`")
 def herd(frame: pd.DataFrame, *, ax: Axes | None = None, note: str | None = None) -> Axes:
     """Draw how many processes one connection wakes, on a logarithmic axis.
 
     There is a group of bars for each way of sharing the listener, with a bar for each
     number of workers, and a ring at the exact expected value.
-
-    Parameters
-    ----------
-    frame : pandas.DataFrame
-        From :func:`epolllab.experiments.thundering_herd`.
     """
     with canvas(ax, (6.4, 4.0), note, "Processes woken by one connection") as (ax, chart):
         ax.set_xlabel("processes woken per connection")
@@ -61,7 +56,7 @@ def herd(frame: pd.DataFrame, *, ax: Axes | None = None, note: str | None = None
     return ax
 
 
-@documented
+@documented(frame=":func:`epolllab.experiments.accept_balance`")
 def accept_balance(
     frame: pd.DataFrame,
     *,
@@ -77,8 +72,6 @@ def accept_balance(
 
     Parameters
     ----------
-    frame : pandas.DataFrame
-        From :func:`epolllab.experiments.accept_balance`.
     limit : int
         Connections drawn of each variant, from the first; the totals count all.
     published : bool
@@ -129,7 +122,7 @@ _QUEUES = {
 }
 
 
-@documented
+@documented(frame=":func:`epolllab.experiments.latency_tails`")
 def latency_tails(
     frame: pd.DataFrame, *, ax: Axes | None = None, published: bool = True, note: str | None = None
 ) -> Axes:
@@ -139,8 +132,6 @@ def latency_tails(
 
     Parameters
     ----------
-    frame : pandas.DataFrame
-        From :func:`epolllab.experiments.latency_tails`.
     published : bool
         Write Cloudflare's figures below the chart.
     """

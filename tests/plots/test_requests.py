@@ -27,10 +27,11 @@ def test_latency_marks_the_percentiles_that_the_number_of_values_supports() -> N
 def test_latency_draws_a_variant_in_its_own_colour() -> None:
     """The colours of level, edge, poll and select do not depend on the other curves."""
     ns = pd.Series([1000.0, 2000.0])
+    colors = style.LIGHT.variants
     for names in (("epoll-level", "epoll-edge", "poll", "select"), ("select", "epoll-edge")):
         ax = plots.latency(dict.fromkeys(names, ns))
         drawn = [to_hex(line.get_color()).upper() for line in by_gid(ax, "curve")]
-        assert drawn == [style.VARIANTS[name.removeprefix("epoll-")].upper() for name in names]
+        assert drawn == [colors[name.removeprefix("epoll-")].upper() for name in names]
         assert [label.split()[0] for label in legend(ax)] == list(names)
 
 
@@ -65,14 +66,14 @@ def test_a_long_run_is_thinned_but_keeps_its_slowest() -> None:
 def test_a_journey_lays_its_spans_end_to_end() -> None:
     """Each span goes from one timestamp to the next; the negative one is thin."""
     ax = plots.journey(journeys({}))
-    spans = {name: by_gid(ax, name)[0] for name in style.SPANS}
+    spans = {name: by_gid(ax, name)[0] for name in style.LIGHT.spans}
     expected = {
         "waiting": (0, 1), "wake": (1, 2), "queue": (3, 1), "read": (4, 2), "handle": (6, 3),
         "send": (9, 6), "deliver": (15, -2), "receive": (13, 7),
     }  # fmt: skip
     for name, bar in spans.items():
         assert (bar.get_x(), bar.get_width()) == pytest.approx(expected[name])
-        assert to_hex(bar.get_facecolor()).upper() == style.SPANS[name].upper()
+        assert to_hex(bar.get_facecolor()).upper() == style.LIGHT.spans[name].upper()
     assert spans["deliver"].get_height() < spans["send"].get_height()
     assert "ended before it began" in words(ax)
     assert "20.0 µs" in words(ax)

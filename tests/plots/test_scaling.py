@@ -20,7 +20,7 @@ def test_scaling_draws_a_line_per_poller_and_call_without_the_warmup():
     raw = lines(ax)["poll raw"]
     assert raw.get_xdata().tolist() == [10, 100, 1_000]
     assert raw.get_ydata().tolist() == pytest.approx([951, 5001, 45_501])
-    assert raw.get_color() == style.VARIANTS["poll"]
+    assert raw.get_color() == style.LIGHT.variants["poll"]
     assert raw.get_linestyle() == "-"
     assert lines(ax)["poll python"].get_linestyle() == "--"
     assert ax.get_xscale() == ax.get_yscale() == "log"

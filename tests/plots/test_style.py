@@ -43,7 +43,7 @@ def test_every_operation_has_a_colour_group() -> None:
     """A new operation needs a colour; ready rows are marks and need none."""
     ops = set(frames.OP_DTYPE.categories) - {"ready"}
     assert ops == set(style.OP_GROUPS)
-    assert set(style.OP_GROUPS.values()) == set(style.OPS)
+    assert set(style.OP_GROUPS.values()) == set(style.LIGHT.ops)
 
 
 def test_a_variant_without_a_known_word_has_its_place_in_the_palette() -> None:
