@@ -12,13 +12,13 @@ from typing import Any, TypeVar
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
 from epolllab.plots import style
 from epolllab.plots.style import Theme
 
-__all__ = ["SMALL", "Canvas", "canvas", "documented", "legend_mark", "log_axis"]
+__all__ = ["SMALL", "Canvas", "canvas", "documented", "fixed_axis", "legend_mark", "log_axis"]
 
 
 SMALL = 7.0
@@ -162,6 +162,13 @@ class Canvas:
 def legend_mark(color: str, label: str, marker: str = "o", **look: Any) -> Line2D:
     """A legend's entry for marks without a line."""
     return Line2D([], [], ls="", marker=marker, color=color, label=label, **look)
+
+
+def fixed_axis(axis: Axis, ticks: Sequence[float], text: Callable[[float, object], str]) -> None:
+    """Have ticks at these places only, each with its label."""
+    axis.set_major_locator(FixedLocator(ticks))
+    axis.set_major_formatter(text)
+    axis.set_minor_locator(NullLocator())
 
 
 def log_axis(axis: Axis, text: Callable[[float, object], str]) -> None:

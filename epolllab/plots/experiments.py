@@ -7,21 +7,15 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FixedLocator, NullLocator
 
 from epolllab.checks import check_choice
-from epolllab.plots.canvas import Canvas, canvas, documented, legend_mark, log_axis
+from epolllab.plots.canvas import Canvas, canvas, documented, fixed_axis, legend_mark, log_axis
 from epolllab.plots.results import Data, draw_intervals, in_order, mark_end, measured, note_of
 from epolllab.plots.units import byte_size, number, whole
 
 __all__ = [
-    "METRICS",
-    "idle_connections",
-    "level_against_edge",
-    "lifecycles",
-    "observer_cost",
-    "stranded",
-]
+    "METRICS", "idle_connections", "level_against_edge", "lifecycles", "observer_cost", "stranded",
+]  # fmt: skip
 
 
 METRICS = {
@@ -87,9 +81,7 @@ def level_against_edge(
                 label=f"{trigger}, {reading}",
             )  # fmt: skip
         handles += _mark_stranded(chart, rows)
-        ax.xaxis.set_major_locator(FixedLocator(sorted(rows["size"].unique())))
-        ax.xaxis.set_minor_locator(NullLocator())
-        ax.xaxis.set_major_formatter(byte_size)
+        fixed_axis(ax.xaxis, sorted(rows["size"].unique()), byte_size)
         if is_log:
             log_axis(ax.yaxis, number)
         else:
@@ -148,13 +140,9 @@ def stranded(frame: pd.DataFrame, *, ax: Axes | None = None, note: str | None = 
             )  # fmt: skip
         chart.label_rows(frame["conn"].astype(str).to_list())
         ax.set_xlim(left=min(0.0, began.min()) - 0.02 * gave_up.max())
-        chart.legend(
-            [
-                legend_mark(theme.main, "bytes arrived", marker="|", ms=9, mew=1.8),
-                legend_mark(edge, "last event", marker="o", ms=5),
-                Patch(label="no event", **look),
-            ]
-        )
+        arrived = legend_mark(theme.main, "bytes arrived", marker="|", ms=9, mew=1.8)
+        event = legend_mark(edge, "last event", marker="o", ms=5)
+        chart.legend([arrived, event, Patch(label="no event", **look)])
     return ax
 
 
@@ -177,16 +165,14 @@ def lifecycles(
         ax.set(xlabel=_LABELS[what], ylabel="life cycle")
         if frame.empty:
             return chart.draw_empty("no requests")
-        groups: dict[Any, Any] = dict(
-            list(frame.groupby(["lifecycle", "trigger"], observed=True)[what])
-        )
-        for lane, ((_, trigger), values) in enumerate(groups.items()):
+        groups: Any = list(frame.groupby(["lifecycle", "trigger"], observed=True)[what])
+        for lane, ((_, trigger), values) in enumerate(groups):
             median = values.median()
             ax.barh(lane, median, height=0.62, color=chart.theme.variant(str(trigger)))
             if len(values) > 1:
                 ax.scatter(values, [lane] * len(values), s=10, color=chart.theme.ink, zorder=3)
             chart.annotate(number(median), (values.max(), lane), (5, 0), fontsize=8)
-        chart.label_rows([", ".join(map(str, key)) for key in groups])
+        chart.label_rows([", ".join(map(str, key)) for key, _ in groups])
         ax.margins(x=0.12)
         ax.set_xlim(left=0)
         ax.xaxis.set_major_formatter(number)
@@ -237,18 +223,14 @@ def idle_connections(
 def _draw_servers(chart: Canvas, frame: pd.DataFrame, value: str) -> list[Any]:
     sizes = sorted(frame["idle"].unique())
     zero = np.log10(min((n for n in sizes if n), default=10)) - 1
-
-    def place(n: Any) -> Any:
-        n = np.asarray(n, dtype=float)
-        return np.where(n > 0, np.log10(np.maximum(n, 1)), zero)
-
+    place = {n: np.log10(n) if n else zero for n in sizes}
     handles = []
     servers = in_order(frame["server"])
     for i, server in enumerate(servers):
         marker, dashes = _SERVER_LOOKS.get(server, ("o", "-"))
         rows = frame[frame["server"] == server].groupby("idle")[value]
         median = rows.median()
-        x = place(median.index) + 0.025 * (i - (len(servers) - 1) / 2)
+        x = median.index.map(place) + 0.025 * (i - (len(servers) - 1) / 2)
         color = chart.theme.variant(server)
         chart.ax.vlines(x, rows.min(), rows.max(), color=color, lw=1.4, alpha=0.6)
         handles += chart.ax.plot(
@@ -259,9 +241,9 @@ def _draw_servers(chart: Canvas, frame: pd.DataFrame, value: str) -> list[Any]:
             mark_end(chart, x[-1], median.iloc[-1], color)
     shown: list[int] = []
     for n in reversed(sizes):  # a size where one server ends may be too near to the next
-        if not shown or n < 0.7 * shown[-1]:
-            shown.append(n)
-    chart.ax.set_xticks(place(shown[::-1]), [f"{n:,}" for n in shown[::-1]])
+        if not shown or n < 0.7 * shown[0]:
+            shown.insert(0, n)
+    chart.ax.set_xticks([place[n] for n in shown], [f"{n:,}" for n in shown])
     return handles
 
 

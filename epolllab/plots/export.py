@@ -99,7 +99,9 @@ def export(
     _check_name(name)
     kinds = _check_formats(formats)
     check_choice("data_format", data_format, DATA_FORMATS)
-    _check_data(data)
+    if data is not None and not isinstance(data, pd.DataFrame | pd.Series | Recording):
+        found = type(data).__name__
+        raise TypeError(f"data must be a DataFrame, a Series or a Recording, not {found}")
     data_kind = "parquet" if isinstance(data, Recording) else data_format
     suffixes = [*kinds, *([] if data is None else [data_kind]), "json"]
     parent = default_folder() if folder is None else Path(folder)
@@ -136,9 +138,6 @@ def default_folder() -> Path:
     return here / "data" / "charts"
 
 
-# ---- arguments -------------------------------------------------------------------------
-
-
 def _figure(thing: object) -> Figure:
     if isinstance(thing, Axes | FigureBase):
         found: Any = thing
@@ -170,13 +169,6 @@ def _check_formats(formats: Sequence[str]) -> list[str]:
     return [check_choice("formats", kind, FORMATS) for kind in kinds]
 
 
-def _check_data(data: object) -> None:
-    if data is not None and not isinstance(data, pd.DataFrame | pd.Series | Recording):
-        raise TypeError(
-            f"data must be a DataFrame, a Series or a Recording, not {type(data).__name__}"
-        )
-
-
 def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -186,9 +178,6 @@ def _make_folder(folder: Path) -> None:
             f"folder cannot be made ({error.strerror}), so nothing was written; choose another",
             str(folder),
         ) from error
-
-
-# ---- writing ---------------------------------------------------------------------------
 
 
 def _draw(figure: Figure, path: Path, kind: str, dpi: int) -> None:

@@ -30,9 +30,9 @@ def masks(frame: pd.DataFrame, *, ax: Axes | None = None, note: str | None = Non
     Parameters
     ----------
     frame : pandas.DataFrame
-        A row for each situation, named by the index; columns ``asked`` and ``unasked``
-        (or one of them) with masks as text, such as ``"IN|RDHUP"`` or ``"nothing"``:
-        what was reported with every bit in the interest mask, and with none.
+        A row for each situation, named by the index; columns ``asked`` (every bit in the
+        interest mask) and ``unasked`` (interest 0), or one of them, with the masks reported
+        as text: ``"IN|RDHUP"``, ``"nothing"``.
     """
     height = 1.1 + 0.33 * max(3, len(frame))
     with canvas(ax, (6.4, height), note, "Mask bits reported in each situation") as (ax, chart):

@@ -18,9 +18,6 @@ from epolllab.plots.units import duration, plural, round_duration, unit_for, who
 __all__ = ["batch_sizes", "interest", "timeline", "wakeups"]
 
 
-# ---- the timeline --------------------------------------------------------------
-
-
 @documented(events="``recording.events()``")
 def timeline(
     events: pd.DataFrame,
@@ -66,7 +63,12 @@ def timeline(
         room = 0 if span else 0.008 * (last - first)
         ax.set_xlim((first - room) / unit.ns, (last + room) / unit.ns)
         _label_lanes(chart, serials, n_more)
-        _draw_wait_ends(chart, drawn)
+        ends = (drawn["x"] + drawn["w"])[drawn["op"] == "wait"]
+        if 0 < len(ends) <= 60:
+            ax.vlines(
+                ends, 0, 1, transform=ax.get_xaxis_transform(), color=chart.theme.muted, lw=0.6,
+                alpha=0.5, zorder=0.6, gid="wake",
+            )  # fmt: skip
         groups = _draw_calls(chart, drawn)
         marks = _draw_marks(chart, drawn, names)
         ax.set_xlabel(f"time since the first event ({unit.name})")
@@ -90,10 +92,7 @@ def _within(events: pd.DataFrame, span: tuple[float, float] | None) -> tuple[pd.
 def _lanes(events: pd.DataFrame, connections: int | Sequence[int]) -> tuple[list[int], int]:
     """The serials to draw, and the number of those left out."""
     present = [int(conn) for conn in events["conn"].unique() if conn]
-    if isinstance(connections, int):
-        wanted = present[:connections]
-    else:
-        wanted = [int(conn) for conn in connections]
+    wanted = present[:connections] if isinstance(connections, int) else list(connections)
     return wanted, len(set(present) - set(wanted))
 
 
@@ -116,15 +115,6 @@ def _label_lanes(chart: Canvas, serials: list[int], n_more: int) -> None:
     )  # fmt: skip
 
 
-def _draw_wait_ends(chart: Canvas, drawn: pd.DataFrame) -> None:
-    waits = drawn[drawn["op"] == "wait"]
-    if 0 < len(waits) <= 60:
-        chart.ax.vlines(
-            (waits["x"] + waits["w"]).to_numpy(), 0, 1, transform=chart.ax.get_xaxis_transform(),
-            color=chart.theme.muted, lw=0.6, alpha=0.5, zorder=0.6, gid="wake",
-        )  # fmt: skip
-
-
 def _draw_calls(chart: Canvas, drawn: pd.DataFrame) -> list[Any]:
     """Draw a bar for each call, one collection for each group of operations."""
     handles = []
@@ -134,11 +124,9 @@ def _draw_calls(chart: Canvas, drawn: pd.DataFrame) -> list[Any]:
         if calls.empty:
             continue
         left, width, lane = (calls[c].to_numpy(dtype=float) for c in ("x", "w", "lane"))
-        right, top, bottom = left + width, lane - 0.24, lane + 0.3
-        corners: Any = np.stack(
-            [np.stack(c, axis=-1) for c in ((left, top), (right, top), (right, bottom),
-                                            (left, bottom))], axis=1,
-        )  # fmt: skip
+        x = np.stack([left, left + width, left + width, left], axis=1)
+        y = lane[:, np.newaxis] + np.array([-0.24, -0.24, 0.3, 0.3])
+        corners: Any = np.stack([x, y], axis=-1)
         # The outline's width is in points, and so is the least width of a bar.
         bars = PolyCollection(corners, facecolor=color, edgecolor=color, linewidth=0.9, gid=name)
         chart.ax.add_collection(bars, autolim=False)
@@ -169,20 +157,16 @@ def _draw_marks(chart: Canvas, drawn: pd.DataFrame, names: int) -> list[Any]:
         chart.ax.plot(rows["at"], y, ls="", ms=size, zorder=4, clip_on=False, gid=name, **look)
         handles.append(Line2D([], [], ls="", ms=5, label=name, **look))
         if name == "ready" and len(rows) <= names:
-            _write_beside(chart, rows, rows["mask_names"], (4, -0.39), color)
+            _write_beside(chart, rows, "mask_names", (4, -0.39), color)
         elif name == "error" and len(rows) <= names:
-            _write_beside(chart, rows, rows["error"], (-3, 0.46), color)
+            _write_beside(chart, rows, "error", (-3, 0.46), color)
     return handles
 
 
 def _write_beside(
-    chart: Canvas,
-    rows: pd.DataFrame,
-    words: "pd.Series[Any]",
-    offset: tuple[float, float],
-    color: str,
+    chart: Canvas, rows: pd.DataFrame, column: str, offset: tuple[float, float], color: str
 ) -> None:
-    """Write words beside marks, where the next mark in the lane leaves room.
+    """Write a column's words beside marks, where the next mark in the lane leaves room.
 
     ``offset`` is to the right in points, and down in lanes. At the right end of the
     chart a word goes to the left of its mark, if there is room before it.
@@ -191,7 +175,8 @@ def _write_beside(
     per_point = (high - low) / chart.width
     lanes = rows.groupby("lane")["at"]
     before, after = lanes.shift(1).fillna(low), lanes.shift(-1).fillna(np.inf)
-    marks = zip(rows["at"], rows["lane"], words.astype("str"), before, after, strict=True)
+    words = rows[column].astype("str")
+    marks = zip(rows["at"], rows["lane"], words, before, after, strict=True)
     for x, lane, word, previous, following in marks:
         needs = (abs(offset[0]) + 4 + 4.4 * len(word)) * per_point
         at_end = x + needs > high + 30 * per_point
@@ -204,9 +189,6 @@ def _write_beside(
         )  # fmt: skip
 
 
-# ---- wakeups -------------------------------------------------------------------
-
-
 @documented(wakeups="``recording.wakeups()``")
 def wakeups(wakeups: pd.DataFrame, *, ax: Axes | None = None, note: str | None = None) -> Axes:
     """Draw how long each wait slept, and how long the loop then worked, over time.
@@ -214,10 +196,8 @@ def wakeups(wakeups: pd.DataFrame, *, ax: Axes | None = None, note: str | None =
     Durations are on a logarithmic axis, with a line at each median. A wakeup in which
     nothing was done has no second point; the text below gives the number of these.
     """
-    with canvas(ax, (7.0, 3.8), note, "Duration of each wait and of the work after it") as (
-        ax,
-        chart,
-    ):
+    title = "Duration of each wait and of the work after it"
+    with canvas(ax, (7.0, 3.8), note, title) as (ax, chart):
         ax.set_ylabel("duration")
         if wakeups.empty:
             ax.set_xlabel("time since the first wait")
@@ -236,7 +216,12 @@ def wakeups(wakeups: pd.DataFrame, *, ax: Axes | None = None, note: str | None =
                 start[some] / unit.ns, ns, "o", ms=size, mew=0, color=color, alpha=0.7, label=name
             )
             if some.any():
-                _draw_median(chart, float(ns.median()), color)
+                median = float(ns.median())
+                ax.axhline(median, color=color, lw=1.1, zorder=1.5, gid="median")
+                chart.annotate(
+                    duration(median), (1, median), (4, 0), xycoords=ax.get_yaxis_transform(),
+                    fontsize=8, color=color, gid="median",
+                )  # fmt: skip
         ax.set_yscale("log")
         log_axis(ax.yaxis, round_duration)
         ax.grid(axis="y")
@@ -251,15 +236,6 @@ def wakeups(wakeups: pd.DataFrame, *, ax: Axes | None = None, note: str | None =
     return ax
 
 
-def _draw_median(chart: Canvas, ns: float, color: str) -> None:
-    """Draw a line at a median, and write it at the right end."""
-    chart.ax.axhline(ns, color=color, lw=1.1, zorder=1.5, gid="median")
-    chart.annotate(
-        duration(ns), (1, ns), (4, 0), xycoords=chart.ax.get_yaxis_transform(), fontsize=8,
-        color=color, gid="median",
-    )  # fmt: skip
-
-
 @documented(wakeups="``recording.wakeups()``; waits that failed are left out")
 def batch_sizes(wakeups: pd.DataFrame, *, ax: Axes | None = None, note: str | None = None) -> Axes:
     """Draw how many descriptors the waits returned at once.
@@ -269,8 +245,7 @@ def batch_sizes(wakeups: pd.DataFrame, *, ax: Axes | None = None, note: str | No
     and above that for each range of numbers; the bar at 0 is timeouts.
     """
     with canvas(ax, (6.0, 3.4), note, "Batch sizes of the waits") as (ax, chart):
-        ax.set_xlabel("descriptors returned by one wait")
-        ax.set_ylabel("waits")
+        ax.set(xlabel="descriptors returned by one wait", ylabel="waits")
         sizes = wakeups.loc[wakeups["error"].isna(), "n_returned"].to_numpy()
         if not len(sizes):
             return chart.draw_empty("no waits")
@@ -289,9 +264,6 @@ def batch_sizes(wakeups: pd.DataFrame, *, ax: Axes | None = None, note: str | No
         ax.tick_params(axis="x", length=0)
         chart.text(f"{plural(len(sizes), 'wait')}; mean {sizes.mean():.2f}, most {sizes.max():,}")
     return ax
-
-
-# ---- the interest list -----------------------------------------------------------
 
 
 @documented(frame="``frames.interest_list(entries, table)``")
@@ -333,13 +305,12 @@ def interest(
 def _draw_entry(chart: Canvas, side: int, place: int, words: str | None, *, alarm: bool) -> None:
     """Draw one side of a descriptor: a box with its mask, or a gap."""
     color = chart.theme.alarm if alarm else chart.theme.muted
+    look: Any = {"facecolor": color, "edgecolor": "none", "alpha": 0.16, "gid": "entry"}
+    if words is None:
+        look = {"facecolor": "none", "edgecolor": color, "alpha": 0.6, "gid": "gap"}
     box = FancyBboxPatch(
         (side - 0.47, place - 0.36), 0.94, 0.72, boxstyle="round,pad=0,rounding_size=0.03",
-        facecolor=color if words is not None else "none",
-        alpha=0.16 if words is not None else 0.6,
-        edgecolor="none" if words is not None else color,
-        linestyle=(0, (3, 3)), linewidth=0.8, gid="gap" if words is None else "entry",
-        mutation_aspect=8,
+        linestyle=(0, (3, 3)), linewidth=0.8, mutation_aspect=8, **look,
     )  # fmt: skip
     chart.ax.add_patch(box)
     chart.ax.text(

@@ -8,11 +8,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FixedLocator, NullLocator
 
 from epolllab.analysis.statistics import percentiles
+from epolllab.checks import check_choice
 from epolllab.frames.journeys import SPANS
-from epolllab.plots.canvas import SMALL, Canvas, canvas, documented, log_axis
+from epolllab.plots.canvas import SMALL, Canvas, canvas, documented, fixed_axis, log_axis
 from epolllab.plots.units import Unit, duration, plural, round_duration, unit_for
 
 __all__ = ["journey", "latency"]
@@ -76,23 +76,16 @@ def latency(
         ax.grid(which="major")
         counts = [len(ns) for ns in known.values()]
         missing = ", ".join(everything.keys() - known.keys())
-        chart.text(
-            f"{min(counts):,}"
-            + (f" to {max(counts):,}" if min(counts) < max(counts) else "")
-            + f" {what}"
-            + (" per curve" if len(known) > 1 else "")
-            + (f"; no {what} of {missing}" if missing else "")
-        )
+        least, most = min(counts), max(counts)
+        how_many = f"{least:,} to {most:,}" if least < most else f"{least:,}"
+        each = " per curve" if len(known) > 1 else ""
+        chart.text(f"{how_many} {what}{each}" + (f"; no {what} of {missing}" if missing else ""))
     return ax
 
 
 def _sorted_ns(values: Any, column: str) -> Array:
     if isinstance(values, pd.DataFrame):
-        if column not in values:
-            raise ValueError(
-                f"column {column!r} is not in the frame; it has {', '.join(values.columns)}"
-            )
-        values = values[column]
+        values = values[check_choice("column", column, list(values.columns))]
     return np.sort(pd.Series(values).dropna().to_numpy(dtype=float))
 
 
@@ -139,12 +132,11 @@ def _scale_by_nines(ax: Axes, n: int) -> None:
     )
     ticks = [0.5, 0.9, 0.99, 0.999, 0.9999, 0.99999, 0.999999]
     ax.set_ylim(0, top)
-    ax.yaxis.set_major_locator(FixedLocator([tick for tick in ticks if tick <= top]))
-    ax.yaxis.set_minor_locator(NullLocator())
-    ax.yaxis.set_major_formatter(lambda share, _: f"{share * 100:.6g} %")
+    shown = [tick for tick in ticks if tick <= top]
+    fixed_axis(ax.yaxis, shown, lambda share, _: f"{share * 100:.6g} %")
 
 
-@documented()
+@documented(journeys="``frames.journeys(...)``")
 def journey(
     journeys: pd.DataFrame, *, ax: Axes | None = None, limit: int = 20, note: str | None = None
 ) -> Axes:
@@ -152,13 +144,11 @@ def journey(
 
     Each row is a request, named by its connection and its number there. A span that ended
     before it began (the client had its first byte before the server's send returned) is a
-    thin bar. The legend has each span's median over the requests drawn.
+    thin bar. The legend has each span's median over the requests drawn. A row of the frame,
+    as ``frame.iloc[[7]]``, draws one request.
 
     Parameters
     ----------
-    journeys : pandas.DataFrame
-        From ``frames.journeys(...)``; a row of it, as ``frame.iloc[[7]]``, draws one
-        request.
     limit : int
         Most requests to draw, the first ones; the text below has the number of the others.
     """

@@ -37,10 +37,6 @@ _NAMES = {
 _N = "descriptors watched, N"
 
 
-def _name(poller: object) -> str:
-    return _NAMES.get(str(poller), str(poller))
-
-
 @documented(data=":func:`epolllab.experiments.sweep`")
 def scaling(
     data: Data,
@@ -122,7 +118,7 @@ def _times_legend(chart: Canvas, table: pd.DataFrame) -> list[Any]:
     theme = chart.theme
     pollers = [str(name) for name in sorted(table["poller"].unique(), key=list(_MARKERS).index)]
     lines = [
-        Line2D([], [], marker=_MARKERS[p], ms=4, color=theme.variant(p), label=_name(p))
+        Line2D([], [], marker=_MARKERS[p], ms=4, color=theme.variant(p), label=_NAMES.get(p, p))
         for p in pollers
     ]
     return lines + [
@@ -216,9 +212,7 @@ def _draw_ratios(chart: Canvas, table: pd.DataFrame) -> list[Any]:
         rows = table[table["poller"] == poller]
         x = rows["n_fds"].to_numpy(float) * 1.42 ** (place - (len(pollers) - 1) / 2)
         y = rows["ratio"].to_numpy(float)
-        low, high = (
-            rows["theirs"].to_numpy() / rows[end].to_numpy() for end in ("ours_high", "ours_low")
-        )
+        low, high = (rows["theirs"] / rows[end] for end in ("ours_high", "ours_low"))
         color = chart.theme.variant(poller)
         chart.ax.plot(x, y, color=color, lw=0.9, alpha=0.45)
         chart.ax.vlines(x, low, high, color=color, lw=2)
@@ -252,10 +246,9 @@ def cost_split(
     n_fds : int or sequence of int, optional
         Sizes to draw; all that have both by default.
     """
-    frame = frame_of(data)
-    table = shares(frame) if len(frame) else pd.DataFrame()
-    if n_fds is not None and len(table):
-        table = table[table["n_fds"].isin([n_fds] if isinstance(n_fds, int) else list(n_fds))]
+    table = shares(data)
+    if n_fds is not None:
+        table = table[table["n_fds"].isin(np.atleast_1d(n_fds))]
     size = (6.8, 1.7 + 0.22 * max(len(table), 4))
     title = "Time of one wait in kernel and CPython"
     with canvas(ax, size, note_of(data, note), title) as (ax, chart):
@@ -263,15 +256,10 @@ def cost_split(
         if table.empty:
             return chart.draw_empty("nothing was measured both raw and by Python")
         _draw_shares(chart, table)
-        muted = chart.theme.muted
-        marks: dict[str, Any] = {"mew": 1.5, "ms": 6}
-        chart.legend(
-            [
-                legend_mark(muted, "kernel", **marks),
-                Line2D([], [], lw=3, alpha=0.35, color=muted, label="CPython"),
-                legend_mark(muted, "both", mfc=chart.theme.paper, **marks),
-            ]
-        )
+        look: Any = {"color": chart.theme.muted, "mew": 1.5, "ms": 6}
+        kernel = legend_mark(label="kernel", **look)
+        cpython = Line2D([], [], lw=3, alpha=0.35, color=chart.theme.muted, label="CPython")
+        chart.legend([kernel, cpython, legend_mark(label="both", mfc=chart.theme.paper, **look)])
     return ax
 
 
@@ -292,7 +280,7 @@ def _draw_shares(chart: Canvas, table: pd.DataFrame) -> None:
     ax.set_xlim(np.min(both) / 1.6, np.max(both) * 8)
     log_axis(ax.xaxis, round_duration)
     ax.grid(axis="x", which="major")
-    ax.set_yticks(places, [_name(poller) for poller in table["poller"]])
+    ax.set_yticks(places, [_NAMES.get(p, p) for p in table["poller"].astype("str")])
     ax.set_ylim(places[-1] + 0.7, -1.3)
     ax.tick_params(axis="y", length=0)
     for n, first in zip(*np.unique(table["n_fds"], return_index=True), strict=True):
@@ -326,30 +314,26 @@ def crossover(
     """
     frame = measured(data)
     table = crossover_ratios(frame, api=api, value=value) if len(frame) else pd.DataFrame()
-    over, under, how = (
-        ("epoll", "poll", "raw")
-        if table.empty
-        else (str(table[column].iloc[0]) for column in ("over", "under", "api"))
-    )
+    over, under, how = "epoll", "poll", "raw"
+    if len(table):
+        over, under, how = table[["over", "under", "api"]].iloc[0].astype(str)
     what = f"{'raw' if how == 'raw' else 'Python'} wait" if value == "wait_ns" else "operation"
     title = f"Time of {over} / time of {under}, one {what}"
     with canvas(ax, (7.2, 4.1), note_of(data, note), title) as (ax, chart):
         ax.set(xlabel=_N, ylabel="share that is ready")
         if frame.empty:
             return chart.draw_empty("nothing measured")
-        theme = chart.theme
-        _draw_fields(chart, table, theme.variant(over), theme.variant(under))
+        first, second = chart.theme.variant(over), chart.theme.variant(under)
+        _draw_fields(chart, table, first, second)
+        border: Any = {"edgecolor": chart.theme.ink, "lw": 1.5}
         chart.legend(
             [
-                Patch(facecolor=theme.variant(over), label=f"below 1: {over} is faster"),
-                Patch(
-                    facecolor=theme.variant(under), edgecolor=theme.ink, lw=1.5,
-                    label=f"{under} is faster",
-                ),
-                Line2D([], [], ls="", label="italics: the interval includes 1"),
-                Line2D([], [], ls="", label="blank: same as a neighbouring field"),
+                Patch(facecolor=first, label=f"below 1: {over} is faster"),
+                Patch(facecolor=second, label=f"{under} is faster", **border),
+                legend_mark("none", "italics: the interval includes 1", marker=""),
+                legend_mark("none", "blank: same as a neighbouring field", marker=""),
             ]
-        )  # fmt: skip
+        )
     return ax
 
 
@@ -416,8 +400,9 @@ def wait_kinds(data: Data, *, ax: Axes | None = None, note: str | None = None) -
             handles += draw_intervals(
                 chart, [kinds.index(str(kind)) + shift for kind in rows["kind"]],
                 rows[["b", "b_low", "b_high"]].to_numpy().T,
-                [f"{slope:.1f}".replace("-0.0", "0.0") for slope in rows["b"]], gid=poller,
-                color=chart.theme.variant(poller), marker=_MARKERS[poller], label=_name(poller),
+                [f"{slope:.1f}".replace("-0.0", "0.0") for slope in rows["b"]],
+                color=chart.theme.variant(poller), marker=_MARKERS[poller], gid=poller,
+                label=_NAMES.get(poller, poller),
             )  # fmt: skip
         ax.axvline(0, color=chart.theme.muted, lw=0.8, zorder=0)
         ax.set_xlim(right=1.12 * float(lines[["b", "b_high"]].max().max()))
@@ -426,19 +411,13 @@ def wait_kinds(data: Data, *, ax: Axes | None = None, note: str | None = None) -
     return ax
 
 
-@documented()
+@documented(data=":func:`epolllab.experiments.propagate` with several numbers active")
 def staircase(data: Data, *, ax: Axes | None = None, note: str | None = None) -> Axes:
     """Draw how many waits a run took, over the number of descriptors active at once.
 
     A dotted line stands at each multiple of the default bound on an epoll wait, 1,023
     events. An epoll line that follows another of the same colour has a smaller bound, which
-    is written at its end.
-
-    Parameters
-    ----------
-    data : Result or pandas.DataFrame
-        From :func:`epolllab.experiments.propagate` with several numbers active;
-        drawn for the largest number of pairs.
+    is written at its end. The chart is of the largest number of pairs.
     """
     frame = measured(data)
     frame = frame[frame["pairs"] == frame["pairs"].max()]
@@ -474,7 +453,8 @@ def _draw_staircase(chart: Canvas, frame: pd.DataFrame) -> list[Any]:
         # Each line is thinner than the one below it, so that lines that coincide are seen.
         (line,) = chart.ax.plot(
             x, y, _MARKERS[poller], ls="-", color=chart.theme.variant(poller), ms=4,
-            lw=max(3.2 - 0.5 * place, 1.2), label=_name(poller), gid=f"{poller} {bound}",
+            lw=max(3.2 - 0.5 * place, 1.2), label=_NAMES.get(poller, poller),
+            gid=f"{poller} {bound}",
         )  # fmt: skip
         handles.setdefault(poller, line)
         if poller in ("epoll-level", "poll", "select"):

@@ -88,13 +88,8 @@ class Theme:
     def variant(self, name: str, place: int = 0) -> str:
         """The colour of a variant.
 
-        Parameters
-        ----------
-        name : str
-            A name that contains one of the known words ("edge", "epoll-edge, 1 kB")
-            has that word's colour in every chart.
-        place : int
-            Index into the palette for any other name.
+        A name that contains one of the known words ("edge", "epoll-edge, 1 kB") has that
+        word's colour in every chart. `place` is the index into the palette for other names.
         """
         for word, color in self.variants.items():
             # Only at the start of a word: "epoll" is not poll.
@@ -107,7 +102,6 @@ class Theme:
 
 
 def _settings(theme: Theme) -> dict[str, Any]:
-    """The settings of matplotlib to match a theme."""
     return {
         "font.family": ["sans-serif"],
         "font.sans-serif": ["DejaVu Sans"],
@@ -152,12 +146,11 @@ def _settings(theme: Theme) -> dict[str, Any]:
 
 def _theme(which: int, name: str, **colors: Any) -> Theme:
     """Build a theme from the first or second colour of each meaning."""
-    tables = {"variants": _VARIANTS, "ops": _OPS, "spans": _SPANS}
-    by_meaning: Any = {
-        kind: {meaning: pair[which] for meaning, pair in table.items()}
-        for kind, table in tables.items()
-    }
-    return Theme(name, **colors, **by_meaning)
+    variants, ops, spans = (
+        {meaning: pair[which] for meaning, pair in table.items()}
+        for table in (_VARIANTS, _OPS, _SPANS)
+    )
+    return Theme(name, **colors, variants=variants, ops=ops, spans=spans)
 
 
 LIGHT = _theme(
@@ -204,17 +197,8 @@ def use(dark: bool | None = None) -> Iterator[Theme]:
     """Draw in this package's style for a ``with`` block.
 
     Every function of ``plots`` uses it by itself; use it around them to choose the
-    dark theme, or around drawing of your own to match.
-
-    Parameters
-    ----------
-    dark : bool, optional
-        Which theme; by default that of the surrounding block, else light.
-
-    Yields
-    ------
-    Theme
-        Its colours, by meaning.
+    dark theme, or around drawing of your own to match. `dark` is by default that of the
+    surrounding block, else False. Yields the :class:`Theme`, which has the colours by meaning.
     """
     theme = current() if dark is None else DARK if dark else LIGHT
     with settings(_settings(theme)):

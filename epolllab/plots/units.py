@@ -3,15 +3,8 @@
 from typing import NamedTuple
 
 __all__ = [
-    "Unit",
-    "byte_size",
-    "duration",
-    "number",
-    "plural",
-    "round_duration",
-    "unit_for",
-    "whole",
-]
+    "Unit", "byte_size", "duration", "number", "plural", "round_duration", "unit_for", "whole",
+]  # fmt: skip
 
 
 class Unit(NamedTuple):

@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
-from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 
 from epolllab.analysis.literature import published_balance, published_tails
-from epolllab.plots.canvas import SMALL, canvas, documented, legend_mark
+from epolllab.plots.canvas import SMALL, canvas, documented, fixed_axis, legend_mark
 from epolllab.plots.requests import latency
 from epolllab.plots.units import number
 
@@ -44,9 +44,7 @@ def herd(frame: pd.DataFrame, *, ax: Axes | None = None, note: str | None = None
             chart.annotate(f"{value:.3g}", (max(value, expected), y), (7, 0), fontsize=8)
         ax.set_xscale("log")
         ax.set_xlim(0.5, frame["voluntary_per_connect"].max() * 1.6)
-        ax.xaxis.set_major_locator(FixedLocator([1, 2, *[int(n) for n in workers if n > 2]]))
-        ax.xaxis.set_minor_locator(NullLocator())
-        ax.xaxis.set_major_formatter(number)
+        fixed_axis(ax.xaxis, [1, 2, *[int(n) for n in workers if n > 2]], number)
         chart.label_rows(variants)
         bars = [
             Patch(color=theme.main, alpha=shade, label=f"{n} workers")
