@@ -29,8 +29,8 @@ SPANS = ["waiting", "wake", "queue", "read", "handle", "send", "deliver", "recei
 
 
 def dtypes(frame: pd.DataFrame) -> dict[str, str]:
-    """Names and dtypes of a frame's columns, in order."""
-    return {name: str(dtype) for name, dtype in frame.dtypes.items()}
+    """Names and dtypes of a frame's columns, in order; str is object before pandas 3."""
+    return frame.dtypes.astype(str).replace("object", "str").to_dict()
 
 
 # ---- the slow reference ------------------------------------------------------
