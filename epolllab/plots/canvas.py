@@ -99,10 +99,8 @@ class Canvas:
 
     def draw_empty(self, words: str) -> Axes:
         """Write in the middle of the axes what is missing; return the Axes."""
-        self.ax.text(
-            0.5, 0.5, words, transform=self.ax.transAxes, ha="center", va="center",
-            color=self.theme.muted,
-        )  # fmt: skip
+        middle: Any = {"transform": self.ax.transAxes, "ha": "center", "va": "center"}
+        self.ax.text(0.5, 0.5, words, color=self.theme.muted, **middle)
         hidden: Any = {"left": False, "bottom": False, "labelleft": False, "labelbottom": False}
         self.ax.tick_params(which="both", **hidden)
         return self.ax

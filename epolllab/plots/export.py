@@ -173,11 +173,8 @@ def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise type(error)(
-            error.errno,
-            f"folder cannot be made ({error.strerror}), so nothing was written; choose another",
-            str(folder),
-        ) from error
+        message = f"folder cannot be made ({error.strerror}), so nothing was written; use another"
+        raise type(error)(error.errno, message, str(folder)) from error
 
 
 def _draw(figure: Figure, path: Path, kind: str, dpi: int) -> None:
@@ -218,7 +215,12 @@ def _sidecar(
     parameters: Mapping[str, Any] | None,
 ) -> str:
     """The JSON's text."""
-    found = circumstances if circumstances is not None else _circumstances_of(data)
+    found: Any = circumstances
+    if found is None and isinstance(data, Recording):
+        found = data.metadata
+    elif found is None:
+        own = getattr(data, "attrs", {}).get("circumstances")
+        found = {"summary": own} if isinstance(own, str) else own or {}
     facts = environment.collect(recorder_cost_ns=0.0)
     content = {
         "format_version": FORMAT_VERSION,
@@ -230,13 +232,6 @@ def _sidecar(
         "drawn_on": {key: facts[key] for key in _STABLE},
     }
     return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _circumstances_of(data: Data | None) -> Any:
-    if isinstance(data, Recording):
-        return data.metadata
-    found = getattr(data, "attrs", {}).get("circumstances")
-    return {"summary": found} if isinstance(found, str) else found or {}
 
 
 def _plain(where: str, value: Any) -> Any:

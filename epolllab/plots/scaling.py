@@ -458,8 +458,7 @@ def _draw_staircase(chart: Canvas, frame: pd.DataFrame) -> list[Any]:
         )  # fmt: skip
         handles.setdefault(poller, line)
         if poller in ("epoll-level", "poll", "select"):
-            bounded = poller.startswith("epoll")
-            words = f"at most {bound:,} per wait" if bounded else "no bound"
+            words = f"at most {bound:,} per wait" if poller == "epoll-level" else "no bound"
             ends.setdefault((x[-1], y[-1]), []).append(words)
     for end, all_words in ends.items():  # lines that end together share their text
         words = ",\n".join(dict.fromkeys(all_words))
