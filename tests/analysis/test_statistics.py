@@ -139,3 +139,12 @@ def test_fits_have_a_row_per_variant():
     frame = pd.DataFrame(columns).assign(round=0)
     table = statistics.fits(frame, ["arm"], "n", "wait_ns").set_index("arm")
     assert table["b"].tolist() == [pytest.approx(1), pytest.approx(0)]
+
+
+@pytest.mark.parametrize(("n", "expected"), [
+    (0, {}), (9, {50.0: 5}), (100, {50.0: 50, 90.0: 90, 99.0: 99}),
+    (1000, {50.0: 500, 90.0: 900, 99.0: 990, 99.9: 999}),
+])  # fmt: skip
+def test_percentiles_that_the_number_of_values_supports(n, expected):
+    """Each is one of the values, the smallest with that share at or below it."""
+    assert statistics.percentiles(np.arange(n, 0, -1)) == expected
