@@ -2,10 +2,8 @@
 
 import json
 import os
-import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +44,7 @@ def write_atomically(targets: Sequence[Path], *, overwrite: bool = True) -> Iter
 
 def _create_beside(target: Path) -> Path:
     """Create an empty file in the target's folder, with the permissions of any new file."""
-    path = target.with_name(f".{target.stem}-{secrets.token_hex(4)}{target.suffix}")
+    path = target.with_name(f".{target.stem}-{os.urandom(4).hex()}{target.suffix}")
     try:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666))
     except OSError as error:
@@ -77,6 +75,8 @@ def _publish(temporary: Path, target: Path, *, overwrite: bool) -> None:
 
 def digest(rows: bytes, header: Mapping[str, Any]) -> str:
     """Return the BLAKE2b hash of rows and header, which shows whether a file was changed."""
+    from hashlib import blake2b  # loads OpenSSL, which only saving and loading need
+
     text = json.dumps({**header, "digest": None}, sort_keys=True)
     return blake2b(rows + text.encode(), digest_size=16).hexdigest()
 
