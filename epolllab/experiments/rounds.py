@@ -34,8 +34,8 @@ __all__ = ["Effort", "ExperimentRun", "Layout", "check_names", "check_sizes", "c
 
 Cell = TypeVar("Cell")
 
-Block = Mapping[str, Any]
-"""Rows of a frame: for each column a list, or one value for all rows of the block."""
+Row = Mapping[str, Any]
+"""A measurement: a value for each column."""
 
 
 # --- parameters -------------------------------------------------------------------------
@@ -126,20 +126,9 @@ class Layout:
     x: str | None = None
     """Column to fit a line along."""
 
-    def frame(self, blocks: Sequence[Block]) -> pd.DataFrame:
-        """Join blocks of rows to one frame; it has all columns even without rows."""
-        lengths = [
-            max((len(value) for value in block.values() if isinstance(value, list)), default=1)
-            for block in blocks
-        ]
-        columns = {}
-        for name, dtype in self.columns.items():
-            values: list[Any] = []
-            for block, n in zip(blocks, lengths, strict=True):
-                value = block[name]
-                values += value if isinstance(value, list) else [value] * n
-            columns[name] = pd.Series(values, dtype=dtype)
-        return pd.DataFrame(columns)
+    def frame(self, rows: Sequence[Row]) -> pd.DataFrame:
+        """The rows as a frame; it has all columns even without rows."""
+        return pd.DataFrame(rows, columns=pd.Index(self.columns)).astype(dict(self.columns))
 
 
 class ExperimentRun:
@@ -155,7 +144,7 @@ class ExperimentRun:
         self.effort = effort
         self.notes: list[str] = []
         self.interrupted = False
-        self._blocks: list[Block] = []
+        self._rows: list[Row] = []
         # At the start, before the run itself adds load and raises limits.
         self._circumstances = environment.collect()
 
@@ -189,7 +178,7 @@ class ExperimentRun:
     def measure(
         self,
         cells: Sequence[Cell],
-        measure: Callable[[Cell, int], Sequence[Block]],
+        measure: Callable[[Cell, int], Sequence[Row]],
         *,
         rounds: int | None = None,
         label: Callable[[Cell], str] | None = None,
@@ -224,7 +213,7 @@ class ExperimentRun:
                 gc.collect()  # once per round: with pandas loaded it takes tens of milliseconds
                 for cell in shuffled.sample(cells, len(cells)):
                     try:
-                        self._blocks += measure(cell, round_)
+                        self._rows += measure(cell, round_)
                         n_done += 1
                     except Exception as error:
                         if label is None:
@@ -259,5 +248,5 @@ class ExperimentRun:
             "seconds": round(lasted_ns / 1e9, 3),
         }
         layout = self.layout
-        frame = layout.frame(self._blocks)
+        frame = layout.frame(self._rows)
         return Result(self.name, frame, circumstances, layout.by, layout.values, layout.x)

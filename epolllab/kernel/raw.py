@@ -25,6 +25,7 @@ __all__ = [
     "CTL_ADD",
     "CTL_DEL",
     "CTL_MOD",
+    "EVENT",
     "RawEpoll",
     "RawPoll",
     "RawSelect",
@@ -38,7 +39,7 @@ _SYS_EPOLL_PWAIT2 = 441  # the same on every architecture, as all since 424
 
 # struct epoll_event is packed on x86-64 only (EPOLL_PACKED in eventpoll.h): 12 bytes
 # there, 16 with natural alignment elsewhere.
-_EVENT = struct.Struct("=IQ" if os.name == "posix" and os.uname().machine == "x86_64" else "@IQ")
+EVENT = struct.Struct("=IQ" if os.name == "posix" and os.uname().machine == "x86_64" else "@IQ")
 _POLLFD = struct.Struct("=ihh")
 _TIMESPEC = struct.Struct("=qq")  # struct __kernel_timespec: 64 bits everywhere
 _ITIMERSPEC = struct.Struct("@4l")  # the interval, then the first expiration
@@ -115,7 +116,7 @@ class RawEpoll(_RawWait):
         check_int("max_events", max_events, 1)
         self._epoll = epoll
         epfd = epoll if isinstance(epoll, int) else epoll.fileno()
-        self._events = create_string_buffer(_EVENT.size * max_events)
+        self._events = create_string_buffer(EVENT.size * max_events)
         if timeout_ns is None:
             self.name = "epoll_wait"
             self.call = partial(
@@ -142,7 +143,7 @@ class RawEpoll(_RawWait):
         For descriptors registered by ``select.epoll`` only the lower 32 bits of the data
         are defined; they are the descriptor number.
         """
-        events = _EVENT.iter_unpack(memoryview(self._events)[: _EVENT.size * count])
+        events = EVENT.iter_unpack(memoryview(self._events)[: EVENT.size * count])
         return [(data, mask) for mask, data in events]
 
 
@@ -151,7 +152,7 @@ def has_nanosecond_wait() -> bool:
     """Return whether this kernel has epoll_pwait2 and its nanosecond timeout (Linux 5.11)."""
     require_linux("epoll_pwait2")
     # If it exists, a call with a bad descriptor fails with EBADF or EINVAL.
-    bad = (c_long(-1), create_string_buffer(_EVENT.size), c_long(1), None, None, c_long(8))
+    bad = (c_long(-1), create_string_buffer(EVENT.size), c_long(1), None, None, c_long(8))
     _libc().syscall(c_long(_SYS_EPOLL_PWAIT2), *bad)
     return ctypes.get_errno() not in (errno.ENOSYS, errno.EPERM)
 

@@ -262,9 +262,9 @@ def test_python_select_ends_before_the_first_number_it_refuses():
     run = _run([], None)
     numbers = [*range(30, 1_025), 29, 1_025]
     python, raw = Variant("select", "python"), Variant("select", "raw")
-    assert waits._last_size(python, numbers, (10, len(numbers)), run) == 1_024 - 30
-    assert waits._last_size(python, numbers, (10, 100), run) == 100
-    assert waits._last_size(raw, numbers, (10, len(numbers)), run) == len(numbers)
+    assert waits._sizes_of(python, numbers, (10, len(numbers)), run) == [10, 1_024 - 30]
+    assert waits._sizes_of(python, numbers, (10, 100), run) == [10, 100]
+    assert waits._sizes_of(raw, numbers, (10, len(numbers)), run) == [10, len(numbers)]
 
 
 def test_without_progress_there_is_no_bar(monkeypatch):

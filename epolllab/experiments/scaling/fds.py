@@ -17,9 +17,6 @@ __all__ = ["KINDS", "Targets", "open_targets", "prepare"]
 SPARE_DESCRIPTORS = 64
 """Left free for the surrounding program and the pollers measured."""
 
-OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
-"""The limit of this process, and of the whole system."""
-
 
 @dataclass
 class Targets:
@@ -110,7 +107,7 @@ def _fill(targets: Targets, open_pair: Callable[[], tuple[int, int]], n: int) ->
         try:
             reader, writer = open_pair()
         except OSError as error:
-            if error.errno not in OUT_OF_DESCRIPTORS:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
                 raise
             return
         targets.fds.append(reader)
@@ -123,33 +120,19 @@ def prepare(
 ) -> Iterator[tuple[dict[str, Targets], tuple[int, ...]]]:
     """Quiet the process and open descriptors for the largest size, until the block ends.
 
-    Yields
-    ------
-    tuple
-        Targets by kind; and the sizes that fit: the largest possible one replaces those
-        that do not, which is noted.
-
-    Raises
-    ------
-    DescriptorLimitError
-        Not even the smallest size fits under the hard limit.
+    Yields targets by kind, and the sizes that fit: the largest possible one replaces those
+    that do not, which is noted. DescriptorLimitError if not even the smallest size fits
+    under the hard limit.
     """
     each = sum(KINDS[kind] for kind in kinds)
+    taken = kernel.descriptors_open() + SPARE_DESCRIPTORS
+    wanted = min(sizes[-1] * each + taken, kernel.descriptor_limits().hard)
     with ExitStack() as opened:
         opened.enter_context(run.quiet_process())
-        n = opened.enter_context(_raised_limit(sizes[-1] * each)) // each
+        soft = opened.enter_context(kernel.raise_descriptor_limit(max(wanted, 1)))
+        n = min(sizes[-1], (soft - taken) // each)
         targets = {kind: opened.enter_context(open_targets(kind, n)) for kind in kinds}
-        n_open = min(len(some.fds) for some in targets.values())
-        yield targets, _fitting(sizes, n_open, run)
-
-
-@contextmanager
-def _raised_limit(n_descriptors: int) -> Iterator[int]:
-    """Raise the soft limit for `n_descriptors` more; yield how many of them are possible."""
-    taken = kernel.descriptors_open() + SPARE_DESCRIPTORS
-    wanted = min(n_descriptors + taken, kernel.descriptor_limits().hard)
-    with kernel.raise_descriptor_limit(max(wanted, 1)) as soft:
-        yield max(min(n_descriptors, soft - taken), 0)
+        yield targets, _fitting(sizes, min(len(some.fds) for some in targets.values()), run)
 
 
 def _fitting(sizes: Sequence[int], n_open: int, run: ExperimentRun) -> tuple[int, ...]:

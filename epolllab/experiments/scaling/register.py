@@ -1,7 +1,6 @@
 """register_cost(): the cost of adding, changing and removing one descriptor among N."""
 
 import ctypes
-import platform
 import random
 import select
 import time
@@ -95,28 +94,22 @@ def register_cost(
     run = ExperimentRun("register_cost", LAYOUT, effort)
     with prepare(run, (kind,), sizes) as (targets, fitting):
         cells = [_Cell(*variant, size) for variant in _VARIANTS for size in fitting]
-        run.measure(cells, partial(_blocks, targets[kind], effort))
+        run.measure(cells, partial(_rows, targets[kind], effort))
         floors = call_floors()
     return run.result(n_fds=list(sizes), kind=kind, **floors)
 
 
-def _blocks(targets: Targets, effort: Effort, cell: _Cell, round_: int) -> list[dict[str, Any]]:
+def _rows(targets: Targets, effort: Effort, cell: _Cell, round_: int) -> list[dict[str, Any]]:
     fds = targets.fds[: cell.n_fds]
-    n_ops = effort["warmup"] + effort["ops"]
-    chosen = random.Random(f"{effort.seed} {round_} {cell}").choices(fds, k=n_ops)
+    warmup = effort["warmup"]
+    chosen = random.Random(f"{effort.seed} {round_} {cell}").choices(fds, k=warmup + effort["ops"])
+    rows = []
     with ExitStack() as opened:
         calls = (_raw_calls if cell.api == "raw" else _python_calls)(cell.poller, opened, fds)
-        return [
-            {
-                "round": round_,
-                **cell._asdict(),
-                "operation": ["unregister", "register", "modify"],
-                "op": i,
-                "warmup": i < effort["warmup"],
-                "call_ns": _timed(*calls(fd)),
-            }
-            for i, fd in enumerate(chosen)
-        ]
+        for i, fd in enumerate(chosen):
+            fixed = {"round": round_, **cell._asdict(), "op": i, "warmup": i < warmup}
+            rows += [{**fixed, "operation": name, "call_ns": ns} for name, ns in _timed(*calls(fd))]
+    return rows
 
 
 Call = Callable[[], Any]
@@ -124,7 +117,7 @@ CallsOf = Callable[[int], tuple[Call, Call, Call]]
 """From a descriptor to calls that unregister, register and modify it."""
 
 
-def _timed(unregister: Call, register: Call, modify: Call) -> list[int]:
+def _timed(unregister: Call, register: Call, modify: Call) -> list[tuple[str, int]]:
     """Time the three, in an order that leaves the descriptor registered."""
     clock = time.monotonic_ns
     a = clock()
@@ -136,7 +129,7 @@ def _timed(unregister: Call, register: Call, modify: Call) -> list[int]:
     e = clock()
     modify()
     f = clock()
-    return [b - a, d - c, f - e]
+    return [("unregister", b - a), ("register", d - c), ("modify", f - e)]
 
 
 def _python_calls(poller: str, opened: ExitStack, fds: Sequence[int]) -> CallsOf:
@@ -150,13 +143,6 @@ def _python_calls(poller: str, opened: ExitStack, fds: Sequence[int]) -> CallsOf
     )
 
 
-class _Event(ctypes.Structure):
-    # Packed on x86-64 and on no other machine: EPOLL_PACKED in eventpoll.h.
-    _pack_ = 1 if platform.machine() == "x86_64" else 8
-    _layout_ = "ms"  # required by Python 3.14 beside _pack_
-    _fields_ = (("events", ctypes.c_uint32), ("data", ctypes.c_uint64))
-
-
 def _raw_calls(_poller: str, opened: ExitStack, fds: Sequence[int]) -> CallsOf:
     """epoll_ctl itself over prepared arguments, tried first since timed calls are unchecked."""
     epoll = opened.enter_context(select.epoll())
@@ -165,12 +151,15 @@ def _raw_calls(_poller: str, opened: ExitStack, fds: Sequence[int]) -> CallsOf:
     ctl = partial(ctypes.CDLL(None, use_errno=True).epoll_ctl, ctypes.c_int(epoll.fileno()))
 
     def calls(fd: int) -> tuple[Call, Call, Call]:
-        both, only = _Event(EPOLLIN | EPOLLOUT, fd), _Event(EPOLLIN, fd)
         number = ctypes.c_int(fd)
+        one, both = (
+            ctypes.create_string_buffer(raw.EVENT.pack(mask, fd))
+            for mask in (EPOLLIN, EPOLLIN | EPOLLOUT)
+        )
         prepared = (
-            partial(ctl, raw.CTL_DEL, number, ctypes.byref(only)),
-            partial(ctl, raw.CTL_ADD, number, ctypes.byref(only)),
-            partial(ctl, raw.CTL_MOD, number, ctypes.byref(both)),
+            partial(ctl, raw.CTL_DEL, number, one),
+            partial(ctl, raw.CTL_ADD, number, one),
+            partial(ctl, raw.CTL_MOD, number, both),
         )
         if any(call() < 0 for call in prepared):  # leaves the descriptor registered
             raise OSError(ctypes.get_errno(), f"epoll_ctl of descriptor {fd}")

@@ -1,15 +1,15 @@
 """sweep(), wait_kinds() and crossover(): one wait over 10 to 10,000 descriptors."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from epolllab.analysis.ratios import SHARES
 from epolllab.analysis.result import Result
 from epolllab.checks import check_bool, check_choice, check_int
-from epolllab.experiments.rounds import Effort, check_names, check_sizes, choose_effort
+from epolllab.experiments.rounds import check_names, check_sizes, choose_effort
 from epolllab.experiments.scaling.fds import KINDS
 from epolllab.experiments.scaling.variants import APIS, POLLERS, variants
-from epolllab.experiments.scaling.waits import WaitPlan, run_plan
+from epolllab.experiments.scaling.waits import run_waits
 
 __all__ = ["CROSSOVER_SIZES", "SIZES", "crossover", "sweep", "wait_kinds"]
 
@@ -122,7 +122,8 @@ def sweep(
         quick, ops=(ops, 200, 50), rounds=(rounds, 10, 3), warmup=warmup, pin=pin, seed=seed,
         progress=progress,
     )  # fmt: skip
-    return _sweep("sweep", n_fds, pollers, active, api, (kind,), effort, fresh)
+    sizes, compared = check_sizes("n_fds", n_fds), variants(pollers, api)
+    return run_waits("sweep", sizes, compared, (kind,), _constant(active, sizes), effort, fresh)
 
 
 def wait_kinds(
@@ -168,28 +169,19 @@ def wait_kinds(
         quick, ops=(ops, 200, 50), rounds=(rounds, 10, 3), warmup=warmup, pin=pin, seed=seed,
         progress=progress,
     )  # fmt: skip
-    return _sweep("wait_kinds", n_fds, pollers, active, api, kinds, effort)
+    sizes, compared = check_sizes("n_fds", n_fds), variants(pollers, api)
+    return run_waits("wait_kinds", sizes, compared, kinds, _constant(active, sizes), effort)
 
 
-def _sweep(
-    name: str,
-    n_fds: int | Sequence[int],
-    pollers: Sequence[str],
-    active: int,
-    api: Sequence[str],
-    kinds: Sequence[str],
-    effort: Effort,
-    fresh: bool = False,
-) -> Result:
-    sizes = check_sizes("n_fds", n_fds)
-    active = check_int("active", active, 1)
+def _constant(active: int, sizes: Sequence[int]) -> Callable[[int], tuple[int]]:
+    """Check `active`, and return the function that returns it for every size."""
+    check_int("active", active, 1)
     if active > sizes[0]:
         raise ValueError(
             f"active must be at most the smallest of n_fds, {sizes[0]}, not {active}: more "
             "descriptors cannot be ready than are watched"
         )
-    compared = variants(pollers, api)
-    return run_plan(WaitPlan(name, compared, sizes, lambda _: (active,), kinds, effort, fresh))
+    return lambda _: (active,)
 
 
 def crossover(
@@ -250,8 +242,7 @@ def crossover(
         quick, ops=(ops, 15, 6), rounds=(rounds, 5, 3), warmup=warmup, pin=pin, seed=seed,
         progress=progress,
     )  # fmt: skip
-    plan = WaitPlan("crossover", variants(pollers, api), sizes, active, (kind,), effort)
-    return run_plan(plan)
+    return run_waits("crossover", sizes, variants(pollers, api), (kind,), active, effort)
 
 
 def _check_shares(shares: Sequence[float]) -> tuple[float, ...]:

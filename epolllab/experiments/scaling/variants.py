@@ -18,7 +18,7 @@ from epolllab.experiments.rounds import check_names
 from epolllab.kernel.pollers import FD_SETSIZE
 from epolllab.kernel.raw import RawEpoll, RawPoll, RawSelect
 
-__all__ = ["APIS", "POLLERS", "DescriptorTooLarge", "Variant", "Waiter", "make_waiter", "variants"]
+__all__ = ["APIS", "POLLERS", "Variant", "Waiter", "make_waiter", "variants"]
 
 
 APIS = ("python", "raw")
@@ -31,10 +31,6 @@ class Variant(NamedTuple):
 
     poller: str
     api: str
-
-
-class DescriptorTooLarge(Exception):
-    """Python's select cannot watch descriptors from 1,024 on."""
 
 
 class Waiter(NamedTuple):
@@ -71,7 +67,7 @@ def make_waiter(variant: Variant, fds: Sequence[int], max_events: int) -> Iterat
     """Make a waiter over `fds`, each watched for input, until the block ends.
 
     An epoll wait returns `max_events` descriptors at most; poll and select have no such
-    limit. Raises :class:`DescriptorTooLarge` for Python's select.
+    limit. RuntimeError if a descriptor is too large for Python's select.
     """
     if variant.poller not in _FLAGS:
         yield _WITHOUT_KERNEL_STATE[variant](fds)
@@ -107,7 +103,7 @@ def _python_poll(fds: Sequence[int]) -> Waiter:
 
 def _python_select(fds: Sequence[int]) -> Waiter:
     if max(fds) >= FD_SETSIZE:
-        raise DescriptorTooLarge(
+        raise RuntimeError(
             f"Python's select refuses descriptors from {FD_SETSIZE:,} on, and {len(fds):,} "
             f"of them reach {max(fds):,}"
         )
