@@ -1,25 +1,21 @@
 """Frames of a client run, from the rows and records of its client loops."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from epolllab.frames.columns import named_errors, nullable
+from epolllab.frames.columns import Ints, Records, named_errors, nullable
 from epolllab.frames.journeys import CLIENT_REQUESTS
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from epolllab.frames.columns import Ints, Records
 
 __all__ = ["client_requests", "client_steps", "join_rows", "merge_records"]
 
 
 def join_rows(
     parts: Iterable[tuple[bytes, int, int]], fields: Sequence[tuple[str, str]], serial: str
-) -> "NDArray[Any]":
+) -> NDArray[Any]:
     """Join packed rows of several client loops, with unique serials and a process column.
 
     Each part has the packed rows, the loop's number, and how many connections it opened;
@@ -40,7 +36,7 @@ def join_rows(
     return np.concatenate(pieces)
 
 
-def merge_records(arrays: Iterable["Records"], n_conns: Iterable[int]) -> "Records":
+def merge_records(arrays: Iterable[Records], n_conns: Iterable[int]) -> Records:
     """Merge the records of several client loops in order of start.
 
     Connection serials and wakes are numbered on from loop to loop, so that both stay
@@ -59,7 +55,7 @@ def merge_records(arrays: Iterable["Records"], n_conns: Iterable[int]) -> "Recor
     return merged[np.argsort(merged["start_ns"], kind="stable")]
 
 
-def client_requests(rows: "NDArray[Any]", error_name: Callable[[int], str]) -> pd.DataFrame:
+def client_requests(rows: NDArray[Any], error_name: Callable[[int], str]) -> pd.DataFrame:
     """One row per request: :data:`CLIENT_REQUESTS`, and ``latency_ns`` (Int64).
 
     `rows` are those of :func:`join_rows`; `error_name` returns the name of an error number.
@@ -76,7 +72,7 @@ def client_requests(rows: "NDArray[Any]", error_name: Callable[[int], str]) -> p
 
 
 def client_steps(
-    rows: "NDArray[Any]", step_names: Sequence[str], error_name: Callable[[int], str]
+    rows: NDArray[Any], step_names: Sequence[str], error_name: Callable[[int], str]
 ) -> pd.DataFrame:
     """One row per step of a scripted peer; the columns are those of ``Run.steps()``."""
     rows = rows[np.lexsort((rows["step"], rows["peer"]))]
@@ -94,7 +90,7 @@ def client_steps(
     )
 
 
-def _errors(numbers: "Ints", error_name: Callable[[int], str]) -> pd.Categorical:
+def _errors(numbers: Ints, error_name: Callable[[int], str]) -> pd.Categorical:
     kinds = np.unique(numbers[numbers != 0])
     codes = np.where(numbers == 0, -1, np.searchsorted(kinds, numbers))
     return named_errors(codes.astype("i4"), kinds.tolist(), error_name)

@@ -2,20 +2,17 @@
 
 import errno
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from epolllab.events import Op, error_name
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    Records = NDArray[Any]
-    Ints = NDArray[np.integer[Any]]
-    Bools = NDArray[np.bool_]
-
+Records = NDArray[Any]
+Ints = NDArray[np.integer[Any]]
+Bools = NDArray[np.bool_]
 
 OP_DTYPE = pd.CategoricalDtype([op.label for op in Op])
 """The dtype of ``op``: every operation, in the order of :class:`epolllab.events.Op`."""
@@ -27,7 +24,7 @@ NO_CALL_OPS = (Op.WAIT, Op.READY, Op.HANDLE)
 WOULD_BLOCK = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EINPROGRESS)
 
 
-def check_operations(records: "Records") -> "Records":
+def check_operations(records: Records) -> Records:
     """Return the records; raise ValueError for an operation that this version does not know."""
     most = int(records["op"].max(initial=0))
     if most >= len(Op):
@@ -38,9 +35,7 @@ def check_operations(records: "Records") -> "Records":
     return records
 
 
-def codes(
-    values: "Ints", chosen: "Bools", known: dict[int, int], *, first: int, absent: int
-) -> "Ints":
+def codes(values: Ints, chosen: Bools, known: dict[int, int], *, first: int, absent: int) -> Ints:
     """Category codes of the chosen values; adds new values to `known` as they appear."""
     found = np.full(len(values), absent, dtype="i4")
     if chosen.any():
@@ -50,26 +45,26 @@ def codes(
     return found
 
 
-def is_op(op: "Ints", wanted: Iterable[Op]) -> "Bools":
+def is_op(op: Ints, wanted: Iterable[Op]) -> Bools:
     """Where the operation is one of `wanted`."""
     table = np.zeros(1 << 8, dtype=bool)
     table[list(wanted)] = True
     return table[op]
 
 
-def nullable(values: "Ints", known: "Bools", dtype: str = "i8") -> Any:
+def nullable(values: Ints, known: Bools, dtype: str = "i8") -> Any:
     """Make an integer column with missing values where not `known`."""
     return pd.arrays.IntegerArray(np.where(known, values, 0).astype(dtype), ~known)
 
 
-def take(values: "NDArray[Any]", index: "Ints", known: "Bools") -> Any:
+def take(values: NDArray[Any], index: Ints, known: Bools) -> Any:
     """``values[index]`` where `known`, missing elsewhere; `index` is ignored there."""
     if not len(values):
         return nullable(np.zeros(len(index), dtype="i8"), np.zeros(len(index), dtype=bool))
     return nullable(values[np.where(known, index, 0)], known)
 
 
-def error_column(results: "Ints", failed: "Bools") -> pd.Categorical:
+def error_column(results: Ints, failed: Bools) -> pd.Categorical:
     """Errno names of the failed results as a category column, missing elsewhere."""
     known: dict[int, int] = {}
     found = codes(-results, failed, known, first=0, absent=-1)
@@ -77,7 +72,7 @@ def error_column(results: "Ints", failed: "Bools") -> pd.Categorical:
 
 
 def named_errors(
-    codes: "Ints", numbers: Iterable[int], name: Callable[[int], str] = error_name
+    codes: Ints, numbers: Iterable[int], name: Callable[[int], str] = error_name
 ) -> pd.Categorical:
     """Category column of error names from codes into `numbers`; code -1 is missing."""
     # With an explicit dtype, because an empty list would make an index of objects.

@@ -1,6 +1,6 @@
 """``events()``, one row per record, and ``wakeups()``, one row per wait."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,6 +11,7 @@ from epolllab.frames.columns import (
     MASK_OPS,
     NO_CALL_OPS,
     OP_DTYPE,
+    Records,
     check_operations,
     codes,
     error_column,
@@ -19,9 +20,6 @@ from epolllab.frames.columns import (
     nullable,
 )
 from epolllab.schema import EVENTS, WAKEUPS, returns
-
-if TYPE_CHECKING:
-    from epolllab.frames.columns import Records
 
 __all__ = ["events", "wakeups"]
 
@@ -44,13 +42,10 @@ _DTYPES = {
 
 
 @returns(EVENTS)
-def events(records: "Records") -> pd.DataFrame:
+def events(records: Records) -> pd.DataFrame:
     """One row per record, in the order in which they were written.
 
-    Parameters
-    ----------
-    records : numpy.ndarray
-        What :meth:`Recording.array` returns.
+    `records` is what :meth:`Recording.array` returns.
 
     Raises
     ------
@@ -80,7 +75,7 @@ def events(records: "Records") -> pd.DataFrame:
 
 
 def _fill(
-    records: "Records", out: dict[str, Any], masks: dict[int, int], errors: dict[int, int]
+    records: Records, out: dict[str, Any], masks: dict[int, int], errors: dict[int, int]
 ) -> None:
     """Decode one chunk of the records into views of the columns."""
     op = records["op"]
@@ -99,13 +94,10 @@ def _fill(
 
 
 @returns(WAKEUPS)
-def wakeups(records: "Records") -> pd.DataFrame:
+def wakeups(records: Records) -> pd.DataFrame:
     """One row per wait: how long the loop slept, and what it did next.
 
-    Parameters
-    ----------
-    records : numpy.ndarray
-        What :meth:`Recording.array` returns.
+    `records` is what :meth:`Recording.array` returns.
     """
     check_operations(records)
     op = records["op"]

@@ -1,7 +1,7 @@
 """``requests()``: one row per request, with the calls made for it and its instants.
 
-How the rows of a connection are shared out among its requests
---------------------------------------------------------------
+How a connection's rows are assigned to its requests
+----------------------------------------------------
 The protocol handles a request in one ``handle`` record. The records of the system
 calls around it do not say which request they served, so they are assigned by these
 rules:
@@ -22,19 +22,24 @@ Nothing loops over rows: one stable sort groups the records by connection, and e
 count is a difference of two running totals.
 """
 
-import errno
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from epolllab.events import Op
-from epolllab.frames.by_connection import ByConnection, by_connection, last_before
-from epolllab.frames.columns import CONTROL_OPS, check_operations, is_op, take
+from epolllab.frames.columns import (
+    CONTROL_OPS,
+    WOULD_BLOCK,
+    Bools,
+    Ints,
+    Records,
+    check_operations,
+    is_op,
+    take,
+)
+from epolllab.frames.connections import ByConnection, by_connection, last_before
 from epolllab.schema import REQUESTS, returns
-
-if TYPE_CHECKING:
-    from epolllab.frames.columns import Bools, Ints, Records
 
 __all__ = ["requests"]
 
@@ -46,22 +51,22 @@ class _Ranges(NamedTuple):
     ``answered`` the send that took the response's last byte, where ``is_answered``.
     """
 
-    handle: "Ints"
-    group: "Ints"
-    ordinal: "Ints"
-    answered: "Ints"
-    is_answered: "Bools"
-    start: "Ints"
-    stop: "Ints"
+    handle: Ints
+    group: Ints
+    ordinal: Ints
+    answered: Ints
+    is_answered: Bools
+    start: Ints
+    stop: Ints
 
-    def total(self, values: "Ints | Bools") -> "Ints":
+    def total(self, values: Ints | Bools) -> Ints:
         """Sum of `values` over each request's rows."""
         running = np.concatenate(([0], np.cumsum(values, dtype="i8")))
         return running[self.stop] - running[self.start]
 
 
-def _share_out(by: ByConnection) -> _Ranges:
-    """Share the rows out among the requests, by the rules at the top of this file."""
+def _assign_rows(by: ByConnection) -> _Ranges:
+    """Assign the rows to the requests, by the rules at the top of this file."""
     handle = by.where(Op.HANDLE)
     group = np.searchsorted(by.first, handle, side="right") - 1
     is_first = np.append(True, group[1:] != group[:-1])[: len(handle)]
@@ -84,9 +89,7 @@ def _share_out(by: ByConnection) -> _Ranges:
     return _Ranges(handle, group, ordinal, answered, is_answered, start, stop)
 
 
-def _responses(
-    by: ByConnection, handle: "Ints", leader: "Ints", end: "Ints"
-) -> tuple["Ints", "Bools", "Ints"]:
+def _responses(by: ByConnection, handle: Ints, leader: Ints, end: Ints) -> tuple[Ints, Bools, Ints]:
     """Find the send that takes each response's last byte.
 
     Returns the place of that send, whether there is one, and the place at which the
@@ -113,17 +116,14 @@ def _responses(
 
 
 @returns(REQUESTS)
-def requests(records: "Records") -> pd.DataFrame:
-    """One row per request that the protocol answered, in the order of answering.
+def requests(records: Records) -> pd.DataFrame:
+    """One row per request, in the order of the responses.
 
     It is the server's side of a request: when the loop was woken for it, which system
-    calls it took, and when the kernel had taken the last byte of the response. How the
-    calls are shared out among requests is described at the top of this file.
+    calls it took, and when the kernel had taken the last byte of the response. The top of
+    this file describes which request each call is counted for.
 
-    Parameters
-    ----------
-    records : numpy.ndarray
-        What :meth:`Recording.array` returns.
+    `records` is what :meth:`Recording.array` returns.
 
     Notes
     -----
@@ -132,34 +132,34 @@ def requests(records: "Records") -> pd.DataFrame:
     ``answered_ns`` is then too early.
     """
     by = by_connection(check_operations(records))
-    shared = _share_out(by)
+    ranges = _assign_rows(by)
     op, result = by.op, by.result
     moves = (op == Op.RECV) | (op == Op.SEND)
-    would_block = moves & ((result == -errno.EAGAIN) | (result == -errno.EWOULDBLOCK))
+    would_block = moves & np.isin(-result, WOULD_BLOCK)
     columns: dict[str, Any] = {
-        "conn": by.conn[shared.handle].astype("i4"),
-        "request": shared.ordinal.astype("i4"),
-        "peer_port": by.peer_ports()[shared.group],
-        **_instants(by, shared),
-        "n_wakeups": _distinct_wakes(by, shared).astype("i4"),
-        "n_recv": shared.total(op == Op.RECV).astype("i4"),
-        "n_send": shared.total(op == Op.SEND).astype("i4"),
-        "n_would_block": shared.total(would_block).astype("i4"),
-        "n_epoll_ctl": shared.total(is_op(op, CONTROL_OPS)).astype("i4"),
-        "n_events": shared.total(op == Op.READY).astype("i4"),
-        "n_bytes_in": shared.total(np.where(op == Op.RECV, np.maximum(result, 0), 0)),
-        "n_bytes": np.maximum(result[shared.handle], 0).astype("i8"),
+        "conn": by.conn[ranges.handle].astype("i4"),
+        "request": ranges.ordinal.astype("i4"),
+        "peer_port": by.peer_ports()[ranges.group],
+        **_instants(by, ranges),
+        "n_wakeups": _distinct_wakes(by, ranges).astype("i4"),
+        "n_recv": ranges.total(op == Op.RECV).astype("i4"),
+        "n_send": ranges.total(op == Op.SEND).astype("i4"),
+        "n_would_block": ranges.total(would_block).astype("i4"),
+        "n_epoll_ctl": ranges.total(is_op(op, CONTROL_OPS)).astype("i4"),
+        "n_events": ranges.total(op == Op.READY).astype("i4"),
+        "n_bytes_in": ranges.total(np.where(op == Op.RECV, np.maximum(result, 0), 0)),
+        "n_bytes": np.maximum(result[ranges.handle], 0).astype("i8"),
     }
-    in_time = np.argsort(by.order[shared.handle], kind="stable")
+    in_time = np.argsort(by.order[ranges.handle], kind="stable")
     return pd.DataFrame({name: column[in_time] for name, column in columns.items()})
 
 
-def _instants(by: ByConnection, shared: _Ranges) -> dict[str, Any]:
+def _instants(by: ByConnection, ranges: _Ranges) -> dict[str, Any]:
     """The columns from ``woken_ns`` to ``answered_ns``."""
     start_ns, end_ns = by.records["start_ns"], by.records["end_ns"]
-    first = by.first[shared.group]
+    first = by.first[ranges.group]
     reads = np.flatnonzero((by.op == Op.RECV) & (by.result > 0))
-    read, is_read = last_before(reads, shared.handle, first)
+    read, is_read = last_before(reads, ranges.handle, first)
     read_index = by.indices(read)
     waits = np.flatnonzero(by.records["op"] == Op.WAIT)
     wait, is_woken = last_before(waits, read_index, 0)
@@ -168,8 +168,8 @@ def _instants(by: ByConnection, shared: _Ranges) -> dict[str, Any]:
     wakes = np.append(by.wake, 0)
     has_turn &= wakes[turn] == wakes[read]
     ready = take(start_ns, np.where(has_turn, by.indices(turn), read_index), is_read)
-    begin = np.append(readies, len(by.op))[np.searchsorted(readies, shared.start)]
-    is_own = (begin < shared.stop) & ~(is_read & (begin > read))
+    begin = np.append(readies, len(by.op))[np.searchsorted(readies, ranges.start)]
+    is_own = (begin < ranges.stop) & ~(is_read & (begin > read))
     first_ready = ready.copy()
     first_ready[is_own] = take(start_ns, by.indices(begin), is_own)[is_own]
     return {
@@ -177,17 +177,17 @@ def _instants(by: ByConnection, shared: _Ranges) -> dict[str, Any]:
         "ready_ns": ready,
         "first_ready_ns": first_ready,
         "read_ns": take(end_ns, read_index, is_read),
-        "handled_ns": end_ns[by.order[shared.handle]],
-        "answered_ns": take(end_ns, by.indices(shared.answered), shared.is_answered),
+        "handled_ns": end_ns[by.order[ranges.handle]],
+        "answered_ns": take(end_ns, by.indices(ranges.answered), ranges.is_answered),
     }
 
 
-def _distinct_wakes(by: ByConnection, shared: _Ranges) -> "Ints":
+def _distinct_wakes(by: ByConnection, ranges: _Ranges) -> Ints:
     """Number of different wakes among each request's rows, which are in order."""
     if not len(by.wake):
-        return np.zeros(len(shared.start), dtype="i8")
+        return np.zeros(len(ranges.start), dtype="i8")
     changed = np.append(True, by.wake[1:] != by.wake[:-1])
     running = np.cumsum(changed)
-    begin = np.minimum(shared.start, len(running) - 1)
-    inside = running[np.maximum(shared.stop - 1, 0)] - running[begin]
-    return np.where(shared.stop > shared.start, inside + 1, 0)
+    begin = np.minimum(ranges.start, len(running) - 1)
+    inside = running[np.maximum(ranges.stop - 1, 0)] - running[begin]
+    return np.where(ranges.stop > ranges.start, inside + 1, 0)
