@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from typing import Any
 
-__all__ = ["FLAGS", "accept_connections", "connect_load", "make_calls", "ping"]
+__all__ = ["FLAGS", "accept_connections", "commands", "connect_load", "make_calls", "ping"]
 
 
-def _commands(control: Connection) -> Iterator[Any]:
+def commands(control: Connection) -> Iterator[Any]:
     """Commands until the parent closes the connection."""
     while True:
         try:
@@ -28,7 +28,7 @@ def _commands(control: Connection) -> Iterator[Any]:
 
 def make_calls(control: Connection) -> None:
     """Make single calls on inherited descriptors; reply with the result or the errno's name."""
-    for name, *arguments in _commands(control):
+    for name, *arguments in commands(control):
         try:
             control.send(_CALLS[name](*arguments))
         except OSError as error:
@@ -76,7 +76,7 @@ def accept_connections(control: Connection) -> None:
     ``"ready"``, and once the listener is shut down the counts ``(waits that returned,
     accepts, would-blocks)``.
     """
-    for number, arm, listening, epfd, burn_ns in _commands(control):
+    for number, arm, listening, epfd, burn_ns in commands(control):
         name = bytes([number])
         with socket.socket(fileno=os.dup(listening)) as listener:
             if arm == "blocking accept":
@@ -152,7 +152,7 @@ def connect_load(control: Connection) -> None:
     latencies in nanoseconds, from the connect to the end of the response, as ``"q"``,
     and the numbers of the workers, as ``"b"``, -1 if the connection failed.
     """
-    for port, connections, requests in _commands(control):
+    for port, connections, requests in commands(control):
         latencies, workers = array.array("q"), array.array("b")
         with select.epoll() as epoll:
             active: dict[int, tuple[socket.socket, int]] = {}
@@ -184,7 +184,7 @@ def ping(control: Connection) -> None:
     Commands are ``(fd, times, pause_s)``; the reply is the times in nanoseconds, packed
     as ``"q"``. The pause before each lets the other process fall asleep.
     """
-    for fd, times, pause_s in _commands(control):
+    for fd, times, pause_s in commands(control):
         took = array.array("q")
         with socket.socket(fileno=os.dup(fd)) as sock:
             sock.setblocking(True)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
+from epolllab.experiments.workers.herd import commands
 from epolllab.kernel.waiting import is_asleep
 
 __all__ = ["COLUMNS", "SendPlan", "send_plans"]
@@ -29,18 +30,15 @@ class _Sender:
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.port = self.sock.getsockname()[1]
         self.pieces = list(plan)
-        self.total = self.left = sum(size for _, size in plan)
+        self.n_sent = 0
+        self.left = sum(size for _, size in plan)
         self.unsent = b""
         self.blocked = False
-        self.began = self.due = self.sent = self.last_piece = self.done = self.gave_up = 0
-
-    def begin(self, now: int) -> None:
-        self.began = now
-        self.due = now + self.pieces[0][0]
+        self.began = self.due = self.sent = self.last_piece = self.done = 0
 
     def push(self, now: int) -> bool:
         """Send what is due; return whether the kernel took any bytes."""
-        before = self.left
+        before = self.n_sent
         while self.left and not self.blocked:
             if not self.unsent:
                 if now < self.due:
@@ -55,10 +53,11 @@ class _Sender:
                 break
             self.unsent = self.unsent[n:]
             self.left -= n
+            self.n_sent += n
             self.sent = time.monotonic_ns()
             if not self.unsent and self.pieces:
                 self.due = now + self.pieces[0][0]
-        return self.left != before
+        return self.n_sent > before
 
     def read(self) -> bool:
         """Read the response; return whether the server has closed the connection."""
@@ -68,13 +67,8 @@ class _Sender:
         except BlockingIOError:
             return False
         except ConnectionResetError:
-            return True
+            pass
         return True
-
-    def row(self) -> tuple[int, ...]:
-        n_sent = self.total - self.left
-        times = (self.began, self.sent, self.last_piece)
-        return (self.port, *times, n_sent, self.done, self.gave_up)
 
 
 def send_plans(control: Connection) -> None:
@@ -84,22 +78,20 @@ def send_plans(control: Connection) -> None:
     ends when all have a response, or when for `patience_ns` nothing was sent or
     received, nothing is due, and the server sleeps.
     """
-    while True:
-        try:
-            port, pid, patience_ns, plans = control.recv()
-        except EOFError:
-            return
+    for port, pid, patience_ns, plans in commands(control):
         senders = [_Sender(port, plan) for plan in plans]
         with select.epoll() as epoll:
             for sender in senders:
                 epoll.register(sender.sock, select.EPOLLIN | select.EPOLLOUT | select.EPOLLET)
-                sender.begin(time.monotonic_ns())
+                sender.began = time.monotonic_ns()
+                sender.due = sender.began + sender.pieces[0][0]
             _send_all(epoll, senders, pid, patience_ns)
         now = time.monotonic_ns()
         rows = array.array("q")
         for sender in senders:
-            sender.gave_up = 0 if sender.done else now
-            rows.extend(sender.row())
+            times = (sender.began, sender.sent, sender.last_piece)
+            gave_up = 0 if sender.done else now
+            rows.extend((sender.port, *times, sender.n_sent, sender.done, gave_up))
             sender.sock.close()
         control.send(rows.tobytes())
 

@@ -5,10 +5,10 @@
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -44,56 +44,43 @@ class TracedServer(NamedTuple):
 def traced_server(prefix: Sequence[str], **options: Any) -> Iterator[TracedServer]:
     """Run a server under the command `prefix` until the block ends.
 
-    Parameters
-    ----------
-    prefix : sequence of str
-        A command that runs the command after it: ``["strace", "-f", ...]``; empty for none.
-    **options
-        For :func:`epolllab.start_server`; JSON values.
-
-    Raises
-    ------
-    TracerFailed
-        The command did not start a server: it is not permitted here, or does not work.
+    `prefix` is a command that runs the command after it, as ``["strace", "-f", ...]``; empty
+    for none. Options are JSON values for :func:`epolllab.start_server`. TracerFailed if the
+    command does not start a server: it is not permitted here, or does not work.
     """
     code = _BOOTSTRAP.format(path=sys.path, module=__name__, options=json.dumps(options))
-    process: Any = subprocess.Popen(
+    with subprocess.Popen(
         [*prefix, sys.executable, "-c", code],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,  # a notebook's interrupt must not reach the tracer
-    )
-    try:
-        facts = _first_line(process)
-        address = (str(facts["address"][0]), int(facts["address"][1]))
-        yield TracedServer(address, facts["pid"], process.pid if prefix else None)
-    finally:
-        process.stdin.close()  # end of file ends the server, and with it the tracer
+    ) as process:
         try:
-            process.wait(END_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        process.stdout.close()
-        process.stderr.close()
+            host, port, pid = _first_line(process)
+            yield TracedServer((host, port), pid, process.pid if prefix else None)
+        finally:
+            if process.stdin is not None:
+                process.stdin.close()  # end of file ends the server, and with it the tracer
+            try:
+                process.wait(END_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
 
-def _first_line(process: Any) -> dict[str, Any]:
+def _first_line(process: Any) -> tuple[str, int, int]:
     """The server's address and pid; a tracer that hangs is killed."""
-    killer = threading.Timer(START_S, process.kill)
-    killer.start()
-    try:
-        line = process.stdout.readline()
-    finally:
-        killer.cancel()
-        killer.join()
+    poll = select.poll()
+    poll.register(process.stdout, select.POLLIN)
+    if not poll.poll(START_S * 1000):
+        process.kill()
+    line = process.stdout.readline()
     if not line:
         process.wait()
         output = process.stderr.read().decode(errors="replace").strip().splitlines()
         raise TracerFailed(output[-1] if output else f"exit code {process.returncode}, no output")
-    facts: dict[str, Any] = json.loads(line)
-    return facts
+    host, port, pid = json.loads(line)
+    return host, port, pid
 
 
 def serve_until_eof(options: str) -> None:
@@ -101,7 +88,7 @@ def serve_until_eof(options: str) -> None:
     # A notebook's interrupt goes to the whole process group, and is meant for the cell.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with start_server(**json.loads(options)) as server:
-        line = json.dumps({"address": server.address, "pid": os.getpid()})
+        line = json.dumps([*server.address, os.getpid()])
         os.write(1, line.encode() + b"\n")
         while os.read(0, 4096):
             pass
