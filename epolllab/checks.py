@@ -7,11 +7,19 @@ with a message that begins with the parameter's name.
 import difflib
 import math
 import operator
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from numbers import Integral, Real
 from typing import Any
 
-__all__ = ["check_bool", "check_bytes", "check_choice", "check_int", "check_number", "check_text"]
+__all__ = [
+    "check_bool",
+    "check_bytes",
+    "check_choice",
+    "check_fields",
+    "check_int",
+    "check_number",
+    "check_text",
+]
 
 
 def check_choice(name: str, value: object, allowed: Collection[str]) -> str:
@@ -90,3 +98,14 @@ def check_bytes(name: str, value: Any, *, allow_empty: bool = True) -> bytes:
     if not value and not allow_empty:
         raise ValueError(f"{name} must not be empty")
     return bytes(value)
+
+
+def check_fields(options: object, checks: Mapping[str, Callable[[str, Any], Any]]) -> None:
+    """Check fields of a frozen dataclass with ``checks[name](name, value)``.
+
+    None is accepted, unchecked, where it is the default.
+    """
+    for name, check in checks.items():
+        value = getattr(options, name)
+        if value is not None or getattr(type(options), name) is not None:
+            object.__setattr__(options, name, check(name, value))

@@ -28,7 +28,7 @@ TIME_WAIT, and the port that it blocks, on the server's side.
 from collections import deque
 from dataclasses import dataclass
 from errno import EIO
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from epolllab.clients.loop import (
     BAD_RESPONSE,
@@ -40,13 +40,10 @@ from epolllab.clients.loop import (
     ClientConnection,
     ClientLoop,
 )
+from epolllab.clients.options import Share
 from epolllab.clients.response import BadResponse, make_response_parser
 from epolllab.events import EPOLLIN, EPOLLOUT, EPOLLRDHUP
-
-if TYPE_CHECKING:
-    from epolllab.clients.options import Share
-    from epolllab.recording.recorder import Recorder
-
+from epolllab.recording.recorder import Recorder
 
 __all__ = ["LoadLoop"]
 
@@ -72,7 +69,7 @@ class _Connection(ClientConnection):
 class LoadLoop(ClientLoop[_Connection]):
     """Send requests in a closed or an open loop."""
 
-    def __init__(self, share: "Share", recorder: "Recorder | None" = None) -> None:
+    def __init__(self, share: Share, recorder: Recorder | None = None) -> None:
         super().__init__(share, recorder)
         self._is_open = bool(share.interval_ns)
         self._keep_alive = self.options.keep_alive
@@ -202,7 +199,7 @@ class LoadLoop(ClientLoop[_Connection]):
             except OSError as failure:
                 error = failure.errno or EIO
         if error:
-            self._fail_and_pause(connection, error)
+            self._fail(connection, error, pause_ns=RETRY_NS)
 
     def _send_or_fail(self, connection: _Connection) -> None:
         try:
@@ -303,17 +300,15 @@ class LoadLoop(ClientLoop[_Connection]):
         connection.status = connection.parser.status
         self.write_row(connection, now, error)
 
-    def _fail(self, connection: _Connection, error: int) -> None:
-        self._write(connection, self.clock(), error)
-        self.drop(connection)
-        self._next(connection)
-
-    def _fail_and_pause(self, connection: _Connection, error: int) -> None:
-        """Fail, and pause: the next attempt would probably fail too."""
+    def _fail(self, connection: _Connection, error: int, pause_ns: int = 0) -> None:
+        """Write the row and close the connection; the next request follows after the pause."""
         now = self.clock()
         self._write(connection, now, error)
         self.drop(connection)
-        self.wait_until(connection, now + RETRY_NS)
+        if pause_ns:
+            self.wait_until(connection, now + pause_ns)
+        else:
+            self._next(connection)
 
     def give_up(self, now: int) -> None:
         """Fail requests past their timeout, and close connections that the server keeps open."""

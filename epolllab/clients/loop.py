@@ -11,16 +11,13 @@ from errno import EIO
 from heapq import heappop, heappush
 from operator import attrgetter
 from struct import Struct
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
+from epolllab.clients.options import Share
 from epolllab.clients.syscalls import make_calls
 from epolllab.events import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLRDHUP
 from epolllab.kernel.pollers import Ready, make_poller
-
-if TYPE_CHECKING:
-    from epolllab.clients.options import Share
-    from epolllab.recording.recorder import Recorder
-
+from epolllab.recording.recorder import Recorder
 
 __all__ = ["FIELDS", "ROW", "ClientConnection", "ClientLoop", "Facts"]
 
@@ -103,13 +100,6 @@ C = TypeVar("C", bound=ClientConnection)
 class ClientLoop(ABC, Generic[C]):
     """Carry out one share of a run; base of the load generator's and the peers' loop.
 
-    Parameters
-    ----------
-    share : Share
-        What to do.
-    recorder : Recorder, optional
-        Where to record system calls.
-
     Attributes
     ----------
     rows : bytearray
@@ -124,7 +114,7 @@ class ClientLoop(ABC, Generic[C]):
         Called about ten times a second.
     """
 
-    def __init__(self, share: "Share", recorder: "Recorder | None" = None) -> None:
+    def __init__(self, share: Share, recorder: Recorder | None = None) -> None:
         self.share = share
         self.options = share.options
         self.timeout_ns = round(share.options.timeout * 1e9)

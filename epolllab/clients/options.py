@@ -6,25 +6,31 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 from urllib.parse import urlsplit
 
 from epolllab.checks import (
     check_bool,
     check_bytes,
     check_choice,
+    check_fields,
     check_int,
     check_number,
     check_text,
 )
+from epolllab.clients.script import Step
 from epolllab.server.http import Http
 from epolllab.server.protocols import Echo, Hello
 
-if TYPE_CHECKING:
-    from epolllab.clients.script import Step
-
-
-__all__ = ["ClientOptions", "ClientProtocol", "Place", "Share", "Target", "resolve_target"]
+__all__ = [
+    "CHECKS",
+    "ClientOptions",
+    "ClientProtocol",
+    "Place",
+    "Share",
+    "Target",
+    "resolve_target",
+]
 
 ClientProtocol = Literal["http", "echo"]
 Place = Literal["process", "thread"]
@@ -56,10 +62,7 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "path": _check_path,
     "payload": check_bytes,
 }
-"""How each option is checked: ``check(name, value)`` returns the value or raises.
-
-None is accepted, unchecked, where it is the default.
-"""
+"""How :func:`check_fields` checks each option."""
 
 
 @dataclass(frozen=True)
@@ -102,16 +105,11 @@ class ClientOptions:
     record: bool = True
     capacity: int = 1_000_000
     source_addresses: int | None = None
-    steps: "tuple[Step, ...] | None" = None
+    steps: tuple[Step, ...] | None = None
 
     def __post_init__(self) -> None:
-        for name, check in CHECKS.items():
-            value = getattr(self, name)
-            if value is not None or getattr(ClientOptions, name) is not None:
-                object.__setattr__(self, name, check(name, value))
+        check_fields(self, CHECKS)
         self._check_combination()
-        if self.steps is not None:
-            self._check_script()
 
     def _check_combination(self) -> None:
         if self.requests is not None and self.duration is not None:
@@ -131,11 +129,9 @@ class ClientOptions:
                 "source_addresses spreads connections over 127.0.0.x, which reaches IPv4 loopback "
                 f"only, not {self.target.address[0]}"
             )
-
-    def _check_script(self) -> None:
         names = ("requests", "duration", "rate", "keep_alive", "payload", "path")
         useless = [name for name in names if getattr(self, name) != getattr(ClientOptions, name)]
-        if useless:
+        if self.steps is not None and useless:
             raise ValueError(
                 f"script= defines what is sent and when, so leave out {', '.join(useless)}; "
                 "connections= is the number of scripted peers"
@@ -228,20 +224,7 @@ def _part(total: int, index: int, n: int) -> int:
 def resolve_target(target: Any, *, allow_remote: bool = False) -> Target:
     """Resolve the address of a target, and find out which protocol it serves.
 
-    Parameters
-    ----------
-    target : Server, str or (host, port)
-        A handle of :func:`epolllab.start_server`, ``"http://host:port/path"``,
-        ``"host:port"``, or a pair.
-    allow_remote : bool
-        Permit an address that is not this machine's loopback.
-
-    Raises
-    ------
-    ValueError
-        `target` is none of these, or not loopback.
-    OSError
-        The host's name cannot be resolved.
+    The parameters are those of :func:`epolllab.run_clients`.
     """
     path, protocol = "/", None
     if hasattr(target, "address") and hasattr(target, "options"):

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from errno import EIO
 from struct import Struct
-from typing import TYPE_CHECKING
 
 from epolllab.clients.loop import (
     BROKEN,
@@ -22,13 +21,10 @@ from epolllab.clients.loop import (
     ClientConnection,
     ClientLoop,
 )
+from epolllab.clients.options import Share
 from epolllab.clients.script import STEP_NAMES, Step
 from epolllab.events import EPOLLOUT
-
-if TYPE_CHECKING:
-    from epolllab.clients.options import Share
-    from epolllab.recording.recorder import Recorder
-
+from epolllab.recording.recorder import Recorder
 
 __all__ = ["FIELDS", "STEP", "PeerLoop"]
 
@@ -74,7 +70,7 @@ class _Peer(ClientConnection):
 class PeerLoop(ClientLoop[_Peer]):
     """Execute a script with any number of peers."""
 
-    def __init__(self, share: "Share", recorder: "Recorder | None" = None) -> None:
+    def __init__(self, share: Share, recorder: Recorder | None = None) -> None:
         super().__init__(share, recorder)
         self._script = share.options.steps or ()
         self.n_conns = share.n_connections

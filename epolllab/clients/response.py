@@ -4,15 +4,9 @@ A response parser runs for every request of a load, so it extracts only what a c
 needs: the status, the end of the response, and whether the server will close.
 """
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
-__all__ = [
-    "BadResponse",
-    "EchoResponseParser",
-    "HttpResponseParser",
-    "ResponseParser",
-    "make_response_parser",
-]
+__all__ = ["BadResponse", "EchoResponseParser", "HttpResponseParser", "make_response_parser"]
 
 
 MAX_HEAD_BYTES = 65_536
@@ -24,30 +18,6 @@ _CHUNKED = -2
 
 class BadResponse(ValueError):
     """The peer's bytes are not a valid response to the request."""
-
-
-class ResponseParser(Protocol):
-    """What a client needs to know about the response that is arriving.
-
-    Attributes
-    ----------
-    status : int
-        The HTTP status; 0 if there is none.
-    closes : bool
-        The server closes the connection after this response.
-    """
-
-    status: int
-    closes: bool
-
-    def begin(self) -> None:
-        """Reset for the response to the next request."""
-
-    def feed(self, data: bytes) -> bool:
-        """Parse received bytes; True when the response is complete, else BadResponse or False."""
-
-    def eof(self) -> bool:
-        """Note that the peer closed; True if that completes the response."""
 
 
 class _Head(NamedTuple):
@@ -64,6 +34,13 @@ class HttpResponseParser:
     Heads are parsed once and cached: a server under load sends the same head again and
     again, except for its Date once a second. Parsing every response with httptools took
     18 % more CPU time per request on kept-alive connections.
+
+    Attributes
+    ----------
+    status : int
+        The HTTP status; 0 if there is none yet.
+    closes : bool
+        The server closes the connection after this response.
     """
 
     _cache: dict[bytes, _Head] = {}  # noqa: RUF012 - shared by all parsers on purpose
@@ -81,7 +58,7 @@ class HttpResponseParser:
         self._chunk_end = b""  # before a chunk's size: the line break after the last chunk
 
     def feed(self, data: bytes) -> bool:
-        """Parse received bytes; True when the response is complete."""
+        """Parse received bytes; True when the response is complete; BadResponse if invalid."""
         left = self._left
         if left is None:
             return self._feed_head(self._buffer + data)
@@ -205,13 +182,7 @@ def _chunk_size(line: bytes) -> int:
 
 
 class EchoResponseParser:
-    """The bytes that were sent, echoed.
-
-    Parameters
-    ----------
-    expected : bytes
-        What is sent each time.
-    """
+    """The echo of the bytes `expected`, with the methods of :class:`HttpResponseParser`."""
 
     status = 0
 
@@ -238,6 +209,6 @@ class EchoResponseParser:
         return False
 
 
-def make_response_parser(protocol: str, message: bytes) -> ResponseParser:
+def make_response_parser(protocol: str, message: bytes) -> HttpResponseParser | EchoResponseParser:
     """Return a parser for ``"http"``, or for ``"echo"`` of `message`."""
     return HttpResponseParser() if protocol == "http" else EchoResponseParser(message)

@@ -4,6 +4,7 @@ Frames and sums are made when a method asks for them; numpy and pandas are impor
 not before.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from functools import cached_property
 from types import MappingProxyType
@@ -18,13 +19,11 @@ from epolllab.recording import environment
 from epolllab.recording.recorder import Snapshot
 from epolllab.recording.recording import Recording
 from epolllab.schema import EVENTS, JOURNEYS, returns
+from epolllab.server.server import Server
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
-
-    from epolllab.server.server import Server
-
 
 __all__ = ["Part", "Run"]
 
@@ -120,7 +119,7 @@ class Run:
         return client_steps(self._joined("steps", peers.FIELDS, "peer"), STEP_NAMES, _error_name)
 
     @returns(JOURNEYS)
-    def journeys(self, server: "Server | Recording") -> "pd.DataFrame":
+    def journeys(self, server: Server | Recording) -> "pd.DataFrame":
         """One row per request that was recorded on both sides, on one time axis.
 
         Parameters
@@ -217,12 +216,13 @@ class Run:
         latency = spans[good] / 1e3
         elapsed_ns = self._elapsed_ns()
         per_s = 1e9 / elapsed_ns if elapsed_ns else 0.0
+        statuses = sorted(Counter(rows["status"].tolist()).items())
         sums: dict[str, Any] = {
             "requests": len(rows),
             "succeeded": int(good.sum()),
             "failed": int((~good).sum()),
             **{f"error {name}": count for name, count in self.errors().items()},
-            **_statuses(rows["status"]),
+            **{f"status {number}": count for number, count in statuses if number not in (0, 200)},
             "elapsed_s": round(elapsed_ns / 1e9, 6),
             "requests_per_s": round(self._per_s(), 1),
         }
@@ -244,11 +244,8 @@ class Run:
 
     def errors(self) -> dict[str, int]:
         """Count the failed requests by kind of error, the most frequent first."""
-        import numpy as np
-
-        numbers, counts = np.unique(self._rows["error"], return_counts=True)
-        pairs = sorted(zip(counts.tolist(), numbers.tolist(), strict=True), reverse=True)
-        return {_error_name(number): count for count, number in pairs if number}
+        counts = Counter(self._rows["error"].tolist()).most_common()
+        return {_error_name(number): count for number, count in counts if number}
 
     @property
     def notes(self) -> list[str]:
@@ -341,14 +338,6 @@ class Run:
 
 def _error_name(number: int) -> str:
     return _OWN_ERRORS.get(number) or error_name(number)
-
-
-def _statuses(status: Any) -> dict[str, int]:
-    import numpy as np
-
-    numbers, counts = np.unique(status, return_counts=True)
-    pairs = zip(numbers.tolist(), counts.tolist(), strict=True)
-    return {f"status {number}": count for number, count in pairs if number not in (0, 200)}
 
 
 def _percentile(values: Any, q: float) -> float:

@@ -2,19 +2,15 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from epolllab import kernel
 from epolllab.checks import check_bool
 from epolllab.clients.executors import run_in_processes, run_in_threads
-from epolllab.clients.options import ClientOptions, ClientProtocol, Place, resolve_target
+from epolllab.clients.options import CHECKS, ClientOptions, ClientProtocol, Place, resolve_target
 from epolllab.clients.result import Run
+from epolllab.clients.script import Script
 from epolllab.recording import environment
-
-if TYPE_CHECKING:
-    from epolllab.clients.script import Script
-    from epolllab.server.server import Server
-
+from epolllab.server.server import Server
 
 __all__ = ["run_clients"]
 
@@ -24,7 +20,7 @@ SPARE_DESCRIPTORS = 64
 
 
 def run_clients(
-    target: "Server | str | tuple[str, int]",
+    target: Server | str | tuple[str, int],
     *,
     connections: int = 50,
     requests: int | None = None,
@@ -38,7 +34,7 @@ def run_clients(
     timeout: float = 10.0,
     progress: bool = True,
     where: Place = "process",
-    script: "Script | None" = None,
+    script: Script | None = None,
     record: bool = True,
     capacity: int = 1_000_000,
     source_addresses: int | None = None,
@@ -119,6 +115,7 @@ def run_clients(
     >>> run.summary()["succeeded"]
     20
     """
+    given = dict(locals())  # the parameters, which are the only locals here
     resolved = resolve_target(target, allow_remote=allow_remote)
     is_unknown = resolved.protocol is None and hasattr(target, "options")
     if is_unknown and protocol is None and script is None:
@@ -126,24 +123,11 @@ def run_clients(
             "protocol must be given, because the server's protocol is one of your own: "
             'protocol="http" or protocol="echo"; or pass a script= with the bytes to send'
         )
-    options = ClientOptions(
-        target=resolved,
-        connections=connections,
-        requests=requests,
-        duration=duration,
-        rate=rate,
-        keep_alive=keep_alive,
-        path=resolved.path if path == "/" and script is None else path,
-        payload=payload,
-        protocol=protocol or resolved.protocol or "http",
-        processes=processes,
-        timeout=timeout,
-        where=where,
-        record=record,
-        capacity=capacity,
-        source_addresses=source_addresses,
-        steps=None if script is None else script.steps,
-    )
+    given["protocol"] = protocol or resolved.protocol or "http"
+    if path == "/" and script is None:
+        given["path"] = resolved.path
+    steps = None if script is None else script.steps
+    options = ClientOptions(resolved, steps=steps, **{name: given[name] for name in CHECKS})
     check_bool("progress", progress)
     kernel.require_linux("run_clients()")
     metadata = environment.collect(recorder_cost_ns=None if record else 0.0, **options.metadata())

@@ -117,21 +117,22 @@ class Script:
         """
         repeated = self
         for step in self.steps * (check_int("times", times, 1) - 1):
-            if step.name != "connect" or not _is_connected(repeated.steps):
+            is_closed = _last_change(repeated.steps) in ("close", "reset")
+            if step.name != "connect" or is_closed:
                 repeated = repeated._then(step)
         return repeated
 
     def _then(self, step: Step) -> "Script":
         """Append a step, with a connect before it where one is missing."""
         steps = self.steps
-        is_connected = _is_connected(steps)
+        is_connected = _last_change(steps) in ("connect", "half_close")
         if step.name == "connect" and is_connected:
             raise ValueError("connect: the script is already connected; close() first")
         if step.name in _NEEDS_CONNECTION and not is_connected:
             if any(earlier.name == "connect" for earlier in steps):
                 raise ValueError(f"{step.name}: the connection is closed; call connect() first")
             steps = (*steps, Step("connect"))
-        if step.name.startswith("send") and _is_half_closed(steps):
+        if step.name.startswith("send") and _last_change(steps) == "half_close":
             raise ValueError(f"{step.name}: nothing can be sent after half_close()")
         return Script((*steps, step))
 
@@ -159,20 +160,10 @@ def script() -> Script:
     return Script()
 
 
-def _is_connected(steps: tuple[Step, ...]) -> bool:
-    for step in reversed(steps):
-        if step.name in ("close", "reset"):
-            return False
-        if step.name == "connect":
-            return True
-    return False
-
-
-def _is_half_closed(steps: tuple[Step, ...]) -> bool:
-    for step in reversed(steps):
-        if step.name in ("connect", "half_close"):
-            return step.name == "half_close"
-    return False
+def _last_change(steps: tuple[Step, ...]) -> str:
+    """Name of the last step that changed the connection's state; "" if there is none."""
+    changes = ("connect", "half_close", "reset", "close")
+    return next((step.name for step in reversed(steps) if step.name in changes), "")
 
 
 def _nanoseconds(name: str, seconds: float) -> int:

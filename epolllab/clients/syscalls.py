@@ -7,14 +7,12 @@ would cost a microsecond.
 
 import socket
 from errno import EINPROGRESS
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from epolllab.events import Op, key_of
+from epolllab.kernel.pollers import Poller
 from epolllab.kernel.syscalls import Endpoint, RecordedCalls, Socket, SystemCalls
-
-if TYPE_CHECKING:
-    from epolllab.kernel.pollers import Poller
-    from epolllab.recording.recorder import Recorder
+from epolllab.recording.recorder import Recorder
 
 __all__ = ["ClientCalls", "RecordedClientCalls", "make_calls"]
 
@@ -44,14 +42,7 @@ class ClientCalls(SystemCalls):
         endpoint.sock.bind((source, 0))
 
     def dial(self, endpoint: Endpoint, address: Any) -> tuple[int, int]:
-        """Begin to connect.
-
-        Returns
-        -------
-        tuple of (int, int)
-            0 if it succeeds or is in progress, else the errno; and the local port that the
-            kernel has chosen.
-        """
+        """Begin to connect; return 0 or an errno, and the local port that the kernel chose."""
         sock = endpoint.sock
         number: int = sock.connect_ex(address)
         return (0 if number == EINPROGRESS else number), sock.getsockname()[1]
@@ -83,7 +74,7 @@ class RecordedClientCalls(RecordedCalls, ClientCalls):
         return (0 if number == EINPROGRESS else number), port
 
 
-def make_calls(poller: "Poller", max_events: int, recorder: "Recorder | None") -> ClientCalls:
+def make_calls(poller: Poller, max_events: int, recorder: Recorder | None) -> ClientCalls:
     """Recorded calls if there is a recorder, bare ones otherwise."""
     if recorder is None:
         return ClientCalls(poller, max_events)

@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from email.utils import formatdate
+from functools import lru_cache
 from http import HTTPStatus
 from importlib import import_module
 from typing import Any
@@ -140,7 +141,8 @@ class Response:
         """
         head = self._close_head if close else self._keep_head
         keep = b"\r\nConnection: keep-alive" if confirm and not close else b""
-        return b"%b%b%b\r\n\r\n%b" % (head, _date(), keep, b"" if head_only else self.body)
+        date = _date(int(time.time()))
+        return b"%b%b%b\r\n\r\n%b" % (head, date, keep, b"" if head_only else self.body)
 
 
 def _reason(status: int) -> str:
@@ -150,18 +152,10 @@ def _reason(status: int) -> str:
         return "Unknown"
 
 
-_date_at = 0
-_date_text = b""
-
-
-def _date() -> bytes:
+@lru_cache(maxsize=1)
+def _date(second: int) -> bytes:
     """The value of the Date header, made once a second."""
-    global _date_at, _date_text
-    now = int(time.time())
-    if now != _date_at:
-        _date_text = formatdate(now, usegmt=True).encode()
-        _date_at = now
-    return _date_text
+    return formatdate(second, usegmt=True).encode()
 
 
 Handler = Callable[[Request], Response | bytes | str]

@@ -3,8 +3,7 @@
 import ipaddress
 import socket
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from epolllab import kernel
@@ -59,20 +58,15 @@ def _resolve(host: str, port: int) -> tuple[int, Any]:
     return family, address
 
 
-@contextmanager
-def room_for_connections(options: ServerOptions) -> Iterator[None]:
-    """Raise the soft limit on descriptors to what `max_connections` needs.
+def room_for_connections(options: ServerOptions) -> AbstractContextManager[object]:
+    """Raise the soft limit on descriptors to what `max_connections` needs, for a with block.
 
     A child process keeps the limit that it was started with, so the limit of this process
     is restored at once. A thread shares the limit of this process, which stays raised.
     """
-    if options.max_connections is None:
-        yield
-        return
-    wanted = options.max_connections + SPARE_DESCRIPTORS + kernel.descriptors_open()
-    if options.process:
-        with kernel.raise_descriptor_limit(wanted):
-            yield
-    else:
+    if options.max_connections is not None:
+        wanted = options.max_connections + SPARE_DESCRIPTORS + kernel.descriptors_open()
+        if options.process:
+            return kernel.raise_descriptor_limit(wanted)
         kernel.ensure_descriptor_limit(wanted)
-        yield
+    return nullcontext()

@@ -5,7 +5,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, get_args
 
-from epolllab.checks import check_bool, check_choice, check_int, check_number, check_text
+from epolllab.checks import (
+    check_bool,
+    check_choice,
+    check_fields,
+    check_int,
+    check_number,
+    check_text,
+)
 from epolllab.kernel.pollers import POLLERS, PollerName
 from epolllab.server.http import Handler
 from epolllab.server.protocols import ProtocolName, make_session_factory
@@ -47,11 +54,7 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
     ),
     **dict.fromkeys(("drain", "nodelay", "cork", "record", "process"), check_bool),
 }
-"""How each option is checked: ``check(name, value)`` returns the value or raises.
-
-None is accepted, unchecked, where it is the default. ``make_session_factory`` checks
-protocol and handler.
-"""
+"""How :func:`check_fields` checks each option; make_session_factory checks protocol and handler."""
 
 
 @dataclass(frozen=True)
@@ -82,10 +85,7 @@ class ServerOptions:
     process: bool = False
 
     def __post_init__(self) -> None:
-        for name, check in CHECKS.items():
-            value = getattr(self, name)
-            if value is not None or getattr(ServerOptions, name) is not None:
-                object.__setattr__(self, name, check(name, value))
+        check_fields(self, CHECKS)
         self._check_combination()
         self.session_factory()
 

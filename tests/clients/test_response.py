@@ -1,18 +1,13 @@
 """Response parsers: pure bytes, split at random."""
 
 from contextlib import suppress
-from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epolllab.clients.response import (
-    BadResponse,
-    EchoResponseParser,
-    HttpResponseParser,
-    ResponseParser,
-)
+from epolllab.clients.response import BadResponse, EchoResponseParser, HttpResponseParser
+from tests.server.helpers import CUT_PLACES, cut_at
 
 HEAD = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -25,17 +20,17 @@ COMPLETE = {
     "not modified": b"HTTP/1.1 304 Not Modified\r\nContent-Length: 99\r\n\r\n",
     "interim": b"HTTP/1.1 100 Continue\r\n\r\n" * 3 + HEAD + b"Content-Length: 1\r\n\r\nx",
 }
-CUTS = st.lists(st.integers(0, 1000), max_size=8)
 
 
-def feed_pieces(parser: ResponseParser, data: bytes, cuts: list[int]) -> list[bool]:
+def feed_pieces(
+    parser: HttpResponseParser | EchoResponseParser, data: bytes, cuts: list[int]
+) -> list[bool]:
     """Feed `data` cut at the given places; return what each feed returned."""
-    places = sorted({cut % (len(data) + 1) for cut in cuts} | {0, len(data)})
-    return [parser.feed(data[a:b]) for a, b in pairwise(places)]
+    return [parser.feed(piece) for piece in cut_at(data, cuts)]
 
 
 @pytest.mark.parametrize("data", COMPLETE.values(), ids=COMPLETE)
-@given(cuts=CUTS)
+@given(cuts=CUT_PLACES)
 def test_a_response_is_complete_at_its_last_byte(data: bytes, cuts: list[int]) -> None:
     parser = HttpResponseParser()
     for _ in range(2):
@@ -46,7 +41,7 @@ def test_a_response_is_complete_at_its_last_byte(data: bytes, cuts: list[int]) -
         assert not parser.closes
 
 
-@given(st.binary(max_size=300), CUTS, st.booleans())
+@given(st.binary(max_size=300), CUT_PLACES, st.booleans())
 def test_random_bytes_raise_nothing_but_bad_response(
     data: bytes, cuts: list[int], begins_well: bool
 ) -> None:
@@ -54,7 +49,7 @@ def test_random_bytes_raise_nothing_but_bad_response(
         feed_pieces(HttpResponseParser(), (CHUNKED if begins_well else b"") + data, cuts)
 
 
-@given(st.binary(min_size=1, max_size=100), CUTS)
+@given(st.binary(min_size=1, max_size=100), CUT_PLACES)
 def test_an_echo_is_complete_at_its_last_byte(data: bytes, cuts: list[int]) -> None:
     """As many bytes as were sent, each of them the right one."""
     complete = feed_pieces(EchoResponseParser(data), data, cuts)
@@ -113,7 +108,7 @@ def test_bad_responses_are_rejected(data: bytes) -> None:
         HttpResponseParser().feed(data)
 
 
-@given(cuts=CUTS)
+@given(cuts=CUT_PLACES)
 def test_a_chunk_longer_than_its_size_is_rejected(cuts: list[int]) -> None:
     with pytest.raises(BadResponse):
         feed_pieces(HttpResponseParser(), CHUNKED + b"2\r\nabc\r\n", cuts)
