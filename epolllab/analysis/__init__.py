@@ -22,24 +22,10 @@ from epolllab.analysis.statistics import (
 )
 
 __all__ = [
-    "Diagnosis",
-    "Finding",
-    "Interval",
-    "Line",
-    "Result",
-    "beside",
-    "crossover_ratios",
-    "diagnose",
-    "fit_line",
-    "fits",
-    "literature",
-    "literature_ratios",
-    "median_interval",
-    "ratio_interval",
-    "shape",
-    "shares",
-    "summarise",
-]
+    "Diagnosis", "Finding", "Interval", "Line", "Result", "beside", "crossover_ratios", "diagnose",
+    "fit_line", "fits", "literature", "literature_ratios", "median_interval", "ratio_interval",
+    "shape", "shares", "summarise",
+]  # fmt: skip
 
 
 def __dir__() -> list[str]:

@@ -157,8 +157,10 @@ def beside(study: str, ours: Ours) -> pd.DataFrame:
     """
     table = literature(study)
     found = _by_arm(ours, studies()[study])
-    keys = table[["arm", "n_fds", "active"]].astype(object).itertuples(index=False, name=None)
-    values = [_first_of(found, (key, key[:2], key[0])) for key in keys]
+    values = []
+    for key in table[["arm", "n_fds", "active"]].astype(object).itertuples(index=False, name=None):
+        candidates = (key, key[:2], key[0])
+        values.append(next((found[name] for name in candidates if name in found), np.nan))
     if np.isnan(values).all():
         raise ValueError(
             f"ours has no arm of study {study!r}: the study has "
@@ -169,10 +171,6 @@ def beside(study: str, ours: Ours) -> pd.DataFrame:
     shown = shown[list(_BESIDE)].astype(_BESIDE)
     shown.attrs = {"study": study, "differs": studies()[study].differs}
     return shown
-
-
-def _first_of(found: Mapping[object, float], keys: tuple[object, ...]) -> float:
-    return float(next((found[key] for key in keys if key in found), np.nan))
 
 
 def _by_arm(ours: Ours, study: Study) -> dict[object, float]:

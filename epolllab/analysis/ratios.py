@@ -1,6 +1,5 @@
 """Ratios and shares of measured times: against a published table, and between pollers."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -148,23 +147,19 @@ def crossover_ratios(
         raise ValueError(
             f"data must have times of two pollers by {api or 'one API'}, and has {pollers}"
         )
-    rows = [
-        _combination(key, rows, pollers, value)
-        for key, rows in kept.groupby(["n_fds", "active"], observed=True)
-        if rows["poller"].nunique() == 2
-    ]
+    over, under = pollers
+    groups: Any = kept.groupby(["n_fds", "active"], observed=True)
+    rows = []
+    for (n, active), group in groups:
+        if group["poller"].nunique() < 2:
+            continue
+        above, below = (group[group["poller"] == poller] for poller in pollers)
+        ratio, low, high = _ratio(above, below, value)
+        winner = over if high < 1 else under if low > 1 else "neither"
+        share = nearest_share(n, active)
+        rows.append((n, active, share, over, under, ratio, low, high, winner))
     columns = ["n_fds", "active", "share", "over", "under", "ratio", "low", "high", "winner"]
     return pd.DataFrame(rows, columns=pd.Index(columns)).assign(api=str(kept["api"].iloc[0]))
-
-
-def _combination(
-    key: Any, rows: pd.DataFrame, pollers: Sequence[str], value: str
-) -> tuple[object, ...]:
-    n, active = key
-    over, under = pollers
-    ratio, low, high = _ratio(rows[rows["poller"] == over], rows[rows["poller"] == under], value)
-    winner = over if high < 1 else under if low > 1 else "neither"
-    return (n, active, nearest_share(n, active), over, under, ratio, low, high, winner)
 
 
 def nearest_share(n: int, active: int) -> float:

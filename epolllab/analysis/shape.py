@@ -27,7 +27,6 @@ STRAIGHT = 0.98
 RATIO = 0.01
 """poll's median over epoll's at the largest N must exceed this times N: 100 at 10,000."""
 
-VERDICTS = ("holds", "differs", "not measured")
 _LEAST_SIZES = 3  # a line through two points is always straight
 
 
@@ -37,6 +36,11 @@ class _Check(NamedTuple):
     value: float
     margin: str
     verdict: str
+
+
+def _checked(check: str, claim: str, value: float, margin: str, holds: bool) -> _Check:
+    verdict = "not measured" if np.isnan(value) else "holds" if holds else "differs"
+    return _Check(check, claim, float(value), margin, verdict)
 
 
 def shape(frame: pd.DataFrame, *, value: str = "wait_ns") -> pd.DataFrame:
@@ -61,7 +65,7 @@ def shape(frame: pd.DataFrame, *, value: str = "wait_ns") -> pd.DataFrame:
     medians = kept.groupby(["poller", "n_fds"], observed=True)[value].median().astype(float)
     rows = [*_flat(medians), *_straight(kept, value), _apart(medians)]
     return pd.DataFrame(rows, columns=pd.Index(_Check._fields)).astype(
-        {"verdict": pd.CategoricalDtype(list(VERDICTS))}
+        {"verdict": pd.CategoricalDtype(["holds", "differs", "not measured"])}
     )
 
 
@@ -84,12 +88,9 @@ def _flat(medians: "pd.Series[float]") -> Iterator[_Check]:
     for poller in measured or ["epoll-level"]:
         sizes = _sizes(medians, poller)
         found = medians[poller, sizes[-1]] / medians[poller, sizes[0]] if sizes[1:] else np.nan
-        yield _Check(
-            f"{poller} is flat",
-            f"{poller}: the median at {_at(sizes[-1:])} over that at {_at(sizes[:1], 'smallest')}",
-            float(found),
-            f"at most {FLAT:g}",
-            _verdict(found, found <= FLAT),
+        claim = f"the median at {_at(sizes[-1:])} over that at {_at(sizes[:1], 'smallest')}"
+        yield _checked(
+            f"{poller} is flat", f"{poller}: {claim}", found, f"at most {FLAT:g}", found <= FLAT
         )
 
 
@@ -100,33 +101,22 @@ def _straight(kept: pd.DataFrame, value: str) -> Iterator[_Check]:
         if rows["n_fds"].nunique() >= _LEAST_SIZES:
             times = rows[value].to_numpy(float, na_value=np.nan)
             found = statistics.fit_line(rows["n_fds"], times, rows["round"]).r2
-        yield _Check(
-            f"{poller} is straight",
-            f"{poller}: R\N{SUPERSCRIPT TWO} of the line a + b N through its medians",
-            float(found),
-            f"over {STRAIGHT:g}",
-            _verdict(found, found > STRAIGHT),
+        claim = f"{poller}: R\N{SUPERSCRIPT TWO} of the line a + b N through its medians"
+        yield _checked(
+            f"{poller} is straight", claim, found, f"over {STRAIGHT:g}", found > STRAIGHT
         )
 
 
 def _apart(medians: "pd.Series[float]") -> _Check:
     common = sorted({*_sizes(medians, "epoll-level")} & {*_sizes(medians, "poll")})
-    found = bound = np.nan
-    for most in common[-1:]:
-        found = medians["poll", most] / medians["epoll-level", most]
-        bound = RATIO * most
-    return _Check(
-        "poll over epoll",
-        f"poll's median over epoll's at {_at(common[-1:])}",
-        float(found),
-        f"over {bound:,.3g}" if common else "over N / 100",
-        _verdict(found, found > bound),
-    )
+    found, bound, margin = np.nan, np.nan, "over N / 100"
+    if common:
+        most = common[-1]
+        found, bound = medians["poll", most] / medians["epoll-level", most], RATIO * most
+        margin = f"over {bound:,.3g}"
+    claim = f"poll's median over epoll's at {_at(common[-1:])}"
+    return _checked("poll over epoll", claim, found, margin, found > bound)
 
 
 def _at(sizes: Sequence[int], which: str = "largest") -> str:
     return f"N = {sizes[0]:,}" if sizes else f"the {which} N"
-
-
-def _verdict(found: float, holds: bool) -> str:
-    return "not measured" if np.isnan(found) else "holds" if holds else "differs"

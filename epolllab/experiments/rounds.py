@@ -90,14 +90,9 @@ def choose_effort(
     progress: bool,
     **counts: tuple[int | None, int, int],
 ) -> Effort:
-    """Check the shared parameters and fill in defaults.
+    """Check the shared parameters, which are those of ``sweep()``, and fill in defaults.
 
-    Parameters
-    ----------
-    quick, warmup, seed, pin, progress
-        As in :func:`epolllab.experiments.sweep`.
-    **counts : tuple
-        Parameter to the value given or None, its default, and its default with `quick`.
+    `counts` are by parameter: the value given or None, the default, and that with `quick`.
     """
     for name, switch in (("quick", quick), ("pin", pin), ("progress", progress)):
         check_bool(name, switch)
@@ -185,22 +180,13 @@ class ExperimentRun:
     ) -> None:
         """Measure every cell once per round, each round in a new random order.
 
-        An interrupt (Ctrl-C, the notebook's stop button) ends the run early and is not
-        raised; cells that are complete are kept.
+        A cell is a variant at a size; ``measure(cell, round)`` returns its rows and cleans
+        up after itself, also when it is interrupted. An interrupt (Ctrl-C, the notebook's
+        stop button) ends the run early and is not raised; cells that are complete are kept.
 
-        Parameters
-        ----------
-        cells : sequence
-            A variant at a size each.
-        measure : callable
-            ``measure(cell, round)`` returns rows and cleans up after itself, also when it
-            is interrupted.
-        rounds : int, optional
-            The effort's ``rounds`` by default.
-        label : callable, optional
-            The name of a cell in a note. With it an exception in a cell becomes a note and
-            the rest goes on, for cells with their own servers and clients; without it
-            the exception is raised.
+        `rounds` are the effort's by default. With `label`, which names a cell, an exception
+        in a cell becomes a note and the rest goes on, for cells with their own servers and
+        clients; without it the exception is raised.
         """
         rounds = self.effort["rounds"] if rounds is None else rounds
         shuffled = random.Random(self.effort.seed)

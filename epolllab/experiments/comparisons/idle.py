@@ -202,10 +202,5 @@ def _measure(server: Server, active: int, requests: int) -> dict[str, Any]:
     counts = np.bincount(array["op"][array["end_ns"] >= begin_ns], minlength=len(Op))
     is_epoll = server.options.poller == "epoll"
     changes = counts[[Op.REGISTER, Op.MODIFY, Op.UNREGISTER]].sum() if is_epoll else 0
-    n = row["requests"] or np.nan
-    per_request = {
-        "epoll_ctl": changes / n,
-        "waits": counts[Op.WAIT] / n,
-        "events": counts[Op.READY] / n,
-    }
-    return row | per_request
+    totals = {"epoll_ctl": changes, "waits": counts[Op.WAIT], "events": counts[Op.READY]}
+    return row | {name: total / (row["requests"] or np.nan) for name, total in totals.items()}

@@ -22,23 +22,12 @@ def cpu_reader(pid: int | None, tids: Iterable[int] | None = None) -> Callable[[
 def measure_load(
     target: Any, cpus: Mapping[str, Callable[[], int]], **options: Any
 ) -> dict[str, Any]:
-    """Run clients and measure.
+    """Run clients against a server or an address, with options of ``run_clients()``.
 
-    Parameters
-    ----------
-    target : Server or address
-        As for :func:`epolllab.run_clients`.
-    cpus : mapping of str to callable
-        Column to a function that reads a CPU time in ns, such as :func:`cpu_reader` returns.
-    **options
-        For :func:`epolllab.run_clients`.
-
-    Returns
-    -------
-    dict
-        Successful ``requests``, ``errors``, ``requests_per_s``, ``p50_us``, ``p99_us``
-        (from the intended start, connecting included), and each column of `cpus` in
-        microseconds per successful request. NaN if there was none.
+    Returns successful ``requests``, ``errors``, ``requests_per_s``, ``p50_us``, ``p99_us``
+    (from the intended start, connecting included), and each column of `cpus` in microseconds
+    per successful request. NaN if there was none. `cpus` are functions that read a CPU time
+    in ns, such as :func:`cpu_reader` returns, by column.
     """
     before = {column: read() for column, read in cpus.items()}
     run = run_clients(target, progress=False, record=False, **options)

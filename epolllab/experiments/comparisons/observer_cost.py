@@ -52,8 +52,6 @@ LAYOUT = Layout(
     ("p50_us", "p99_us", "requests_per_s", "cpu_us", "watcher_us"),
 )  # fmt: skip
 
-READ_S = 0.1
-
 
 class _Cell(NamedTuple):
     load: str
@@ -207,7 +205,7 @@ def _reader(server: Server) -> Iterator[int]:
             recording = server.recording()
             recording.counts()
             recording.errors()
-            if end.wait(READ_S):
+            if end.wait(0.1):
                 return
 
     thread = threading.Thread(target=read, name="epolllab-reader", daemon=True)

@@ -20,25 +20,17 @@ SPARE_DESCRIPTORS = 64
 
 @dataclass
 class Targets:
-    """Open descriptors of one kind.
-
-    Attributes
-    ----------
-    fds : list of int
-        The watched descriptors, in the order of opening, so rising unless a lower number
-        became free meanwhile.
-    writers : list of int
-        Where to write to make the descriptor at the same index readable.
-    payload : bytes
-        What to write.
-    size : int
-        How much to read to make it unreadable again.
-    """
+    """Open descriptors of one kind, and how to make them readable and unreadable."""
 
     payload: bytes
+    """What to write."""
     size: int
+    """How much to read after it."""
     fds: list[int] = field(default_factory=list)
+    """The watched descriptors in the order of opening, so rising unless a lower number became
+    free meanwhile."""
     writers: list[int] = field(default_factory=list)
+    """Where to write to make the descriptor at the same index readable."""
 
 
 def _eventfd() -> tuple[int, int]:
