@@ -62,8 +62,8 @@ def run_in_processes(shares: list[Share], show: ShowProgress | None) -> list[Par
             child.send(start_ns)
         results = _collect(children, show)
         return [
-            Part(facts, rows, steps, read_ring(ring) if share.options.record else Snapshot(b"", 0))
-            for (facts, rows, steps), ring, share in zip(results, rings, shares, strict=True)
+            Part(facts, rows, steps, read_ring(ring))
+            for (facts, rows, steps), ring in zip(results, rings, strict=True)
         ]
 
 

@@ -1,6 +1,6 @@
 """Where a loop runs: in a thread of this process, or in a child process.
 
-Both hosts have the same methods, so that the handle is the same.
+Both hosts have the same methods, and ``memory``, the ring that the loop records in.
 """
 
 import mmap
@@ -18,14 +18,7 @@ from typing import Any
 
 from epolllab import kernel
 from epolllab.child import Child, ChildDied
-from epolllab.recording.recorder import (
-    Recorder,
-    Snapshot,
-    memory_size,
-    read_ring,
-    shared_memory,
-    written_in,
-)
+from epolllab.recording.recorder import Recorder, memory_size, shared_memory
 from epolllab.server.loop import Loop
 from epolllab.server.options import ServerOptions
 
@@ -49,8 +42,9 @@ class ThreadHost:
 
     def __init__(self, listener: socket.socket, options: ServerOptions) -> None:
         self.pid = os.getpid()
-        self.recorder = Recorder(options.capacity, populate=True) if options.record else None
-        self.loop = Loop(listener, options, self.recorder)
+        recorder = Recorder(options.capacity, populate=True) if options.record else None
+        self.memory = recorder.memory if recorder else mmap.mmap(-1, memory_size(1))
+        self.loop = Loop(listener, options, recorder)
         # A daemon, so that the interpreter's exit does not wait for it: finalizers stop it.
         self.thread = threading.Thread(target=self.loop.run, name="epolllab-loop", daemon=True)
         try:
@@ -74,14 +68,6 @@ class ThreadHost:
         epfd = self.loop.poller.fileno() if self.running() else -1
         entries = kernel.interest_list(epfd) if epfd >= 0 else []
         return entries, self.loop.interest() if self.running() else {}
-
-    def snapshot(self, newest: int | None = None) -> Snapshot:
-        """The recorded rows, or the newest; consistent also while the loop runs."""
-        return self.recorder.snapshot(newest) if self.recorder else Snapshot(b"", 0)
-
-    def written(self) -> int:
-        """Number of events recorded since the start."""
-        return self.recorder.written if self.recorder else 0
 
     def failure(self) -> Failure | None:
         """What ended the loop; None while it runs and after a stop."""
@@ -153,12 +139,6 @@ class ProcessHost:
         if self.epfd >= 0 and self.running():
             entries = kernel.interest_list(self.epfd, self.pid)
         return entries, table
-
-    def snapshot(self, newest: int | None = None) -> Snapshot:
-        return read_ring(self.memory, newest)
-
-    def written(self) -> int:
-        return written_in(self.memory)
 
     def failure(self) -> Failure | None:
         if self.running():

@@ -17,6 +17,7 @@ from epolllab import kernel
 from epolllab.kernel.pollers import PollerName
 from epolllab.notebook import cells, html
 from epolllab.recording import environment
+from epolllab.recording.recorder import read_ring, written_in
 from epolllab.recording.recording import Recording
 from epolllab.schema import EVENTS, INTEREST, REQUESTS, WAKEUPS, returns
 from epolllab.server.hosts import Host, start_host
@@ -127,7 +128,7 @@ class Server:
         """
         if raise_error:
             self._raise_if_failed()
-        stats, written = self._host.stats(), self._host.written()
+        stats, written = self._host.stats(), written_in(self._host.memory)
         kept = min(written, self.options.capacity)
         return {**stats, "recorded": kept, "overwritten": written - kept}
 
@@ -137,13 +138,13 @@ class Server:
         Unlike :meth:`recording` it asks the loop nothing, its metadata holds only the
         options, and it does not raise an error that ended the loop.
         """
-        snapshot = self._host.snapshot(newest)
+        snapshot = read_ring(self._host.memory, newest)
         return Recording(snapshot.rows, self.options.metadata(), snapshot.overwritten)
 
     def recording(self) -> Recording:
         """Everything recorded so far; the server continues."""
         self._raise_if_failed()
-        snapshot = self._host.snapshot()
+        snapshot = read_ring(self._host.memory)
         return Recording(
             snapshot.rows,
             {
@@ -377,7 +378,8 @@ def start_server(
         How a connection's interest mask is managed; see
         :mod:`epolllab.server.lifecycles`. ``"once"`` needs edges, ``"oneshot"`` epoll.
     protocol : {"hello", "http", "echo"} or callable
-        What the responses are; a callable returns a :class:`Session` for each connection.
+        The how-to's fixed response, HTTP/1.1, or every byte sent back; or a callable
+        that returns a :class:`Session` for each connection.
     handler : callable, optional
         For ``"http"``: ``handler(request)`` returns a :class:`Response`, bytes or a
         str. It runs in the loop and blocks it until it returns.

@@ -4,7 +4,10 @@ __all__ = ["Session"]
 
 
 class Session:
-    """One connection's conversation with its peer. Derive from it to write a protocol.
+    """The protocol's side of one connection. Derive from it to write your own protocol.
+
+    The server calls the methods; the attributes tell it what to do besides sending the
+    responses that :meth:`receive` returns.
 
     Attributes
     ----------
@@ -28,7 +31,11 @@ class Session:
     fault: str | None = None
 
     def receive(self, data: bytes) -> list[bytes]:
-        """Take what was read, never empty; return the complete responses, one per request."""
+        """Take the bytes just read; return the responses that are complete, one per request.
+
+        `data` is never empty, and may hold part of a request or several requests. Keep an
+        incomplete request in the session until the next call.
+        """
         raise NotImplementedError
 
     def timed_out(self) -> list[bytes]:
