@@ -241,17 +241,14 @@ def diagnose(recording: Recording, *, least: int = 100) -> Diagnosis:
 
 def _fd_findings(array: "Records", least: int) -> Iterator[Finding]:
     """Examine each descriptor with enough records."""
-    places = np.flatnonzero(array["op"] != Op.WAIT)
-    places = places[np.argsort(array["fd"][places], kind="stable")]
-    fds = array["fd"][places]
-    starts = np.flatnonzero(np.diff(fds, prepend=-2))
-    for of_one_fd in np.split(places, starts[1:]):
-        finding = _fd_finding(array, of_one_fd, least) if len(of_one_fd) >= least else None
-        if finding is not None:
-            yield finding
+    by_fd = np.flatnonzero(array["op"] != Op.WAIT)
+    by_fd = by_fd[np.argsort(array["fd"][by_fd], kind="stable")]
+    for places in np.split(by_fd, np.flatnonzero(np.diff(array["fd"][by_fd])) + 1):
+        if len(places) >= least:
+            yield from _longest_spin(array, places, least)
 
 
-def _fd_finding(array: "Records", places: "Records", least: int) -> Finding | None:
+def _longest_spin(array: "Records", places: "Records", least: int) -> Iterator[Finding]:
     """Classify the longest run of events without effect on one descriptor."""
     rows = array[places]
     effects = np.concatenate(([0], np.cumsum(_has_effect(rows))))
@@ -263,15 +260,15 @@ def _fd_finding(array: "Records", places: "Records", least: int) -> Finding | No
             run = slice(ready[first], ends[last - 1])
             kind, detail = _classified(rows, run)
             if kind:
-                return _finding(kind, detail, array, places[run], last - first)
+                yield _finding(kind, detail, array, places[run], last - first)
+                return
     # An edge-triggered loop may read without end within one event.
     reads = np.flatnonzero(np.isin(rows["op"], (Op.RECV, Op.READ)) & (rows["result"] == 0))
     first, last = _longest_run(np.diff(effects[reads], prepend=-1, append=-1)[1:] == 0)
     if last - first >= least:
         run = slice(reads[first], reads[last - 1] + 1)
         detail = f"{last - first:,} consecutive empty reads"
-        return _finding(END_OF_FILE, detail, array, places[run], last - first)
-    return None
+        yield _finding(END_OF_FILE, detail, array, places[run], last - first)
 
 
 def _has_effect(rows: "Records") -> "Records":

@@ -266,9 +266,10 @@ def fit_line(x: "ArrayLike", y: "ArrayLike", rounds: "ArrayLike | None" = None) 
     if table.shape[1] < 2:
         return Line(*[np.nan] * len(Line._fields))
     xs, ys = table.columns.to_numpy(dtype=float), table.to_numpy(dtype=float)
-    a, b = _least_squares(xs, np.nanmedian(ys, axis=0))
+    medians = np.nanmedian(ys, axis=0)
+    a, b = _least_squares(xs, medians)
     (a_low, a_high), (b_low, b_high) = _line_intervals(xs, ys)
-    return Line(a, a_low, a_high, b, b_low, b_high, *_quality(xs, np.nanmedian(ys, axis=0), a, b))
+    return Line(a, a_low, a_high, b, b_low, b_high, *_quality(xs, medians, a, b))
 
 
 def _line_intervals(xs: "Floats", ys: "Floats") -> list[list[float]]:

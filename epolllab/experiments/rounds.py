@@ -4,8 +4,8 @@ It avoids the usual faults of such comparisons:
 
 - *Drift.* A machine that slows down during a run would slow the variant measured last. So
   each round measures every cell (a variant at a size) once, in a new random order.
-- *Luck.* One round has one memory layout and one set of neighbours. So there are several,
-  and intervals come from resampling rounds (see ``analysis.statistics``).
+- *Chance.* All operations of a round share a memory layout and the other load on the
+  machine. So there are several rounds, which intervals resample (``analysis.statistics``).
 - *Garbage collection.* It runs before each round and is off during it.
 - *Migration.* The thread is pinned to one processor if the system permits it.
 - *The clock.* The cost of reading it is measured and stored with each result. It is not

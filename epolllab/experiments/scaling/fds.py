@@ -110,7 +110,7 @@ def _fill(targets: Targets, open_pair: Callable[[], tuple[int, int]], n: int) ->
 def prepare(
     run: ExperimentRun, kinds: Sequence[str], sizes: Sequence[int]
 ) -> Iterator[tuple[dict[str, Targets], tuple[int, ...]]]:
-    """Quiet the process and open descriptors for the largest size, until the block ends.
+    """Open descriptors for the largest size in a quiet process, until the block ends.
 
     Yields targets by kind, and the sizes that fit: the largest possible one replaces those
     that do not, which is noted. DescriptorLimitError if not even the smallest size fits

@@ -62,9 +62,9 @@ def register_cost(
 
     What it shows: the cost of a connection to epoll before the first wait. Each call enters
     the kernel, which looks the descriptor up in a tree, so the time grows with the
-    logarithm of N at most. poll's are entries in a Python dictionary and never reach the
-    kernel: poll pays at every wait instead. A life cycle with many epoll_ctl per request
-    pays this price (Gammo and others, 2004).
+    logarithm of N at most. poll's registrations are entries in a Python dictionary and never
+    reach the kernel: poll passes all of them at every wait instead. A life cycle with many
+    epoll_ctl per request pays this price (Gammo and others, 2004).
 
     Parameters
     ----------

@@ -1,7 +1,6 @@
 """sweep(), wait_kinds() and crossover(): one wait over 10 to 10,000 descriptors."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 
 from epolllab.analysis.ratios import SHARES
 from epolllab.analysis.result import Result
@@ -96,7 +95,7 @@ def sweep(
         t_ns    int64    monotonic clock when the wait began
         wait_ns int64    the wait alone, with one reading of the clock
         op_ns   Int64    wait, dispatch and read (one-shot: and rearm);
-                         missing by ``raw``, where Python would have to
+                         missing with ``raw``, where Python would have to
                          scan the array, unlike a C program
         ======= ======== ==============================================
 
@@ -237,11 +236,15 @@ def crossover(
     check_choice("kind", kind, list(KINDS))
     if len(pollers) != 2:
         raise ValueError(f"pollers must be two to compare, not {pollers!r}")
-    active = partial(_active_counts, _check_shares(shares))
+    shares = _check_shares(shares)
     effort = choose_effort(
         quick, ops=(ops, 15, 6), rounds=(rounds, 5, 3), warmup=warmup, pin=pin, seed=seed,
         progress=progress,
     )  # fmt: skip
+
+    def active(n: int) -> list[int]:
+        return sorted({max(1, round(share * n)) for share in shares})
+
     return run_waits("crossover", sizes, variants(pollers, api), (kind,), active, effort)
 
 
@@ -253,7 +256,3 @@ def _check_shares(shares: Sequence[float]) -> tuple[float, ...]:
     if rising != given:
         raise ValueError(f"shares must rise, each once, not {shares!r}; did you mean {rising}?")
     return given
-
-
-def _active_counts(shares: Sequence[float], n: int) -> list[int]:
-    return sorted({max(1, round(share * n)) for share in shares})

@@ -1,9 +1,9 @@
 """The variants that are compared: a poller, and the API through which it is called.
 
-By ``python`` the wait is CPython's: ``select.epoll.poll`` and its like, which build a
-list of tuples. By ``raw`` it is the C library's function through ctypes over prepared
-arrays: the system call and about a microsecond of ctypes, the same for every poller. The
-difference between the two is CPython's share.
+The API ``python`` is CPython's: ``select.epoll.poll`` and its like, which build a list of
+tuples. ``raw`` is the C library's function through ctypes over prepared arrays: the system
+call and about a microsecond of ctypes, the same for every poller. The difference between
+the two is CPython's share.
 """
 
 import select
@@ -34,26 +34,17 @@ class Variant(NamedTuple):
 
 
 class Waiter(NamedTuple):
-    """A poller over a fixed set of descriptors.
-
-    Attributes
-    ----------
-    wait : callable
-        The call that is timed, without arguments. Never blocks. By ``raw`` it returns the
-        kernel's count, by ``python`` what Python's function returns.
-    found : callable
-        From what the wait returned to the ready descriptors. By ``raw`` it scans arrays in
-        Python, which says nothing about the cost in C.
-    prepare : callable or None
-        Must be called before each wait.
-    rearm : callable or None
-        Must be called with each descriptor after it was read; one-shot only.
-    """
+    """A poller over a fixed set of descriptors."""
 
     wait: Callable[[], Any]
+    """The call that is timed, which never blocks. ``raw`` returns the kernel's count."""
     found: Callable[[Any], list[int]]
+    """From what the wait returned to the ready descriptors. With ``raw`` it scans arrays in
+    Python, which says nothing about the cost in C."""
     prepare: Callable[[], None] | None = None
+    """Must be called before each wait."""
     rearm: Callable[[int], None] | None = None
+    """Must be called with each descriptor after it was read; one-shot only."""
 
 
 def variants(pollers: Sequence[str], apis: Sequence[str]) -> list[Variant]:
@@ -70,7 +61,7 @@ def make_waiter(variant: Variant, fds: Sequence[int], max_events: int) -> Iterat
     limit. RuntimeError if a descriptor is too large for Python's select.
     """
     if variant.poller not in _FLAGS:
-        yield _WITHOUT_KERNEL_STATE[variant](fds)
+        yield _stateless(variant, fds)
         return
     with select.epoll() as epoll:
         mask = EPOLLIN | _FLAGS[variant.poller]
@@ -94,31 +85,20 @@ def _descriptors(pairs: list[tuple[int, int]]) -> list[int]:
     return [fd for fd, _ in pairs]
 
 
-def _python_poll(fds: Sequence[int]) -> Waiter:
-    poll = select.poll()
-    for fd in fds:
-        poll.register(fd, EPOLLIN)
-    return Waiter(partial(poll.poll, 0), _descriptors)
-
-
-def _python_select(fds: Sequence[int]) -> Waiter:
+def _stateless(variant: Variant, fds: Sequence[int]) -> Waiter:
+    """A waiter by poll or select, which pass all descriptors with every call."""
+    interests = [(fd, EPOLLIN) for fd in fds]
+    if variant.api == "raw":
+        raw = (RawPoll if variant.poller == "poll" else RawSelect)(interests)
+        return Waiter(raw.call, lambda n: _descriptors(raw.ready(raw.check(n))), raw.prepare)
+    if variant.poller == "poll":
+        poll = select.poll()
+        for fd, mask in interests:
+            poll.register(fd, mask)
+        return Waiter(partial(poll.poll, 0), _descriptors)
     if max(fds) >= FD_SETSIZE:
         raise RuntimeError(
             f"Python's select refuses descriptors from {FD_SETSIZE:,} on, and {len(fds):,} "
             f"of them reach {max(fds):,}"
         )
     return Waiter(partial(select.select, list(fds), [], [], 0), lambda lists: list(lists[0]))
-
-
-def _raw(make: type[RawPoll | RawSelect], fds: Sequence[int]) -> Waiter:
-    raw = make([(fd, EPOLLIN) for fd in fds])
-    prepare = raw.prepare if make is RawSelect else None
-    return Waiter(raw.call, lambda count: _descriptors(raw.ready(raw.check(count))), prepare)
-
-
-_WITHOUT_KERNEL_STATE: dict[tuple[str, str], Callable[[Sequence[int]], Waiter]] = {
-    ("poll", "python"): _python_poll,
-    ("poll", "raw"): partial(_raw, RawPoll),
-    ("select", "python"): _python_select,
-    ("select", "raw"): partial(_raw, RawSelect),
-}

@@ -145,7 +145,7 @@ def measure(
             n_ready = len(ready) if by_python else returned
             if n_ready != cell.active:
                 raise RuntimeError(
-                    f"{cell.variant.poller} by {cell.variant.api} found {n_ready} ready of "
+                    f"{cell.variant.poller} ({cell.variant.api}) found {n_ready} ready of "
                     f"{cell.n_fds:,}, but {cell.active} were made ready: other code reads, "
                     "writes or closes descriptors of this process; stop it and measure again"
                 )

@@ -85,18 +85,12 @@ def accept_connections(control: Connection) -> None:
                 counts = _accept_blocking(listener, name, burn_ns)
             else:
                 listener.setblocking(False)
-                with _epoll_of(arm, listener, epfd) as epoll:
+                with select.epoll() if epfd < 0 else _epoll(epfd) as epoll:
+                    if epfd < 0:
+                        epoll.register(listener, FLAGS[arm])
                     control.send("ready")
                     counts = _accept_ready(epoll, listener, name, burn_ns, arm)
         control.send(counts)
-
-
-def _epoll_of(arm: str, listener: socket.socket, epfd: int) -> Any:
-    if epfd >= 0:
-        return _epoll(epfd)
-    epoll = select.epoll()
-    epoll.register(listener, FLAGS[arm])
-    return epoll
 
 
 def _accept_blocking(listener: socket.socket, name: bytes, burn_ns: int) -> tuple[int, int, int]:

@@ -4,7 +4,7 @@ import errno
 import os
 import select
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from multiprocessing.connection import Connection
 from typing import NamedTuple
@@ -79,30 +79,22 @@ def keep_open(control: Connection) -> None:
 
 def _connect(address: tuple[str, int], source: str, n: int) -> list[socket.socket]:
     """Connect a batch; OSError if one of them fails, and all are closed."""
-    socks: list[socket.socket] = []
-    try:
-        for _ in range(n):
-            sock = socket.socket()
-            socks.append(sock)
+    with ExitStack() as opened:
+        socks = [opened.enter_context(socket.socket()) for _ in range(n)]
+        for sock in socks:
             sock.setblocking(False)
             sock.bind((source, 0))
-            code = sock.connect_ex(address)
-            if code not in (0, errno.EINPROGRESS):
-                raise OSError(code, os.strerror(code))
-        _await_connected(socks)
-    except BaseException:
+            _raise_unless(sock.connect_ex(address), 0, errno.EINPROGRESS)
         for sock in socks:
-            sock.close()
-        raise
-    return socks
+            poll = select.poll()
+            poll.register(sock, select.POLLOUT)
+            if not poll.poll(CONNECT_MS):
+                raise OSError(errno.ETIMEDOUT, f"not connected within {CONNECT_MS / 1000:.0f} s")
+            _raise_unless(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR), 0)
+        opened.pop_all()
+        return socks
 
 
-def _await_connected(socks: Sequence[socket.socket]) -> None:
-    for sock in socks:
-        poll = select.poll()
-        poll.register(sock, select.POLLOUT)
-        if not poll.poll(CONNECT_MS):
-            raise OSError(errno.ETIMEDOUT, f"not connected within {CONNECT_MS / 1000:.0f} s")
-        code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if code:
-            raise OSError(code, os.strerror(code))
+def _raise_unless(code: int, *expected: int) -> None:
+    if code not in expected:
+        raise OSError(code, os.strerror(code))
