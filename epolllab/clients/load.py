@@ -5,18 +5,9 @@ request when its response is complete, so a slow server gets fewer requests. An 
 loop sends at a fixed rate, independent of the server: a request that becomes due while
 every connection is busy waits in a queue, and that wait is part of its latency.
 
-Timestamps of a request
------------------------
-``intended``
-    when the request was due: in an open loop its place in the schedule, in a closed one
-    when its connection became free for it.
-``connected``
-    when its connection was found to be established.
-``sent``
-    when the first send that took any of its bytes began. The peer can have read them
-    before that send returns, so the end of the send would be too late.
-``first byte``, ``done``
-    when the recv that returned the first, the last byte of the response returned.
+``Run.requests`` describes the timestamps of a request. ``sent`` is when the first send that
+took any of its bytes *began*: the peer can have read them before that send returns.
+``first_byte`` and ``done`` are when the recv of the first and of the last byte returned.
 
 The calls of one connection are socket, connect, send, register, wait, recv, close. On
 loopback a connection is usually established by the time connect returns, so the request

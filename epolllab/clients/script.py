@@ -50,11 +50,6 @@ class Script:
     before. A connection that is open at the end is closed. A peer reads only where its
     script expects something: a peer that never does fills the kernel's buffers, and then
     the server's.
-
-    Parameters
-    ----------
-    steps : tuple of Step
-        The steps.
     """
 
     steps: tuple[Step, ...] = ()
@@ -84,11 +79,8 @@ class Script:
     def expect(self, what: bytes | int) -> "Script":
         """Read until certain bytes, or a number of bytes, have arrived.
 
-        Parameters
-        ----------
-        what : bytes or int
-            Bytes: read until they occur in what has arrived since the last expectation
-            was met. A number: read as many. Later bytes are kept for the next step.
+        Bytes are searched for in what has arrived since the last expectation was met. What
+        arrives after them, or beyond the number, is kept for the next step.
         """
         if isinstance(what, int):
             return self._then(Step("expect", size=check_int("what", what, 1)))
