@@ -17,7 +17,6 @@ pytestmark = pytest.mark.processes
 
 @PLACES
 def test_a_port_in_use(process: bool) -> None:
-    """The error names the port and the remedy, and the first server still runs."""
     with epolllab.start_server() as server:
         with pytest.raises(OSError, match=rf"port {server.port}: .*port=0") as caught:
             epolllab.start_server(port=server.port, process=process)

@@ -73,7 +73,6 @@ BUSY = {"sleeping": "time.sleep(1_000)", "computing": "while True: pass"}
 
 @pytest.mark.parametrize("how", BUSY)
 def test_a_process_in_a_busy_handler(how: str) -> None:
-    """stop() kills it after a while, which is not an error."""
     space: dict[str, Any] = {"time": time}
     exec(f"def busy(request):\n    {BUSY[how]}", space)
     server = epolllab.start_server(protocol="http", handler=space["busy"], process=True)
@@ -120,8 +119,6 @@ class SlowToArrive:
 
 
 def test_an_interrupt_while_a_child_starts() -> None:
-    """An interrupted start leaves no child, no port and no descriptor."""
-
     def interrupt() -> None:
         until(kernel.children)
         # A signal, as Jupyter sends it, so that a blocking call returns.
@@ -193,7 +190,6 @@ def test_an_interrupted_cell(process: bool) -> None:
 
 @pytest.mark.notebook
 def test_a_killed_kernel() -> None:
-    """Neither its threads nor its children listen any more."""
     with notebook_kernel() as (_, client):
         output = run_cell(
             client,

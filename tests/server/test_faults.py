@@ -51,8 +51,6 @@ def test_a_protocol_that_fails(lifecycle: Any, process: bool, word: str) -> None
 
 @PLACES
 def test_a_protocol_that_cannot_begin(process: bool) -> None:
-    """A connection without a session is closed at once, and the fault is counted."""
-
     class Once:
         """Makes the sessions of the checks at the start, and no other."""
 
@@ -112,7 +110,6 @@ def test_an_error_in_the_loop_is_raised_once(process: bool, operation: str) -> N
 
 @PLACES
 def test_reading_the_state_leaves_the_error(process: bool) -> None:
-    """Attributes, reprs and readings for displays raise nothing and change nothing."""
     server = dead_server(process)
     for _ in range(2):
         for text in (repr(server), server._repr_html_(), server.error or ""):
@@ -133,8 +130,6 @@ def test_reading_the_state_leaves_the_error(process: bool) -> None:
 def test_leaving_the_block_of_a_dead_server(
     raised: type[Exception] | None, expected: type[Exception]
 ) -> None:
-    """The error is raised at the end of with, unless another exception is on its way."""
-
     def use(server: epolllab.Server) -> None:
         with server:
             if raised:

@@ -45,7 +45,6 @@ def statuses(responses: Iterable[bytes]) -> list[int]:
 
 
 def test_the_default_response() -> None:
-    """Status, type, length, date and body, and the session stays open."""
     session = http()
     (response,) = session.receive(GET)
     assert re.search(DATE, response)
@@ -60,7 +59,6 @@ def test_the_default_response() -> None:
 
 @CUTS
 def test_a_pipeline_is_served_in_order(cut: Callable[[bytes], list[bytes]]) -> None:
-    """Several requests at once get as many responses, in the order of the requests."""
     session = http(lambda request: request.path)
     pipeline = b"".join(b"GET /%d HTTP/1.1\r\nHost: a\r\n\r\n" % n for n in range(5))
     bodies = [parsed(response)[2] for response in responses_of(session, cut(pipeline))]
@@ -88,7 +86,6 @@ def handler_that_appends(seen: list[Request]) -> Callable[[Request], str]:
 def test_the_handler_gets_the_whole_request(
     framing: str, cut: Callable[[bytes], list[bytes]]
 ) -> None:
-    """Method, path, version, headers and body are complete, of known length or chunked."""
     seen: list[Request] = []
     session = http(handler_that_appends(seen))
     assert len(responses_of(session, cut(BODIES[framing] + GET))) == 2
@@ -121,7 +118,6 @@ def test_trailers_after_an_empty_body_are_not_headers() -> None:
 
 
 def test_repeated_headers_are_joined() -> None:
-    """Names are lower case in headers, which joins repeats; raw_headers has what was sent."""
     request = Request("GET", "/", "1.1", [(b"X-A", b"1"), (b"x-a", b"\xe4")], b"", True)
     assert request.headers == {"x-a": "1, ä"}
     assert request.raw_headers == [(b"X-A", b"1"), (b"x-a", b"\xe4")]
@@ -139,7 +135,6 @@ def test_repeated_headers_are_joined() -> None:
     ],
 )
 def test_what_a_handler_may_return(returned: Any, status: int, body: bytes) -> None:
-    """A str is sent as UTF-8, bytes unchanged, and a Response has a status."""
     (response,) = http(lambda _: returned).receive(GET)
     assert statuses([response]) == [status]
     assert parsed(response)[2] == body
@@ -148,7 +143,6 @@ def test_what_a_handler_may_return(returned: Any, status: int, body: bytes) -> N
 
 @pytest.mark.parametrize("status", [204, 304])
 def test_statuses_without_a_body(status: int) -> None:
-    """204 and 304 have neither body nor length, and the next response follows directly."""
     responses = responses_of(http(lambda _: Response("ignored", status)), [GET + GET])
     assert statuses(responses) == [status] * 2
     for response in responses:
@@ -157,7 +151,6 @@ def test_statuses_without_a_body(status: int) -> None:
 
 
 def test_a_handlers_headers_are_sent() -> None:
-    """Next to the server's own."""
     (response,) = http(lambda _: Response("x", headers={"X-A": "b", "Location": "/c"})).receive(GET)
     headers = parsed(response)[1]
     assert headers[b"X-A"] == b"b"
@@ -178,7 +171,6 @@ def test_a_handlers_headers_are_sent() -> None:
     ],
 )
 def test_an_invalid_response(arguments: dict[str, Any], error: type[Exception], match: str) -> None:
-    """Line breaks in headers, headers that the server sends, and a body that is not bytes."""
     with pytest.raises(error, match=match):
         Response(**arguments)
 
@@ -225,7 +217,6 @@ def test_when_the_session_closes(
 
 
 def test_keep_alive_is_confirmed_to_one_request_only() -> None:
-    """The confirmation for an HTTP/1.0 request is not in the next response."""
     old = b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"
     first, second = responses_of(http(), [old, GET])
     assert b"Connection: keep-alive" in first
@@ -233,7 +224,6 @@ def test_keep_alive_is_confirmed_to_one_request_only() -> None:
 
 
 def test_bytes_after_a_close_are_ignored() -> None:
-    """In the same piece as the request with "Connection: close", or later."""
     last = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
     for pieces in ([last + GET + b"junk"], [last, GET, b"junk"]):
         assert len(responses_of(http(), pieces)) == 1
@@ -276,14 +266,12 @@ def test_continue_is_sent_before_the_body() -> None:
 
 
 def test_no_continue_where_the_body_has_arrived() -> None:
-    """Only the final response is left to send."""
     session = http()
     assert len(session.receive(EXPECTING + b"hello")) == 1
     assert session.interim == b""
 
 
 def test_a_continue_in_a_pipeline() -> None:
-    """It follows the response before it."""
     session = http()
     (response,) = session.receive(GET + EXPECTING)
     assert response.endswith(b"Hello, world!" + CONTINUE)
@@ -293,7 +281,6 @@ def test_a_continue_in_a_pipeline() -> None:
 
 
 def test_no_continue_for_a_body_that_is_too_large() -> None:
-    """An announced length beyond the limit gets a 413."""
     data = EXPECTING.replace(b"Length: 5", b"Length: 101")
     assert statuses(http(limit=100).receive(data)) == [413]
 
@@ -328,7 +315,6 @@ def test_invalid_http_gets_400(data: bytes, cut: Callable[[bytes], list[bytes]])
 
 
 def test_requests_before_an_invalid_one_are_served() -> None:
-    """A pipeline is served up to the invalid bytes."""
     assert statuses(http().receive(GET + GET + b"\0\0")) == [200, 200, 400]
 
 
@@ -366,7 +352,6 @@ def test_a_request_that_never_ends(part: str) -> None:
 @pytest.mark.parametrize("size", [LIMIT, LIMIT + 1])
 @pytest.mark.parametrize("framing", ["length", "chunked"])
 def test_the_limit_of_a_body_is_exact(framing: str, size: int) -> None:
-    """A body of max_request_bytes is served, one byte more is not."""
     body = b"a" * size
     if framing == "length":
         data = b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n%b" % (size, body)
@@ -377,7 +362,6 @@ def test_the_limit_of_a_body_is_exact(framing: str, size: int) -> None:
 
 
 def test_the_limit_is_per_request() -> None:
-    """However many requests a connection carries, and however they are cut."""
     stream = (GET + BODIES["chunked"] + BODIES["length"]) * 100
     pieces = [stream[i : i + 777] for i in range(0, len(stream), 777)]
     assert statuses(responses_of(http(limit=LIMIT), pieces)) == [200] * 300
@@ -396,7 +380,6 @@ def test_the_limit_is_per_request() -> None:
     ids=["nothing", "between", "head", "second", "body", "refused"],
 )
 def test_a_timeout_in_a_request_is_408(pieces: list[bytes], expected: list[int]) -> None:
-    """Between requests nothing is sent."""
     session = http()
     responses_of(session, pieces)
     assert statuses(session.timed_out()) == expected
@@ -431,7 +414,6 @@ def test_a_handler_that_fails_is_a_500(handler: Callable[[Request], Any], cause:
 
 
 def test_a_pipeline_ends_at_the_handler_that_failed() -> None:
-    """Earlier responses are sent, and later requests are not served."""
     served = []
 
     def handler(request: Request) -> str:

@@ -31,7 +31,6 @@ GET_WAIT = GET.replace(b"/", b"/wait", 1)
 
 @EVERY_WAY
 def test_a_request_that_is_too_large(way: dict[str, Any]) -> None:
-    """A peer that sends no blank line gets a 413, which its unread bytes do not reset."""
     with epolllab.start_server(max_request_bytes=100_000, **way) as server:
         assert ask(server.address, b"x" * 3_000_000, half_close=True) == Hello.TOO_LARGE
         assert ask(server.address, GET) == Hello.RESPONSE
@@ -58,7 +57,6 @@ def test_a_request_that_never_ends(protocol: Any) -> None:
 @pytest.mark.parametrize("protocol", ["hello", "http", "echo"])
 @EVERY_WAY
 def test_one_byte_at_a_time(protocol: Any, way: dict[str, Any]) -> None:
-    """Bytes read one by one get the same response as bytes read together."""
     wire = b"GET / HTTP/1.0\r\nA: b\r\n\r\n"
     with epolllab.start_server(protocol=protocol, **way) as server:
         with connect(server.address) as sock:
@@ -263,7 +261,6 @@ def test_a_peer_that_never_reads(setup: Setup) -> None:
 
 
 def test_a_peer_that_never_reads_is_closed_by_idle_timeout() -> None:
-    """A peer that does not read its response counts as silent."""
     body = b"x" * 8_000_000  # more than the kernel tunes both buffers to
     with (
         epolllab.start_server(protocol="http", handler=lambda _: body, idle_timeout=0.2) as server,

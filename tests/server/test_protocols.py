@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -53,20 +52,17 @@ def test_hello_responds_as_the_howto_does(
     "data", [b"\n\n", b"\n\r\n", b"x\n\n", b"\0\xff\n\r\nmore", b"\r\n\r\n", b"a\n\nb\n\n"]
 )
 def test_hello_ignores_all_but_the_blank_line(data: bytes) -> None:
-    """Neither the content of a request matters nor what follows the blank line."""
     assert Hello().receive(data) == [HOWTO]
 
 
 @pytest.mark.parametrize("data", [b"\n", b"\r\n", b"a\nb\n", b"\n\r", b"\n\r\r\n", b"\r\r"])
 def test_hello_waits_for_the_blank_line(data: bytes) -> None:
-    """Without one there is no response, and the session stays open."""
     session = Hello()
     assert responses_of(session, [data]) == []
     assert not session.closing
 
 
 def test_hello_responds_once() -> None:
-    """What arrives after the response is ignored."""
     assert responses_of(Hello(), [b"\n\n", b"\n\n", b"GET / HTTP/1.0\r\n\r\n"]) == [HOWTO]
 
 
@@ -96,7 +92,6 @@ def test_hello_keeps_two_bytes_at_most() -> None:
 
 
 def test_each_server_has_its_own_limit() -> None:
-    """max_request_bytes belongs to one server, not to the class."""
     small = make_session_factory("hello", max_request_bytes=3)
     large = make_session_factory("hello")
     assert small().receive(b"long") == [Hello.TOO_LARGE]
@@ -106,7 +101,6 @@ def test_each_server_has_its_own_limit() -> None:
 
 @given(st.binary(min_size=1), CUT_PLACES)
 def test_echo_returns_every_piece(data: bytes, places: list[int]) -> None:
-    """Each read is returned unchanged, and nothing closes the session."""
     session = make_session_factory("echo")()
     pieces = cut_at(data, places)
     assert [session.receive(piece) for piece in pieces] == [[piece] for piece in pieces]
@@ -165,7 +159,6 @@ class Shout(Session):
 
 @pytest.mark.parametrize("protocol", [Shout, lambda: Shout()], ids=["class", "function"])
 def test_your_own_session(protocol: Callable[[], Session]) -> None:
-    """A class, or a function that returns instances, makes a session for each connection."""
     factory = make_session_factory(protocol)
     first, second = factory(), factory()
     assert first is not second
@@ -178,28 +171,8 @@ def test_your_own_session(protocol: Callable[[], Session]) -> None:
 
 
 def test_the_base_class_does_not_receive() -> None:
-    """A protocol must define receive()."""
     with pytest.raises(NotImplementedError):
         Session().receive(b"x")
-
-
-@pytest.mark.parametrize(
-    ("protocol", "options", "error", "match"),
-    [
-        ("htp", {}, ValueError, "^protocol.*'http'"),
-        (42, {}, TypeError, "^protocol.*42"),
-        (dict, {}, TypeError, r"^protocol\(\).*\{\}"),
-        ("hello", {"handler": repr}, ValueError, "^handler"),
-        (Shout, {"handler": repr}, ValueError, "^handler"),
-        ("http", {"handler": "text"}, TypeError, "^handler.*'text'"),
-    ],
-)
-def test_an_invalid_protocol(
-    protocol: Any, options: dict[str, Any], error: type[Exception], match: str
-) -> None:
-    """The error names the parameter and shows its value."""
-    with pytest.raises(error, match=match):
-        make_session_factory(protocol, **options)
 
 
 def test_every_name_has_its_session() -> None:

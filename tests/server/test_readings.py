@@ -32,7 +32,6 @@ def interest_of(server: epolllab.Server, n: int) -> pd.DataFrame:
 
 @PLACES
 def test_interest_is_the_same_on_both_sides(process: bool) -> None:
-    """Wake-up, listener and connection are in the kernel's list and in the server's."""
     with (
         epolllab.start_server(trigger="edge", process=process) as server,
         connect(server.address),
@@ -46,7 +45,6 @@ def test_interest_is_the_same_on_both_sides(process: bool) -> None:
 
 @pytest.mark.parametrize("poller", ["poll", "select"])
 def test_the_kernel_keeps_no_list_for_poll(poller: epolllab.kernel.pollers.PollerName) -> None:
-    """With poll and select only the program has a list."""
     with epolllab.start_server(poller=poller) as server, connect(server.address):
         frame = interest_of(server, 3)
     assert frame["where"].tolist() == ["program only"] * 3
@@ -163,7 +161,6 @@ def test_copies_are_consistent_while_the_loop_writes(process: bool, capacity: in
 
 @pytest.mark.processes
 def test_a_full_recording_accounts_for_every_request() -> None:
-    """With room for all, the frames have each request and each connection once."""
     with epolllab.start_server(process=True) as server:
         run = epolllab.run_clients(server, connections=20, requests=2_000, progress=False)
         recording = server.settle().recording()

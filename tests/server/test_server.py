@@ -24,11 +24,8 @@ from tests.wire import GET, ask, connect, is_refused, until
 
 @PLACES
 @EVERY_WAY
-def test_hello(poller: Any, trigger: Any, lifecycle: Any, process: bool) -> None:
-    """Every poller, trigger and life cycle sends the how-to's response, byte for byte."""
-    with epolllab.start_server(
-        poller=poller, trigger=trigger, lifecycle=lifecycle, process=process
-    ) as server:
+def test_hello(way: dict[str, Any], process: bool) -> None:
+    with epolllab.start_server(process=process, **way) as server:
         for request in (GET, b"GET / HTTP/1.0\n\n", b"anything\n\r\n"):
             assert ask(server.address, request) == Hello.RESPONSE
             assert ask(server.address, *(bytes([byte]) for byte in request)) == Hello.RESPONSE
@@ -40,9 +37,7 @@ def test_hello(poller: Any, trigger: Any, lifecycle: Any, process: bool) -> None
 
 @EVERY_WAY
 @pytest.mark.parametrize("drain", [True, False], ids=["drain", "once"])
-def test_echo_larger_than_the_buffers(
-    poller: Any, trigger: Any, lifecycle: Any, drain: bool
-) -> None:
+def test_echo_larger_than_the_buffers(way: dict[str, Any], drain: bool) -> None:
     """After a short write the rest is sent when there is room, whole and in order.
 
     The peer begins to read once a send would have blocked. Edges without drain strand
@@ -51,8 +46,8 @@ def test_echo_larger_than_the_buffers(
     payload = bytes(range(256)) * 4_096
     with (
         epolllab.start_server(
-            protocol="echo", poller=poller, trigger=trigger, lifecycle=lifecycle, drain=drain,
-            recv_size=1 << 21, send_buffer=10_000, recv_buffer=50_000, capacity=20_000,
+            protocol="echo", drain=drain,
+            recv_size=1 << 21, send_buffer=10_000, recv_buffer=50_000, **way,
         ) as server,
         socket.socket() as sock,
     ):  # fmt: skip
@@ -72,7 +67,6 @@ def test_echo_larger_than_the_buffers(
 
 @PLACES
 def test_your_own_session_and_handler(process: bool) -> None:
-    """A local class and a closure work, also in a child process."""
     word = "kept"
 
     class Shout(epolllab.Session):
@@ -91,7 +85,6 @@ def test_your_own_session_and_handler(process: bool) -> None:
 
 
 def test_a_handler_that_cannot_be_pickled() -> None:
-    """The error names process=True, and nothing is left."""
     lock = threading.Lock()
 
     def handler(request: epolllab.server.Request) -> str:
@@ -108,7 +101,6 @@ def test_a_handler_that_cannot_be_pickled() -> None:
 
 @PLACES
 def test_it_listens_when_start_returns(process: bool) -> None:
-    """A client can connect at once, to the process that has the loop."""
     with epolllab.start_server(process=process) as server:
         assert server.address == ("127.0.0.1", server.port)
         assert server.url == f"http://127.0.0.1:{server.port}/"
@@ -143,7 +135,6 @@ def test_readings_during_and_after_the_run(process: bool) -> None:
 
 @PLACES
 def test_both_reprs(process: bool) -> None:
-    """Address, loop, state, connections and events are in the text and in the card."""
     with epolllab.start_server(
         protocol="http", trigger="edge", lifecycle="once", capacity=20, process=process
     ) as server:
@@ -168,7 +159,6 @@ def test_both_reprs(process: bool) -> None:
 
 @PLACES
 def test_without_a_recorder(process: bool) -> None:
-    """With record=False the counters run on, and the frames are empty."""
     with epolllab.start_server(record=False, process=process) as server:
         assert ask(server.address, GET) == Hello.RESPONSE
         stats = server.settle().stats()
@@ -180,7 +170,6 @@ def test_without_a_recorder(process: bool) -> None:
 
 
 def test_settle_times_out() -> None:
-    """The error counts the connections that are still open."""
     with epolllab.start_server() as server, connect(server.address):
         until(lambda: server.stats()["connections"] == 1)
         with pytest.raises(TimeoutError, match=r"^settle\(\).* 1 connections"):
@@ -217,7 +206,6 @@ def test_stop_any_number_of_times(process: bool) -> None:
 
 @PLACES
 def test_stop_closes_the_open_connections(process: bool) -> None:
-    """A connected peer reads the end."""
     with epolllab.start_server(protocol="http", process=process) as server:
         with connect(server.address) as sock:
             sock.sendall(GET)
@@ -244,7 +232,6 @@ def test_a_handler_may_stop_its_server() -> None:
 
 @PLACES
 def test_an_exception_in_the_with_block(process: bool) -> None:
-    """The server stops, and the exception is raised unchanged."""
     with (
         pytest.raises(KeyError, match="mine"),
         epolllab.start_server(process=process) as server,
@@ -256,7 +243,6 @@ def test_an_exception_in_the_with_block(process: bool) -> None:
 
 @PLACES
 def test_servers_and_stop_all(process: bool) -> None:
-    """Running servers are listed by port; stop_all() stops each."""
     started = [epolllab.start_server(process=process) for _ in range(3)]
     assert epolllab.servers() == sorted(started, key=lambda server: server.port)
     started[0].stop()

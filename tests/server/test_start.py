@@ -91,7 +91,6 @@ def test_accept(accept: epolllab.server.options.Accept | int, trigger: str) -> N
 
 
 def test_max_events() -> None:
-    """No wait returns more descriptors."""
     with epolllab.start_server(protocol="http", max_events=2) as server:
         epolllab.run_clients(server, connections=10, requests=200, keep_alive=True, progress=False)
         assert server.wakeups()["n_returned"].max() <= 2
@@ -99,7 +98,6 @@ def test_max_events() -> None:
 
 @PLACES
 def test_max_connections(process: bool) -> None:
-    """No more are open at a time; the others wait in the queue, and all are served."""
     with epolllab.start_server(max_connections=2, process=process) as server:
         run = epolllab.run_clients(server, connections=12, requests=60, progress=False)
         stats = server.settle().stats()
@@ -114,12 +112,16 @@ def test_max_connections(process: bool) -> None:
 
 @PLACES
 def test_idle_timeout(process: bool) -> None:
-    """A silent connection is closed; in the middle of a request it gets a 408."""
     with epolllab.start_server(protocol="http", idle_timeout=0.1, process=process) as server:
-        with connect(server.address) as silent, connect(server.address) as slow:
+        address = server.address
+        with connect(address) as silent, connect(address) as slow, connect(address) as idle:
             slow.sendall(b"GET / HTTP/1.1\r\nHost:")
+            idle.sendall(GET)
             assert read_to_end(silent) == b""
             assert read_to_end(slow).startswith(b"HTTP/1.1 408 Request Timeout\r\n")
+            response = read_to_end(idle)
+            assert response.startswith(b"HTTP/1.1 200")
+            assert response.endswith(b"Hello, world!")
         stats = server.settle().stats()
         assert ask(server.address, OLD).endswith(b"Hello, world!")
-    assert stats["timeouts"] == 2
+    assert stats["timeouts"] == 3
