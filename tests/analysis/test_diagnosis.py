@@ -260,7 +260,6 @@ def test_synthetic_servers_are_healthy(seed):
 
 
 def test_an_empty_recording_is_healthy():
-    """There is no finding, and the frame has its columns."""
     diagnosis = diagnose(Recording(b""))
     assert diagnosis.healthy
     columns = ["kind", "fd", "conn", "n_events", "seconds", "share", "detail", "advice"]
@@ -269,7 +268,6 @@ def test_an_empty_recording_is_healthy():
 
 
 def test_bad_input():
-    """The error names the parameter."""
     with pytest.raises(TypeError, match="recording"):
         diagnose([1, 2])
     with pytest.raises(ValueError, match="least"):

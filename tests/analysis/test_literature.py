@@ -6,7 +6,7 @@ import pytest
 
 from epolllab import analysis, experiments
 from epolllab.analysis.literature import COLUMNS, published_balance, published_tails
-from epolllab.experiments.scaling.variants import POLLERS
+from tests.analysis import samples
 
 
 def test_every_number_has_its_source():
@@ -36,21 +36,8 @@ def test_cloudflares_figures():
 
 
 def test_unknown_study():
-    """The error suggests the nearest name."""
     with pytest.raises(ValueError, match=r"^study .*'kerrisk-2010'"):
         analysis.literature("kerisk-2010")
-
-
-def _measured(times, api="raw"):
-    """Three rounds of a sweep with these times: poller to {N: ns}."""
-    rows = [
-        {"round": r, "poller": poller, "api": api, "n_fds": n, "warmup": False,
-         "wait_ns": float(ns), "op_ns": 2.0 * ns}
-        for poller, of_size in times.items()
-        for n, ns in of_size.items()
-        for r in range(3)
-    ]  # fmt: skip
-    return pd.DataFrame(rows).astype({"poller": pd.CategoricalDtype(list(POLLERS))})
 
 
 def test_ratios_do_not_depend_on_speed():
@@ -60,17 +47,17 @@ def test_ratios_do_not_depend_on_speed():
         name: theirs[theirs["arm"] == arm].set_index("n_fds")["value"].mul(100).to_dict()
         for name, arm in (("epoll-level", "epoll"), ("poll", "poll"), ("select", "select"))
     }
-    table = analysis.literature_ratios(_measured(times))
+    table = analysis.literature_ratios(samples.sweep(times))
     assert table["ratio"].tolist() == pytest.approx([1.0] * 12)
     assert table["poller"].unique().tolist() == ["epoll", "poll", "select"]
-    both = analysis.literature_ratios(_measured(times), value="op_ns")
+    both = analysis.literature_ratios(samples.sweep(times), value="op_ns")
     assert both["ratio"].tolist() == pytest.approx([1.0] * 12)
 
 
 def test_ratio_of_a_steeper_poll():
     """If our poll is twice as steep as theirs, the ratio is 0.5 at that N."""
     times = {"epoll-level": {10: 41, 100: 42}, "poll": {10: 61, 100: 580}}
-    table = analysis.literature_ratios(_measured(times)).set_index(["poller", "n_fds"])
+    table = analysis.literature_ratios(samples.sweep(times)).set_index(["poller", "n_fds"])
     assert table.loc[("poll", 100), "ratio"] == pytest.approx(0.5)
     assert table.loc[("poll", 10), "ratio"] == pytest.approx(1.0)
     assert table.loc[("epoll", 10), "ours"] == 1.0
@@ -79,13 +66,12 @@ def test_ratio_of_a_steeper_poll():
 def test_a_study_without_ten_is_divided_by_its_smallest():
     """The study whatacold begins at 100."""
     times = {"epoll-level": {100: 52, 1_000: 32}, "poll": {100: 70, 1_000: 473}}
-    table = analysis.literature_ratios(_measured(times), "whatacold")
+    table = analysis.literature_ratios(samples.sweep(times), "whatacold")
     assert table["ratio"].tolist() == pytest.approx([1.0] * 4)
 
 
 def test_nothing_to_compare():
-    """A study without times over N, and sizes that it does not have."""
-    frame = _measured({"epoll-level": {7: 50}})
+    frame = samples.sweep({"epoll-level": {7: 50}})
     with pytest.raises(ValueError, match=r"^study 'wrk2'.*kerrisk-2010"):
         analysis.literature_ratios(frame, "wrk2")
     with pytest.raises(ValueError, match=r"^result .*'kerrisk-2010'"):
@@ -94,8 +80,8 @@ def test_nothing_to_compare():
 
 def test_raw_calls_are_preferred():
     """The published programs are in C: raw if it was measured, else Python."""
-    raw = _measured({"epoll-level": {10: 50, 100: 50}})
-    python = _measured({"epoll-level": {10: 100, 100: 400}}, api="python")
+    raw = samples.sweep({"epoll-level": {10: 50, 100: 50}})
+    python = samples.sweep({"epoll-level": {10: 100, 100: 400}}, api="python")
     both = analysis.literature_ratios(pd.concat([raw, python]))
     assert both["ours"].tolist() == [1.0, 1.0]
     assert analysis.literature_ratios(python)["ours"].tolist() == [1.0, 4.0]
@@ -120,7 +106,6 @@ def test_a_sweep_beside_kerrisks_table():
 
 @pytest.mark.kernel
 def test_a_propagation_beside_libevents_method():
-    """Loop times and waits are in their rows."""
     run = experiments.propagate(
         1_000, 1_000, 1_000, pollers=("epoll-level",), runs=1, progress=False
     )
@@ -131,7 +116,6 @@ def test_a_propagation_beside_libevents_method():
 
 
 def test_your_numbers_beside_a_study():
-    """By arm, or by arm and size; others are missing."""
     table = analysis.beside("wrk2", {"from the send": 12.08})
     assert table["ratio"].round(2).tolist()[1] == 2.0
     assert np.isnan(table["ours"][0])
@@ -140,7 +124,6 @@ def test_your_numbers_beside_a_study():
 
 
 def test_numbers_of_no_arm():
-    """Unknown arms, and a result of another kind."""
     with pytest.raises(ValueError, match=r"^ours .*from the intended start, from the send.* x"):
         analysis.beside("wrk2", {"x": 1.0})
     other = analysis.Result("register_cost", pd.DataFrame({"round": [0], "warmup": [False]}), {})

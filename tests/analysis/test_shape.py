@@ -6,28 +6,16 @@ import pytest
 from epolllab import experiments, kernel
 from epolllab.analysis.shape import shape
 from epolllab.experiments.scaling.variants import POLLERS
+from tests.analysis.samples import sweep
 
 FLAT = {10: 1000, 100: 1000, 1_000: 1000, 10_000: 1100}
 STEEP = {10: 1500, 100: 6000, 1_000: 51_000, 10_000: 501_000}
 
 
-def _frame(api="raw", **times):
-    """Three rounds with the given waits in ns at each N; an extreme one as warm-up."""
-    rows = [
-        {"round": r, "poller": poller.replace("_", "-"), "api": api, "n_fds": n, "warmup": warmup,
-         "wait_ns": 10**9 if warmup else ns + r, "op_ns": None}
-        for poller, of_size in times.items()
-        for n, ns in of_size.items()
-        for r in range(3)
-        for warmup in (True, False)
-    ]  # fmt: skip
-    frame = pd.DataFrame(rows)
-    return frame.astype({"poller": pd.CategoricalDtype(list(POLLERS)), "op_ns": "Int64"})
-
-
 def test_the_published_shape_holds():
     """A flat epoll, straight poll and select, and a factor far above 100."""
-    table = shape(_frame(epoll_level=FLAT, epoll_edge=FLAT, poll=STEEP, select=STEEP))
+    times = {"epoll-level": FLAT, "epoll-edge": FLAT, "poll": STEEP, "select": STEEP}
+    table = shape(sweep(times))
     assert table["check"].tolist() == [
         "epoll-level is flat", "epoll-edge is flat", "poll is straight", "select is straight",
         "poll over epoll",
@@ -43,8 +31,8 @@ def test_another_shape_differs():
     """A growing epoll, a bent poll and a factor that is too small are detected."""
     bent = {10: 10_000, 100: 100, 1_000: 10_000, 10_000: 9_000}
     grows = {10: 1000, 100: 1000, 1_000: 1000, 10_000: 2100}
-    table = shape(_frame(epoll_level=grows, poll=bent, select=STEEP)).set_index("check")
-    assert table["verdict"].to_dict() == {
+    table = shape(sweep({"epoll-level": grows, "poll": bent, "select": STEEP}))
+    assert table.set_index("check")["verdict"].to_dict() == {
         "epoll-level is flat": "differs",
         "poll is straight": "differs",
         "select is straight": "holds",
@@ -55,25 +43,26 @@ def test_another_shape_differs():
 def test_not_measured():
     """Flatness needs two sizes, straightness three, and the ratio needs poll."""
     two = {10: 1000, 100: 1000}
-    table = shape(_frame(epoll_level={10: 1000}, select=two))
+    table = shape(sweep({"epoll-level": {10: 1000}, "select": two}))
     assert set(table["verdict"]) == {"not measured"}
     assert table["value"].isna().all()
     assert table["margin"].iloc[-1] == "over N / 100"
-    assert shape(_frame(poll=STEEP)).iloc[0]["claim"].startswith("epoll-level: the median at the")
+    assert (
+        shape(sweep({"poll": STEEP})).iloc[0]["claim"].startswith("epoll-level: the median at the")
+    )
 
 
 def test_the_margin_follows_the_largest_size():
     """A sweep up to 1,000 needs a factor of 10."""
     cut = {n: ns for n, ns in STEEP.items() if n <= 1_000}
-    row = shape(_frame(epoll_level=FLAT, poll=cut)).iloc[-1]
+    row = shape(sweep({"epoll-level": FLAT, "poll": cut})).iloc[-1]
     assert (row["margin"], row["verdict"]) == ("over 10", "holds")
 
 
 def test_raw_calls_are_preferred():
-    """Python's functions are used only if there are no raw calls."""
-    python = _frame("python", epoll_level=FLAT, poll=STEEP)
+    python = sweep({"epoll-level": FLAT, "poll": STEEP}, "python")
     assert shape(python).iloc[-1]["verdict"] == "holds"
-    raw = _frame("raw", epoll_level=FLAT, poll=FLAT)
+    raw = sweep({"epoll-level": FLAT, "poll": FLAT})
     assert shape(pd.concat([python, raw])).iloc[-1]["verdict"] == "differs"
 
 

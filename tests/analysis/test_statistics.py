@@ -9,16 +9,6 @@ from hypothesis import strategies as st
 from epolllab.analysis import statistics
 
 
-def test_median_interval_contains_the_median_and_repeats():
-    """The interval contains its median, and the same data give the same interval."""
-    values = np.random.default_rng(1).normal(100, 5, 300)
-    rounds = np.repeat([0, 1, 2], 100)
-    first = statistics.median_interval(values, rounds)
-    assert first.low <= first.median <= first.high
-    assert first.median == np.median(values)
-    assert first == statistics.median_interval(values, rounds)
-
-
 def test_interval_is_wide_if_rounds_differ():
     """Operations of one round do not count as independent."""
     chance = np.random.default_rng(2)
@@ -42,15 +32,18 @@ def test_coverage_of_intervals():
 
 @given(st.lists(st.floats(1, 1e6), min_size=1, max_size=40))
 def test_median_lies_within_its_interval(values):
-    """Low <= median <= high, within the range of the values."""
+    """Low <= median <= high, within the range of the values, and the same each time."""
     interval = statistics.median_interval(values)
     assert min(values) <= interval.low <= interval.median <= interval.high <= max(values)
+    assert interval.median == np.median(values)
+    assert interval == statistics.median_interval(values)
 
 
-def test_nothing_measured_is_nan():
-    """No values, or missing ones only, give NaN and no warning."""
+def test_too_few_values_give_nan():
+    """No values, or missing ones only, have no median, and one size has no slope."""
     for values in ([], [np.nan, np.nan]):
         assert all(np.isnan(part) for part in statistics.median_interval(values))
+    assert np.isnan(statistics.fit_line([10, 10], [1.0, 2.0]).b)
 
 
 def test_ratio_interval():
@@ -85,11 +78,6 @@ def test_worst_share_of_a_line():
     assert line.worst_share > 0.5
 
 
-def test_line_needs_two_sizes():
-    """One size has no slope."""
-    assert np.isnan(statistics.fit_line([10, 10], [1.0, 2.0]).b)
-
-
 def _frame(times, rounds=3):
     return pd.DataFrame(
         [
@@ -102,13 +90,16 @@ def _frame(times, rounds=3):
 
 
 def test_summary_leaves_warmup_out_and_keeps_order():
-    """A row per variant, without warm-up, with counts."""
+    """A row per variant, without warm-up, with counts; no row for an empty frame."""
     table = statistics.summarise(_frame({"a": [900, 5, 5], "b": [900, 7, 7]}), ["arm"], ["wait_ns"])
     assert table["arm"].tolist() == ["a", "b"]
     assert table["wait_ns"].tolist() == [5, 7]
     assert table["n"].tolist() == [6, 6]
     assert table["rounds"].tolist() == [3, 3]
     assert table["doubt"].tolist() == ["", ""]
+    empty = statistics.summarise(_frame({"a": [1]}).iloc[:0], ["arm"], ["wait_ns"])
+    assert list(empty.columns) == list(table.columns)
+    assert len(empty) == 0
 
 
 def test_warnings():
@@ -124,17 +115,7 @@ def test_warnings():
     assert "fewer than 3 rounds" in few["doubt"][0]
 
 
-def test_summary_of_an_empty_frame():
-    """It has the same columns."""
-    frame = _frame({"a": [1, 2]})
-    full = statistics.summarise(frame, ["arm"], ["wait_ns"])
-    empty = statistics.summarise(frame.iloc[:0], ["arm"], ["wait_ns"])
-    assert list(empty.columns) == list(full.columns)
-    assert len(empty) == 0
-
-
 def test_fits_have_a_row_per_variant():
-    """Each variant has its own line."""
     columns = {"arm": ["a", "a", "b", "b"], "n": [1, 2, 1, 2], "wait_ns": [1.0, 2.0, 5.0, 5.0]}
     frame = pd.DataFrame(columns).assign(round=0)
     table = statistics.fits(frame, ["arm"], "n", "wait_ns").set_index("arm")

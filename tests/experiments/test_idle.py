@@ -10,6 +10,9 @@ from epolllab.experiments.rounds import Effort, ExperimentRun
 from epolllab.experiments.workers.idle import open_idle
 from epolllab.server.server import start_server
 
+TWO = {"idle": (3,), "servers": ("epoll-level-eager", "poll-eager"), "active": 2, "requests": 5,
+       "rounds": 2, "progress": False}  # fmt: skip
+
 pytestmark = pytest.mark.usefixtures("descriptor_limits_put_back")
 
 
@@ -33,15 +36,15 @@ def test_every_server_serves_with_idle_connections_open():
     assert (counted["cpu_us"] > 0).all()
 
 
-def _run():
+@pytest.fixture
+def run():
     return ExperimentRun("made", idle.LAYOUT, Effort({}))
 
 
-def test_select_ends_at_its_bitmap():
+def test_select_ends_at_its_bitmap(run):
     """Sizes beyond it are replaced by select's largest, with a note; poll has them."""
     if kernel.descriptor_limits().hard < 2_500:
         pytest.skip("the hard limit on descriptors is below 2,500")
-    run = _run()
     fitting = idle._fitting("select-eager", (0, 100, 1_500), 50, run)
     assert fitting[:2] == [0, 100]
     assert 500 < fitting[2] < 1_024
@@ -50,10 +53,9 @@ def test_select_ends_at_its_bitmap():
     assert idle._fitting("poll-eager", (0, 100, 1_500), 50, run) == [0, 100, 1_500]
 
 
-def test_the_servers_limit_is_noted(monkeypatch):
+def test_the_servers_limit_is_noted(run, monkeypatch):
     """Sizes beyond the hard limit are reduced, with the reason."""
     monkeypatch.setattr(kernel, "descriptor_limits", lambda: kernel.DescriptorLimits(1_000, 1_000))
-    run = _run()
     fitting = idle._fitting("epoll-level-eager", (0, 10_000), 50, run)
     assert 0 < fitting[1] < 1_000
     assert "the server process may have 1,000 descriptors" in run.notes[0]
@@ -95,9 +97,7 @@ def test_interrupt_ends_all_processes(monkeypatch):
         return real(*arguments, **options)
 
     monkeypatch.setattr(idle, "measure_load", interrupted)
-    result = experiments.idle_connections(
-        (3,), ("epoll-level-eager", "poll-eager"), active=2, requests=5, rounds=2, progress=False
-    )
+    result = experiments.idle_connections(**TWO)
     assert result.interrupted
     assert len(result) == 2
 
@@ -112,24 +112,9 @@ def test_a_failed_server_is_noted(monkeypatch):
         return real(**options)
 
     monkeypatch.setattr(idle, "start_server", start)
-    result = experiments.idle_connections(
-        (3,), ("epoll-level-eager", "poll-eager"), active=2, requests=5, rounds=2, progress=False
-    )
+    result = experiments.idle_connections(**TWO)
     assert set(result["server"]) == {"epoll-level-eager"}
     assert len(result) == 2 * 2
     (note,) = result.notes
     assert note.startswith("poll-eager with 3 idle connections failed with RuntimeError: no luck")
     assert note.endswith("(in 2 of 2 rounds, which are left out)")
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        {"idle": (-1,)}, {"idle": (100, 10)}, {"servers": ("epoll-eager",)},
-        {"servers": "poll-eager"}, {"active": 0}, {"requests": 0}, {"rounds": 0},
-    ],
-)  # fmt: skip
-def test_bad_input(arguments):
-    """The error begins with the name of the parameter."""
-    with pytest.raises(ValueError, match=f"^{next(iter(arguments))} "):
-        experiments.idle_connections(progress=False, **arguments)

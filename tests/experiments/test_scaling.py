@@ -9,7 +9,6 @@ import sys
 from contextlib import ExitStack
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from epolllab import analysis, experiments, kernel
@@ -17,13 +16,11 @@ from epolllab.experiments import rounds
 from epolllab.experiments.rounds import Effort, ExperimentRun, Layout
 from epolllab.experiments.scaling import fds, register, waits
 from epolllab.experiments.scaling.variants import APIS, POLLERS, Variant, make_waiter
+from tests.analysis import samples
 
 TINY = {"ops": 4, "rounds": 2, "warmup": 1, "progress": False}
 
 pytestmark = pytest.mark.usefixtures("descriptor_limits_put_back")
-
-
-# --- sweep ------------------------------------------------------------------------------
 
 
 def test_sweep_has_a_row_per_operation():
@@ -122,7 +119,6 @@ def test_fresh_pollers_wait_once_each(poller, monkeypatch):
 
 
 def test_a_disturbed_wait_is_an_error():
-    """A wait that finds another number of ready descriptors stops the run."""
     cell = waits.Cell(Variant("poll", "python"), "eventfd", 3, 1)
     with fds.open_targets("eventfd", 3) as some:
         os.write(some.fds[2], some.payload)
@@ -147,6 +143,14 @@ BAD_INPUT = {
         {"pollers": "poll"}, {"runs": 0}, {"max_events": 0},
     ],
     experiments.register_cost: [{"kind": "pipes"}],
+    experiments.idle_connections: [
+        {"idle": (-1,)}, {"idle": (100, 10)}, {"servers": ("epoll-eager",)},
+        {"servers": "poll-eager"}, {"active": 0}, {"requests": 0}, {"rounds": 0},
+    ],
+    experiments.observer_cost: [
+        {"loads": ("ecko",)}, {"looks": ("stracé",)}, {"looks": "plain"}, {"where": ()},
+        {"requests": 0}, {"rounds": 0},
+    ],
 }  # fmt: skip
 
 
@@ -154,9 +158,8 @@ BAD_INPUT = {
     ("experiment", "arguments"),
     [(experiment, one) for experiment, given in BAD_INPUT.items() for one in given],
 )
-def test_bad_input_is_refused_before_anything_is_opened(experiment, arguments, monkeypatch):
-    """The error begins with the name of the parameter, and no descriptor was opened."""
-    monkeypatch.setattr(fds, "open_targets", lambda *_: pytest.fail("opened"))
+def test_bad_input_is_refused_before_the_run(experiment, arguments, monkeypatch):
+    monkeypatch.setattr(ExperimentRun, "__init__", lambda *_: pytest.fail("started"))
     with pytest.raises(ValueError, match=f"^{next(iter(arguments))} "):
         experiment(progress=False, **arguments)
 
@@ -180,7 +183,6 @@ def test_errors_suggest_a_correction(arguments, suggestion):
     "arguments", [{"n_fds": (1.5,)}, {"n_fds": 1.5}, {"pin": "no"}, {"quick": 1}, {"seed": None}]
 )
 def test_wrong_types_are_refused(arguments):
-    """A fraction of a descriptor, or a string as a switch, is a TypeError."""
     with pytest.raises(TypeError, match=f"^{next(iter(arguments))}"):
         experiments.sweep(progress=False, **arguments)
 
@@ -327,11 +329,7 @@ def test_pinning(monkeypatch):
     assert result.circumstances["pinned_cpu"] is None
 
 
-# --- the others -------------------------------------------------------------------------
-
-
 def test_wait_kinds_compares_kinds():
-    """Each kind is measured with each poller."""
     frame = experiments.wait_kinds((2, 5), **TINY).frame
     assert len(frame.groupby(["kind", "poller", "n_fds"], observed=True)) == 4 * 3 * 2
 
@@ -349,7 +347,6 @@ def test_shares_of_kernel_and_cpython():
 
 
 def test_crossover_measures_a_grid():
-    """Shares become numbers of descriptors, each once."""
     result = experiments.crossover((1, 10, 100), (0, 0.1, 1), **TINY)
     grid = result.frame.groupby("n_fds")["active"].unique().map(sorted)
     assert grid.to_dict() == {1: [1], 10: [1, 10], 100: [1, 10, 100]}
@@ -361,17 +358,10 @@ def test_crossover_measures_a_grid():
 
 def test_crossover_ratios_name_the_winner():
     """The first if the interval is below 1, the second if it is above, else neither."""
-    rows = [
-        {"round": r, "poller": poller, "api": "raw", "n_fds": n, "active": 1, "warmup": False,
-         "wait_ns": value + r}
-        for r in range(5)
-        for n, times in {2: (100, 1000), 3: (1000, 100), 4: (500, 500)}.items()
-        for poller, value in zip(("epoll-level", "poll"), times, strict=True)
-    ]  # fmt: skip
-    frame = pd.DataFrame(rows).astype({"poller": pd.CategoricalDtype(list(POLLERS))})
-    table = analysis.crossover_ratios(frame)
+    times = {"epoll-level": {2: 100, 3: 1000, 4: 500}, "poll": {2: 1000, 3: 100, 4: 500}}
+    table = analysis.crossover_ratios(samples.sweep(times))
     assert table["winner"].tolist() == ["epoll-level", "poll", "neither"]
-    assert table["ratio"].round(1).tolist() == [0.1, 9.8, 1.0]
+    assert table["ratio"].tolist() == [0.1, 10, 1]
 
 
 @pytest.mark.parametrize("poller", ["epoll-level", "epoll-edge", "poll", "select"])
@@ -399,7 +389,6 @@ def test_propagate_shows_the_staircase():
 
 
 def test_register_cost_times_three_calls():
-    """Each variant, size and operation has its rows."""
     frame = experiments.register_cost((3, 6), ops=4, rounds=2, warmup=1, progress=False).frame
     counts = frame.groupby(["poller", "api", "n_fds", "operation"], observed=True).size()
     assert len(counts) == 3 * 2 * 3

@@ -12,7 +12,7 @@ import pandas as pd
 from epolllab import kernel
 from epolllab.analysis.result import Result
 from epolllab.checks import check_int
-from epolllab.events import Op
+from epolllab.experiments.comparisons.collect import count_calls
 from epolllab.experiments.comparisons.load import cpu_reader, measure_load
 from epolllab.experiments.rounds import (
     ExperimentRun,
@@ -199,8 +199,8 @@ def _measure(server: Server, active: int, requests: int) -> dict[str, Any]:
     cpus = {"cpu_us": cpu_reader(server.pid)}
     row = measure_load(server, cpus, connections=active, requests=requests, timeout=60.0)
     array = server.recording().array()
-    counts = np.bincount(array["op"][array["end_ns"] >= begin_ns], minlength=len(Op))
-    is_epoll = server.options.poller == "epoll"
-    changes = counts[[Op.REGISTER, Op.MODIFY, Op.UNREGISTER]].sum() if is_epoll else 0
-    totals = {"epoll_ctl": changes, "waits": counts[Op.WAIT], "events": counts[Op.READY]}
-    return row | {name: total / (row["requests"] or np.nan) for name, total in totals.items()}
+    counts = count_calls(array[array["end_ns"] >= begin_ns])
+    if server.options.poller != "epoll":
+        counts["epoll_ctl"] = 0
+    n = row["requests"] or np.nan
+    return row | {name: counts[name] / n for name in ("epoll_ctl", "waits", "events")}
