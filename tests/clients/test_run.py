@@ -10,8 +10,8 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from itertools import pairwise
+from contextlib import AbstractContextManager, contextmanager
+from itertools import pairwise, product
 from typing import Any
 
 import pandas as pd
@@ -26,6 +26,7 @@ from epolllab.events import Op
 from epolllab.frames.journeys import CLIENT_REQUESTS
 from epolllab.recording.recording import Recording
 from tests import wire
+from tests.server.helpers import CUTS
 
 WHERE = pytest.mark.parametrize("where", ["process", "thread"])
 
@@ -63,11 +64,18 @@ def free_address() -> tuple[str, int]:
         return listener.getsockname()
 
 
-def read_request(sock: socket.socket) -> None:
-    """Read until the empty line, so that a close sends FIN and no RST."""
-    data = b""
-    while b"\r\n\r\n" not in data:
-        data += sock.recv(4096)
+def responding(*pieces: bytes) -> AbstractContextManager[tuple[str, int]]:
+    """A server that reads one request of a connection, sends the pieces, and closes."""
+
+    def respond(sock: socket.socket) -> None:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        data = b""
+        while b"\r\n\r\n" not in data:  # all of it, so that the close sends FIN and no RST
+            data += sock.recv(4096)
+        for piece in pieces:
+            sock.sendall(piece)
+
+    return wire.misbehaving(respond)
 
 
 def slow(seconds: float) -> Callable[[object], bytes]:
@@ -285,12 +293,7 @@ def test_a_request_without_a_response_times_out() -> None:
 
 def test_a_reset_is_a_row() -> None:
     """The load continues on a new connection."""
-
-    def reset(sock: socket.socket) -> None:
-        sock.recv(1)
-        wire.reset(sock)
-
-    with wire.misbehaving(reset) as address:
+    with wire.misbehaving(lambda sock: (sock.recv(1), wire.reset(sock))) as address:
         frame = load(address, connections=2, requests=6).requests()
     assert frame["error"].tolist() == ["ECONNRESET"] * 6
 
@@ -309,11 +312,7 @@ def test_a_reset_is_a_row() -> None:
     ],
 )
 def test_incomplete_and_bad_responses_are_rows(sent: bytes, error: str) -> None:
-    def respond(sock: socket.socket) -> None:
-        read_request(sock)
-        sock.sendall(sent)
-
-    with wire.misbehaving(respond) as address:
+    with responding(sent) as address:
         frame = load(address, connections=1, requests=2).requests()
     assert frame["error"].tolist() == [error] * 2
     assert frame["done_ns"].isna().all()
@@ -329,15 +328,11 @@ def test_incomplete_and_bad_responses_are_rows(sent: bytes, error: str) -> None:
         b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n",
     ],
 )
-@pytest.mark.parametrize("size", [1, 1000], ids=["bytewise", "at once"])
-def test_responses_of_every_framing_are_complete(sent: bytes, size: int) -> None:
-    def respond(sock: socket.socket) -> None:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        read_request(sock)
-        for at in range(0, len(sent), size):
-            sock.sendall(sent[at : at + size])
-
-    with wire.misbehaving(respond) as address:
+@CUTS
+def test_responses_of_every_framing_are_complete(
+    sent: bytes, cut: Callable[[bytes], list[bytes]]
+) -> None:
+    with responding(*cut(sent)) as address:
         frame = load(address, connections=1, requests=2).requests()
     assert frame["error"].isna().all()
     assert frame["n_bytes"].tolist() == [len(sent)] * 2
@@ -431,63 +426,36 @@ def test_progress_shows_a_bar(server: Any, capsys: pytest.CaptureFixture[str]) -
 # ---- invalid arguments ------------------------------------------------------------------
 
 
+OUT_OF_RANGE = [
+    {"connections": 0}, {"requests": 0}, {"requests": 1, "duration": 1}, {"duration": 0},
+    {"rate": -1}, {"rate": float("inf")}, {"rate": 2e6}, {"timeout": 0}, {"capacity": 0},
+    {"processes": 3, "connections": 2}, {"where": "proces"}, {"protocol": "htp"},
+    {"path": "no/slash"}, {"path": "/a b"}, {"path": "/\r\nX: y"},
+    {"payload": b"", "protocol": "echo"}, {"source_addresses": 0},
+]  # fmt: skip
+WRONG_TYPE = [
+    {"payload": "text"}, {"connections": 1.5}, {"rate": "fast"}, {"timeout": True},
+    {"keep_alive": "no"}, {"path": b"/"},
+]  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    ("options", "name"),
-    [
-        ({"connections": 0}, "connections"),
-        ({"requests": 0}, "requests"),
-        ({"requests": 1, "duration": 1}, "requests"),
-        ({"duration": 0}, "duration"),
-        ({"rate": -1}, "rate"),
-        ({"rate": float("inf")}, "rate"),
-        ({"rate": 2e6}, "rate"),
-        ({"timeout": 0}, "timeout"),
-        ({"connections": 2, "processes": 3}, "processes"),
-        ({"where": "proces"}, "where"),
-        ({"protocol": "htp"}, "protocol"),
-        ({"path": "no/slash"}, "path"),
-        ({"path": "/a b"}, "path"),
-        ({"path": "/\r\nX: y"}, "path"),
-        ({"protocol": "echo", "payload": b""}, "payload"),
-        ({"capacity": 0}, "capacity"),
-        ({"source_addresses": 0}, "source_addresses"),
-    ],
+    ("error", "options"),
+    [*product([ValueError], OUT_OF_RANGE), *product([TypeError], WRONG_TYPE)],
 )
-def test_invalid_options(options: dict[str, object], name: str) -> None:
-    with pytest.raises(ValueError, match=rf"^{name}\b"):
+def test_invalid_options(error: type[Exception], options: dict[str, object]) -> None:
+    """The error names the first of them."""
+    with pytest.raises(error, match=rf"^{next(iter(options))}\b"):
         load("127.0.0.1:9", **options)
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("payload", "text"),
-        ("connections", 1.5),
-        ("rate", "fast"),
-        ("timeout", True),
-        ("keep_alive", "no"),
-        ("path", b"/"),
-    ],
-)
-def test_options_of_the_wrong_type(name: str, value: object) -> None:
-    with pytest.raises(TypeError, match=rf"^{name}\b"):
-        load("127.0.0.1:9", **{name: value})
 
 
 @pytest.mark.parametrize(
     "target",
     [
-        "8.8.8.8:80",
-        "http://192.0.2.1/",
-        "https://127.0.0.1/",
-        "127.0.0.1",
-        "127.0.0.1:port",
-        ("127.0.0.1", 0),
-        None,
-        ("a", "b", "c"),
-        (1, 2),
+        "8.8.8.8:80", "http://192.0.2.1/", "https://127.0.0.1/", "127.0.0.1", "127.0.0.1:port",
+        ("127.0.0.1", 0), None, ("a", "b", "c"), (1, 2),
     ],
-)
+)  # fmt: skip
 def test_invalid_and_remote_targets(target: object) -> None:
     with pytest.raises(ValueError, match=r"^target\b"):
         load(target)
@@ -541,7 +509,7 @@ def test_source_addresses_take_turns() -> None:
 
     def respond(sock: socket.socket) -> None:
         seen.append(sock.getpeername()[0])
-        read_request(sock)
+        sock.recv(4096)
         sock.sendall(b"HTTP/1.0 200 OK\r\n\r\n")
 
     with wire.misbehaving(respond) as address:
