@@ -38,7 +38,6 @@ def writable_answered_by_reading(bench):
 
 
 def hang_up(bench):
-    """The connection ends while its interest is 0."""
     epoll, here, there = watched_pair(bench)
     bench.modify(epoll, here, 0)
     bench.close(there)
@@ -75,7 +74,6 @@ def end_of_file_oneshot(bench):
 
 
 def ghost(bench):
-    """The descriptor is closed while a duplicate is open."""
     epoll, here, there = watched_pair(bench)
     bench.dup(here, "forgotten")
     bench.close(here)
@@ -105,7 +103,6 @@ def ghost_of_a_reused_number(bench):
 
 
 def wake_up(bench):
-    """An eventfd is written and never read."""
     counter = bench.eventfd()
     epoll = bench.epoll()
     bench.register(epoll, counter, EPOLLIN)
@@ -114,14 +111,12 @@ def wake_up(bench):
 
 
 def unread(bench):
-    """Received bytes are never read."""
     epoll, _, there = watched_pair(bench)
     bench.send(there, b"x")
     bench.spin(epoll, TIMES)
 
 
 def error(bench):
-    """A socket error is never read."""
     here, there = bench.udp()
     epoll = bench.epoll()
     bench.register(epoll, here, EPOLLIN)
@@ -146,7 +141,6 @@ def no_descriptors(bench):
 
 
 def no_sleep(bench):
-    """The wait has a timeout of 0."""
     epoll, *_ = watched_pair(bench)
     bench.spin(epoll, TIMES)
 

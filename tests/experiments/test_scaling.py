@@ -195,41 +195,28 @@ def _run_program(program):
     return done.stdout
 
 
-def _limited(code, limit):
-    """Output of code in a process with a hard limit on descriptors."""
-    return _run_program(
-        "import resource; "
-        f"resource.setrlimit(resource.RLIMIT_NOFILE, (min(64, {limit}), {limit})); "
-        "from epolllab import experiments\n" + code
-    )
-
-
 @pytest.mark.processes
-def test_sizes_over_the_limit_are_cut_with_a_note():
-    """The largest possible size replaces them; the soft limit is restored."""
-    out = _limited(
+def test_sizes_over_the_limit_are_cut_or_refused():
+    """The largest possible size replaces them; the soft limit is restored.
+
+    If not even the smallest fits, the error has the number of descriptors needed, and how to
+    raise the limit.
+    """
+    sizes, limits, *error = _run_program(
+        "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (64, 300))\n"
+        "from epolllab import experiments\n"
         "r = experiments.sweep((10, 100, 100_000), ops=2, rounds=1, progress=False)\n"
         "print(sorted(r['n_fds'].unique().tolist()), r.frame.attrs['notes'], r.notes)\n"
-        "print(resource.getrlimit(resource.RLIMIT_NOFILE))",
-        300,
-    )
-    sizes = out.splitlines()[0]
+        "print(resource.getrlimit(resource.RLIMIT_NOFILE))\n"
+        "try:\n experiments.sweep((1000,), progress=False)\n"
+        "except Exception as e: print(type(e).__name__, e)"
+    ).splitlines()
     assert sizes.startswith("[10, 100, 2")
     assert sizes.count("100,000 asked, and the limit is 300 descriptors here") == 2
-    assert out.splitlines()[1] == "(64, 300)"
-
-
-@pytest.mark.processes
-def test_even_the_smallest_size_does_not_fit():
-    """The error has the number of descriptors needed, and how to raise the limit."""
-    out = _limited(
-        "try:\n experiments.sweep((1000,), progress=False)\n"
-        "except Exception as e: print(type(e).__name__, e)",
-        200,
-    )
-    assert out.startswith("DescriptorLimitError")
-    assert "1,000" in out
-    assert "ulimit -n" in out
+    assert limits == "(64, 300)"
+    assert error[0].startswith("DescriptorLimitError")
+    assert "1,000" in error[0]
+    assert "ulimit -n" in " ".join(error)
 
 
 def test_another_program_has_the_descriptors(monkeypatch):
