@@ -22,7 +22,6 @@ from typing import Any
 
 __all__ = ["Child", "ChildDied"]
 
-
 _BOOTSTRAP = (
     "import sys; sys.path[:] = {path!r}; "
     "from epolllab.child import main; main({control}, {lifeline}, {target!r})"

@@ -24,9 +24,7 @@ from epolllab.recording.recording import Recording
 if TYPE_CHECKING:
     Records = np.ndarray[Any, np.dtype[Any]]
 
-
 __all__ = ["ADVICE", "Diagnosis", "Finding", "diagnose"]
-
 
 EVIDENCE_ROWS = 12
 

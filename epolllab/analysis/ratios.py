@@ -12,7 +12,6 @@ from epolllab.analysis.shape import POLLERS, select_api
 
 __all__ = ["SHARES", "crossover_ratios", "literature_ratios", "nearest_share", "shares"]
 
-
 SHARES = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0)
 """Shares of the descriptors that are ready; 0 means one descriptor."""
 

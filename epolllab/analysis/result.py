@@ -19,7 +19,6 @@ from epolllab.recording import environment, storage
 
 __all__ = ["Result", "frame_of"]
 
-
 FORMAT_VERSION = 1
 """Version of the Parquet layout.
 

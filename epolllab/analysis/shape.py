@@ -14,7 +14,6 @@ from epolllab.analysis import statistics
 
 __all__ = ["FLAT", "POLLERS", "RATIO", "STRAIGHT", "select_api", "shape"]
 
-
 POLLERS = ("epoll-level", "epoll-edge", "epoll-oneshot", "poll", "select")
 """The pollers of a result, in the order of tables and charts."""
 

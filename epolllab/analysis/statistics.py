@@ -19,12 +19,10 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
     Ints = NDArray[np.integer[Any]]
 
-
 __all__ = [
     "Interval", "Line", "fit_line", "fits", "median_interval", "percentiles", "ratio_interval",
     "summarise", "without_warmup",
 ]  # fmt: skip
-
 
 RESAMPLES = 400
 """Resamples per interval: its ends are accurate to about a tenth of its width."""

@@ -21,7 +21,6 @@ from epolllab.recording.recorder import Recorder, Snapshot, memory_size, read_ri
 
 __all__ = ["run_in_processes", "run_in_threads", "serve"]
 
-
 START_S = 30.0
 """How long a child process may take to start on a busy machine."""
 

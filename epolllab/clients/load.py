@@ -38,7 +38,6 @@ from epolllab.recording.recorder import Recorder
 
 __all__ = ["LoadLoop"]
 
-
 LINGER_NS = 1_000_000_000
 """How long to wait for the server to close a connection after its last response."""
 

@@ -21,7 +21,6 @@ from epolllab.recording.recorder import Recorder
 
 __all__ = ["FIELDS", "ROW", "ClientConnection", "ClientLoop", "Facts"]
 
-
 FIELDS = (
     ("conn", "<i8"),
     ("intended_ns", "<i8"),

@@ -28,7 +28,6 @@ from epolllab.recording.recorder import Recorder
 
 __all__ = ["FIELDS", "STEP", "PeerLoop"]
 
-
 FIELDS = (
     ("peer", "<i8"),
     ("start_ns", "<i8"),

@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 __all__ = ["BadResponse", "EchoResponseParser", "HttpResponseParser", "make_response_parser"]
 
-
 MAX_HEAD_BYTES = 65_536
 """Limit for a head, and for a chunk size with the trailer section."""
 

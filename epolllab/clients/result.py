@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Part", "Run"]
 
-
 _OWN_ERRORS = {
     loop.TIMEOUT: "timeout",
     loop.CLOSED_EARLY: "closed early",

@@ -14,7 +14,6 @@ from epolllab.server.server import Server
 
 __all__ = ["run_clients"]
 
-
 SPARE_DESCRIPTORS = 64
 """Descriptors that a client loop needs besides its connections, with a margin."""
 

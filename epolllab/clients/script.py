@@ -7,7 +7,6 @@ from epolllab.checks import check_bytes, check_int, check_number
 
 __all__ = ["STEP_NAMES", "Script", "Step", "script"]
 
-
 STEP_NAMES = (
     "connect",
     "send",

@@ -31,12 +31,10 @@ from epolllab.recording import environment
 
 __all__ = ["Effort", "ExperimentRun", "Layout", "check_names", "check_sizes", "choose_effort"]
 
-
 Cell = TypeVar("Cell")
 
 Row = Mapping[str, Any]
 """A measurement: a value for each column."""
-
 
 # --- parameters -------------------------------------------------------------------------
 

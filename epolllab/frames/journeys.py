@@ -6,7 +6,6 @@ from epolllab.schema import JOURNEYS, returns
 
 __all__ = ["CLIENT_REQUESTS", "SPANS", "journeys"]
 
-
 CLIENT_REQUESTS = {
     "conn": "int64",
     "process": "int32",

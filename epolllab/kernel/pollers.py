@@ -36,7 +36,6 @@ __all__ = [
     "make_poller",
 ]
 
-
 Ready = list[tuple[int, int]]
 
 FD_SETSIZE = 1024

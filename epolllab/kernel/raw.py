@@ -33,7 +33,6 @@ __all__ = [
     "has_nanosecond_wait",
 ]
 
-
 CTL_ADD, CTL_DEL, CTL_MOD = 1, 2, 3
 _SYS_EPOLL_PWAIT2 = 441  # the same on every architecture, as all since 424
 

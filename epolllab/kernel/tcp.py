@@ -13,7 +13,6 @@ from epolllab.kernel.proc import HasFileno, require_linux
 
 __all__ = ["ListenQueue", "TcpInfo", "bytes_readable", "listen_queue", "tcp_info"]
 
-
 # Numbered from 1: include/net/tcp_states.h.
 _TCP_STATES = (
     "ESTABLISHED", "SYN_SENT", "SYN_RECV", "FIN_WAIT1", "FIN_WAIT2", "TIME_WAIT", "CLOSE",

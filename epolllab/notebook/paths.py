@@ -5,7 +5,6 @@ from pathlib import Path
 
 __all__ = ["copy_lab", "data_file", "notebooks", "reference"]
 
-
 _PACKAGE = Path(__file__).resolve().parents[1]
 _CHECKOUT = _PACKAGE.parent
 _BUNDLED = _PACKAGE / "_lab"

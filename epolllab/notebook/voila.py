@@ -21,7 +21,6 @@ from epolllab.checks import check_int
 
 __all__ = ["NOTEBOOKS", "serve"]
 
-
 NOTEBOOKS = ("14-drive-the-dashboard.ipynb", "15-step-through-edge-and-level.ipynb")
 HOST = "127.0.0.1"
 START_S = 60.0

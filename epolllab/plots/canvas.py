@@ -20,7 +20,6 @@ from epolllab.plots.style import Theme
 
 __all__ = ["SMALL", "Canvas", "canvas", "documented", "fixed_axis", "legend_mark", "log_axis"]
 
-
 SMALL = 7.0
 """Font size in points; smaller text is not legible at half width."""
 

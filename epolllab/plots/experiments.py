@@ -17,7 +17,6 @@ __all__ = [
     "METRICS", "idle_connections", "level_against_edge", "lifecycles", "observer_cost", "stranded",
 ]  # fmt: skip
 
-
 METRICS = {
     "cpu_us": "server's CPU per request (µs)",
     "wakeups": "wakeups per request",

@@ -25,7 +25,6 @@ from epolllab.recording.recording import Recording
 
 __all__ = ["FORMATS", "default_folder", "export"]
 
-
 FORMATS = ("png", "svg", "pdf")
 DATA_FORMATS = ("parquet", "csv")
 FORMAT_VERSION = 1

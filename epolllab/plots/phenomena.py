@@ -14,7 +14,6 @@ from epolllab.plots.units import number
 
 __all__ = ["conformance", "masks", "numbers"]
 
-
 MASK_BITS = ("IN", "OUT", "PRI", "RDHUP", "HUP", "ERR")
 """Columns of :func:`masks`: bits that must be requested, then those always reported."""
 

@@ -22,7 +22,6 @@ from epolllab.plots.units import duration, round_duration, whole
 
 __all__ = ["cost_split", "crossover", "ratio", "scaling", "staircase", "wait_kinds"]
 
-
 _DASHES: dict[str, Any] = {"raw": "-", "python": (0, (4, 1.6))}
 _CALLS = {"raw": "raw system call", "python": "Python's function"}
 _MARKERS = {

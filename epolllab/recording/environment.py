@@ -25,7 +25,6 @@ from epolllab.recording.recorder import Recorder
 
 __all__ = ["KEYS", "collect", "describe", "recorder_cost_ns", "require_same_boot", "summary"]
 
-
 KEYS: dict[str, str] = {
     "started": "when this was collected, UTC, ISO 8601",
     "started_ns": "the same instant on the monotonic clock of all records, ns",

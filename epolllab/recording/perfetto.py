@@ -24,7 +24,6 @@ from epolllab.recording import environment, storage
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-
 __all__ = ["write"]
 
 

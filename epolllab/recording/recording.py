@@ -22,9 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-
 __all__ = ["Recording"]
-
 
 FORMAT_VERSION = 2
 """Version of the Parquet layout.

@@ -36,7 +36,6 @@ from epolllab.server.options import ServerOptions
 
 __all__ = ["Loop"]
 
-
 LINGER_S = 2.0
 """How long the loop reads from a peer that keeps sending after the last response."""
 

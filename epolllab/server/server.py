@@ -30,7 +30,6 @@ from epolllab.server.session import Session
 if TYPE_CHECKING:
     import pandas as pd
 
-
 __all__ = ["Server", "ServerDied", "servers", "start_server", "stop_all"]
 
 

@@ -36,7 +36,6 @@ _GROUPS = np.array(
     [_CLASSES.index(f"f-{style.OP_GROUPS.get(op.label, 'other')}") for op in Op], dtype="i1"
 )
 
-
 _LEGEND = (
     ("f-wait", "wait"), ("f-accept", "accept"), ("f-recv", "recv"), ("f-handle", "handle"),
     ("f-send", "send"), ("f-control", "epoll_ctl"), ("f-close", "close"),

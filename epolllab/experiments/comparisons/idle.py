@@ -27,7 +27,6 @@ from epolllab.server.server import Server, start_server
 
 __all__ = ["LAYOUT", "SERVERS", "idle_connections"]
 
-
 SERVERS: dict[str, dict[str, Any]] = {
     "epoll-level-eager": {"poller": "epoll", "trigger": "level", "lifecycle": "eager"},
     "epoll-level-howto": {"poller": "epoll", "trigger": "level", "lifecycle": "howto"},

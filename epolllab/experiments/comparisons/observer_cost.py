@@ -20,7 +20,6 @@ from epolllab.server.server import Server, start_server
 
 __all__ = ["LAYOUT", "LOADS", "LOOKS", "observer_cost"]
 
-
 _CALLS = "epoll_wait,epoll_ctl,accept4,recvfrom,sendto,shutdown,close"
 _STRACE = ("strace", "-f", "-e", f"trace={_CALLS}", "-o", os.devnull)
 _TRACERS: dict[str, tuple[str, ...]] = {

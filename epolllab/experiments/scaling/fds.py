@@ -13,7 +13,6 @@ from epolllab.experiments.rounds import ExperimentRun
 
 __all__ = ["KINDS", "Targets", "open_targets", "prepare"]
 
-
 SPARE_DESCRIPTORS = 64
 """Left free for the surrounding program and the pollers measured."""
 

@@ -28,7 +28,6 @@ from epolllab.kernel.pollers import FD_SETSIZE
 
 __all__ = ["LAYOUT", "POLLERS", "propagate"]
 
-
 POLLERS = ("epoll-level", "epoll-edge", "poll", "select")
 
 LAYOUT = Layout(

@@ -22,7 +22,6 @@ from epolllab.kernel import raw
 
 __all__ = ["LAYOUT", "OPERATIONS", "register_cost"]
 
-
 OPERATIONS = ("register", "modify", "unregister")
 
 _VARIANTS = (("epoll-level", "python"), ("epoll-level", "raw"), ("poll", "python"))

@@ -12,7 +12,6 @@ from epolllab.experiments.scaling.waits import run_waits
 
 __all__ = ["CROSSOVER_SIZES", "SIZES", "crossover", "sweep", "wait_kinds"]
 
-
 SIZES = (10, 100, 1_000, 10_000)
 """Watched descriptors, as in Kerrisk's table 63-9."""
 

@@ -20,7 +20,6 @@ from epolllab.kernel.raw import RawEpoll, RawPoll, RawSelect
 
 __all__ = ["APIS", "POLLERS", "Variant", "Waiter", "make_waiter", "variants"]
 
-
 APIS = ("python", "raw")
 
 _FLAGS = {"epoll-level": 0, "epoll-edge": EPOLLET, "epoll-oneshot": EPOLLONESHOT}

@@ -19,7 +19,6 @@ from epolllab.kernel.pollers import FD_SETSIZE
 
 __all__ = ["LAYOUT", "Cell", "call_floors", "measure", "run_waits"]
 
-
 DEFAULT_MAX_EVENTS = 1_023  # CPython's default for epoll.poll: FD_SETSIZE - 1
 
 LAYOUT = Layout(

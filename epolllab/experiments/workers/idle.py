@@ -14,7 +14,6 @@ from epolllab.child import Child
 
 __all__ = ["IdleConnections", "keep_open", "open_idle"]
 
-
 BATCH = 256
 """Connections started at once, far fewer than any accept queue holds. One at a time is ten
 times slower: each wakes the server."""

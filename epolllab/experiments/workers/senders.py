@@ -13,7 +13,6 @@ from epolllab.kernel.waiting import is_asleep
 
 __all__ = ["COLUMNS", "SendPlan", "send_plans"]
 
-
 COLUMNS = ("port", "began_ns", "sent_ns", "last_piece_ns", "n_sent", "done_ns", "gave_up_ns")
 """Results of each connection; ``done_ns`` is 0 if there was no response."""
 

@@ -17,7 +17,6 @@ from epolllab.server.server import start_server
 
 __all__ = ["TracedServer", "TracerFailed", "serve_until_eof", "traced_server"]
 
-
 _BOOTSTRAP = (
     "import sys; sys.path[:] = {path!r}; "
     "from {module} import serve_until_eof; serve_until_eof({options!r})"
