@@ -218,7 +218,7 @@ def diagnose(recording: Recording, *, least: int = 100) -> Diagnosis:
     -------
     Diagnosis
         The findings, the longest first; each with its kind, evidence and advice.
-        Empty for a loop that is merely busy.
+        Empty for a loop that is busy without spinning.
 
     Notes
     -----

@@ -1,11 +1,10 @@
 """Named checks of a sweep's shape: flat, straight, and how far apart.
 
-The margins follow the published tables. A verdict concerns one run: a check that differs
-on a busy machine is first of all a reason to measure again.
+The margins follow the published tables. A verdict is about one run; if a check differs on a
+busy machine, measure again first.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -13,6 +12,7 @@ import pandas as pd
 from epolllab.analysis import statistics
 
 __all__ = ["FLAT", "POLLERS", "RATIO", "STRAIGHT", "select_api", "shape"]
+
 
 POLLERS = ("epoll-level", "epoll-edge", "epoll-oneshot", "poll", "select")
 """The pollers of a result, in the order of tables and charts."""
@@ -28,18 +28,7 @@ RATIO = 0.01
 
 _LEAST_SIZES = 3  # a line through two points is always straight
 
-
-class _Check(NamedTuple):
-    check: str
-    claim: str
-    value: float
-    margin: str
-    verdict: str
-
-
-def _checked(check: str, claim: str, value: float, margin: str, holds: bool) -> _Check:
-    verdict = "not measured" if np.isnan(value) else "holds" if holds else "differs"
-    return _Check(check, claim, float(value), margin, verdict)
+_Check = tuple[str, str, float, str, str]
 
 
 def shape(frame: pd.DataFrame, *, value: str = "wait_ns") -> pd.DataFrame:
@@ -63,9 +52,8 @@ def shape(frame: pd.DataFrame, *, value: str = "wait_ns") -> pd.DataFrame:
     kept = select_api(frame, value)
     medians = kept.groupby(["poller", "n_fds"], observed=True)[value].median().astype(float)
     rows = [*_flat(medians), *_straight(kept, value), _apart(medians)]
-    return pd.DataFrame(rows, columns=pd.Index(_Check._fields)).astype(
-        {"verdict": pd.CategoricalDtype(["holds", "differs", "not measured"])}
-    )
+    table = pd.DataFrame(rows, columns=pd.Index(["check", "claim", "value", "margin", "verdict"]))
+    return table.astype({"verdict": pd.CategoricalDtype(["holds", "differs", "not measured"])})
 
 
 def select_api(frame: pd.DataFrame, value: str, api: str | None = None) -> pd.DataFrame:
@@ -119,3 +107,8 @@ def _apart(medians: "pd.Series[float]") -> _Check:
 
 def _at(sizes: Sequence[int], which: str = "largest") -> str:
     return f"N = {sizes[0]:,}" if sizes else f"the {which} N"
+
+
+def _checked(check: str, claim: str, value: float, margin: str, holds: bool) -> _Check:
+    verdict = "not measured" if np.isnan(value) else "holds" if holds else "differs"
+    return check, claim, float(value), margin, verdict
