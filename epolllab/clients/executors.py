@@ -19,7 +19,7 @@ from epolllab.clients.peers import PeerLoop
 from epolllab.clients.result import Part
 from epolllab.recording.recorder import Recorder, Snapshot, memory_size, read_ring, shared_memory
 
-__all__ = ["run_in_processes", "run_in_threads", "serve"]
+__all__ = ["ShowProgress", "run_in_processes", "run_in_threads", "serve"]
 
 START_S = 30.0
 """How long a child process may take to start on a busy machine."""
@@ -28,7 +28,7 @@ PROGRESS_S = 0.2
 LEAD_NS = 5_000_000
 """Delay between the start message and the common start time."""
 
-ShowProgress = Callable[[int], None]
+ShowProgress = Callable[[int], object]
 
 
 def _make_loop(share: Share, recorder: Recorder | None) -> ClientLoop[Any]:

@@ -14,7 +14,7 @@ from struct import Struct
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from epolllab.clients.options import Share
-from epolllab.clients.syscalls import make_calls
+from epolllab.clients.syscalls import ClientCalls, RecordedClientCalls
 from epolllab.events import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLRDHUP
 from epolllab.kernel.pollers import Ready, make_poller
 from epolllab.recording.recorder import Recorder
@@ -119,7 +119,12 @@ class ClientLoop(ABC, Generic[C]):
         self.timeout_ns = round(share.options.timeout * 1e9)
         self.clock = time.monotonic_ns
         self.poller = make_poller("epoll")
-        self.calls = make_calls(self.poller, min(share.n_connections + 1, MAX_EVENTS), recorder)
+        max_events = min(share.n_connections + 1, MAX_EVENTS)
+        self.calls = (
+            RecordedClientCalls(self.poller, max_events, recorder)
+            if recorder
+            else ClientCalls(self.poller, max_events)
+        )
         self.rows = bytearray()
         self.steps = bytearray()
         self.n_done = 0

@@ -164,8 +164,8 @@ class Run:
     def recording(self) -> Recording:
         """All client loops' records as one recording, in order of start.
 
-        Connection serials are those of :meth:`requests`, and wakes are numbered on from
-        loop to loop, so that both stay unique.
+        Connection serials are those of :meth:`requests`, and the numbers of wakes continue
+        from one loop to the next, so that both stay unique.
         """
         recordings = self.recordings()
         overwritten = sum(recording.overwritten for recording in recordings)

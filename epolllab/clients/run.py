@@ -1,11 +1,11 @@
 """``run_clients()``: checks its options, starts the client loops, and returns a Run."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from epolllab import kernel
 from epolllab.checks import check_bool
-from epolllab.clients.executors import run_in_processes, run_in_threads
+from epolllab.clients.executors import ShowProgress, run_in_processes, run_in_threads
 from epolllab.clients.options import CHECKS, ClientOptions, ClientProtocol, Place, resolve_target
 from epolllab.clients.result import Run
 from epolllab.clients.script import Script
@@ -59,7 +59,7 @@ def run_clients(
         Seconds in which requests start, instead of a number of requests. Those in flight
         at the end are completed.
     rate : float, optional
-        Requests per second, evenly spaced.
+        Requests per second, due at even intervals.
     keep_alive : bool
         Send the next request on the same connection instead of opening a new one.
     path : str
@@ -145,7 +145,7 @@ def _descriptors(options: ClientOptions) -> int:
 
 
 @contextmanager
-def _bar(options: ClientOptions, progress: bool) -> Iterator[Callable[[int], None] | None]:
+def _bar(options: ClientOptions, progress: bool) -> Iterator[ShowProgress | None]:
     """A function that shows the number of requests done in a progress bar, or None."""
     if not progress:
         yield None
@@ -153,8 +153,4 @@ def _bar(options: ClientOptions, progress: bool) -> Iterator[Callable[[int], Non
     from tqdm.auto import tqdm
 
     with tqdm(total=options.total, unit="requests", leave=False) as bar:
-
-        def show(n_done: int) -> None:
-            bar.update(n_done - bar.n)
-
-        yield show
+        yield lambda n_done: bar.update(n_done - bar.n)

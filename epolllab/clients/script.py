@@ -47,8 +47,8 @@ class Script:
 
     A step that needs a connection opens one, unless the script has called ``connect()``
     before. A connection that is open at the end is closed. A peer reads only where its
-    script expects something: a peer that never does fills the kernel's buffers, and then
-    the server's.
+    script expects something; if it never reads, the kernel's buffers fill, and then the
+    server's.
     """
 
     steps: tuple[Step, ...] = ()

@@ -10,11 +10,9 @@ from errno import EINPROGRESS
 from typing import Any
 
 from epolllab.events import Op, key_of
-from epolllab.kernel.pollers import Poller
 from epolllab.kernel.syscalls import Endpoint, RecordedCalls, Socket, SystemCalls
-from epolllab.recording.recorder import Recorder
 
-__all__ = ["ClientCalls", "RecordedClientCalls", "make_calls"]
+__all__ = ["ClientCalls", "RecordedClientCalls"]
 
 _BIND_ADDRESS_NO_PORT = 24  # IP_BIND_ADDRESS_NO_PORT; the socket module names it since 3.12
 SOCKET, CONNECT = int(Op.SOCKET), int(Op.CONNECT)
@@ -72,10 +70,3 @@ class RecordedClientCalls(RecordedCalls, ClientCalls):
         port: int = sock.getsockname()[1]
         self._stage((start, end, endpoint.key, -number, port << 8 | CONNECT))
         return (0 if number == EINPROGRESS else number), port
-
-
-def make_calls(poller: Poller, max_events: int, recorder: Recorder | None) -> ClientCalls:
-    """Recorded calls if there is a recorder, bare ones otherwise."""
-    if recorder is None:
-        return ClientCalls(poller, max_events)
-    return RecordedClientCalls(poller, max_events, recorder)

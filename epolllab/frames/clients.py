@@ -39,7 +39,7 @@ def join_rows(
 def merge_records(arrays: Iterable[Records], n_conns: Iterable[int]) -> Records:
     """Merge the records of several client loops in order of start.
 
-    Connection serials and wakes are numbered on from loop to loop, so that both stay
+    Connection serials and wakes continue from one loop to the next, so that both stay
     unique; `n_conns` has the number of connections that each loop opened.
     """
     pieces = []

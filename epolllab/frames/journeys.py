@@ -65,7 +65,13 @@ def journeys(requests: pd.DataFrame, clients: pd.DataFrame) -> pd.DataFrame:
     then join by their ordinal. A pair whose instants are out of order (handled
     before sent, or after done) belongs to two different runs and is left out.
     """
-    clients = _checked(clients)
+    missing = [name for name in CLIENT_REQUESTS if name not in clients]
+    if missing:
+        raise ValueError(
+            f"clients must be the frame of a Run's requests(), but has no column "
+            f"{', '.join(missing)}"
+        )
+    clients = clients.astype(CLIENT_REQUESTS)
     served = requests[requests["peer_port"].notna()].astype({"peer_port": "int32"})
     served = served.merge(_matched(served, clients), on="conn")
     joined = served.merge(
@@ -101,13 +107,3 @@ def _matched(served: pd.DataFrame, clients: pd.DataFrame) -> pd.DataFrame:
     )
     pairs = pairs.dropna(subset="client_conn").drop_duplicates("client_conn")
     return pairs[["conn", "client_conn"]].astype({"conn": "int32", "client_conn": "int64"})
-
-
-def _checked(clients: pd.DataFrame) -> pd.DataFrame:
-    missing = [name for name in CLIENT_REQUESTS if name not in clients]
-    if missing:
-        raise ValueError(
-            f"clients must be the frame of a Run's requests(), but has no column "
-            f"{', '.join(missing)}"
-        )
-    return clients.astype(CLIENT_REQUESTS)

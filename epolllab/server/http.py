@@ -113,7 +113,7 @@ class Response:
         else:
             self.body = body.encode() if isinstance(body, str) else bytes(body)
             head += b"Content-Length: %d\r\n" % len(self.body)
-        # Both end where the date follows, so that one join makes a response.
+        # Both end where the date is inserted, so that a response is formatted in one step.
         self._keep_head = head + b"Date: "
         self._close_head = head + b"Connection: close\r\nDate: "
         self._cached = b""

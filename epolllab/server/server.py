@@ -45,8 +45,8 @@ class ServerDied(RuntimeError):
 class Server:
     """A running server, returned by :func:`start_server`; a context manager.
 
-    The server stops when the last reference to its handle goes. In a notebook the handle
-    is displayed as a card with the server's state.
+    The server stops when the last reference to its handle is dropped. A notebook displays
+    the handle as a card with the server's state.
 
     Attributes
     ----------
@@ -358,8 +358,9 @@ def start_server(
 ) -> Server:
     """Start a server in the background; return its handle once it listens.
 
-    Running a cell again stops the server that the cell started before. A handle that is
-    dropped stops its server.
+    The server runs until its ``stop()``, until the end of a ``with`` block, or until the
+    last reference to the handle is dropped. Running a notebook cell again first stops the
+    server that the cell started before.
 
     Parameters
     ----------

@@ -206,7 +206,7 @@ def test_the_date_advances(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_when_the_session_closes(
     version: bytes, connection: bytes | None, closes: bool, header: bytes | None
 ) -> None:
-    """1.1 stays open unless told to close; 1.0 closes unless keep-alive is asked for."""
+    """1.1 stays open unless close is asked for; 1.0 closes unless keep-alive is asked for."""
     line = b"Connection: %b\r\n" % connection if connection else b""
     session = http()
     (response,) = session.receive(b"GET / HTTP/%b\r\nHost: a\r\n%b\r\n" % (version, line))

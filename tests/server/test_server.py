@@ -266,18 +266,6 @@ def test_a_dropped_handle_stops_its_server(process: bool) -> None:
     assert not kernel.children()
 
 
-def test_the_same_statement_twice_leaves_one_server() -> None:
-    """Rebinding the name drops the first handle, and with it its server."""
-    namespace: dict[str, Any] = {"epolllab": epolllab}
-    exec("server = epolllab.start_server()", namespace)
-    first = namespace["server"].address
-    exec("server = epolllab.start_server()", namespace)
-    gc.collect()
-    assert epolllab.servers() == [namespace["server"]]
-    assert is_refused(first)
-    namespace["server"].stop()
-
-
 @pytest.mark.notebook
 def test_a_cell_run_twice_leaves_one_server() -> None:
     """The cell's earlier server is stopped first, even where both have the same port."""
