@@ -42,7 +42,8 @@ def test_tracers(look):
         (pytest.skip if look.startswith("perf") else missing)(result.notes[0])
     assert set(traced["where"]) == {"process"}
     assert (traced["errors"] == 0).all()
-    assert (traced["watcher_us"] > 0).all()
+    # perf reads its buffer in intervals, so one of two short loads may cost it nothing.
+    assert traced["watcher_us"].max() > 0
 
 
 @pytest.mark.parametrize(
