@@ -178,11 +178,6 @@ class Recorder:
         """Rows staged and not yet settled."""
         return len(self._staged) // ROW_WORDS
 
-    @property
-    def written(self) -> int:
-        """Rows settled so far, including those overwritten since."""
-        return written_in(self.memory)
-
     def snapshot(self, newest: int | None = None) -> Snapshot:
         """Copy the rows settled up to now; safe while the loop writes."""
         return read_ring(self.memory, newest)

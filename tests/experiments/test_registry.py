@@ -14,6 +14,7 @@ from epolllab.experiments import run, run_all
 from epolllab.experiments.catalogue import registry
 from epolllab.experiments.catalogue.bench import Bench, NotPossible
 from epolllab.experiments.catalogue.outcome import format_value
+from epolllab.recording.recorder import written_in
 
 COLUMNS = ["name", "family", "claim", "expected", "observed"]
 COLUMNS += ["verdict", "seconds", "source", "reason"]
@@ -271,7 +272,7 @@ def test_a_spin_is_one_step_and_all_rows():
         here, _ = bench.pair()
         assert bench.spin(bench.watch(here, EPOLLOUT), 300) == 300
         assert len(bench.steps) == 2
-        assert bench.recorder.written == 1 + 2 * 300
+        assert written_in(bench.recorder.memory) == 1 + 2 * 300
 
 
 def test_a_condition_that_is_never_met_is_an_error(monkeypatch):
