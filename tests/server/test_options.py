@@ -55,9 +55,11 @@ def refused(error: type[Exception], match: str, **options: Any) -> None:
         ("lifecycle", "how-to", "howto"),
         ("lifecycle", None, None),
         ("accept", "drained", "drain"),
+        ("accept", 0, None),
+        ("accept", -1, None),
     ],
 )
-def test_unknown_name(name: str, value: object, near: str | None) -> None:
+def test_unknown_value(name: str, value: object, near: str | None) -> None:
     refused(ValueError, f"^{name}\\b.*" + (f"'{near}'\\?$" if near else ""), **{name: value})
 
 
@@ -109,22 +111,22 @@ def test_wrong_type(name: str, value: object) -> None:
     refused(TypeError, f"^{name}\\b", **{name: value})
 
 
-def test_drain() -> None:
-    assert not ServerOptions().drains
-    assert ServerOptions(trigger="edge").drains
-    assert ServerOptions(drain=True).drains
-    assert not ServerOptions(trigger="edge", drain=False).drains
-
-
-def test_accept() -> None:
-    """Until EAGAIN, as many as are queued, or at most a number; the how-to accepts one."""
-    for mode in ("drain", "ask", 1, 100):
-        assert ServerOptions(accept=mode).accept_mode == mode
-    assert ServerOptions().accept_mode == "drain"
-    assert ServerOptions(lifecycle="howto").accept_mode == 1
-    assert ServerOptions(lifecycle="howto", trigger="edge").accept_mode == "drain"
-    for value in (0, -1):
-        refused(ValueError, r"^accept\b", accept=value)
+@pytest.mark.parametrize(
+    ("options", "drains", "accept_mode"),
+    [
+        ({}, False, "drain"),
+        ({"trigger": "edge"}, True, "drain"),
+        ({"drain": True}, True, "drain"),
+        ({"trigger": "edge", "drain": False}, False, "drain"),
+        ({"lifecycle": "howto"}, False, 1),
+        ({"lifecycle": "howto", "trigger": "edge"}, True, "drain"),
+        *(({"accept": mode}, False, mode) for mode in ("drain", "ask", 1, 100)),
+    ],
+)
+def test_drain_and_accept(options: dict[str, Any], drains: bool, accept_mode: str | int) -> None:
+    """Edge reads until EAGAIN by default, and the how-to's server accepts one at a time."""
+    assert ServerOptions(**options).drains is drains
+    assert ServerOptions(**options).accept_mode == accept_mode
 
 
 class Needs(Session):
