@@ -53,6 +53,8 @@ LAYERS = {
     "server": "threads",
     "server/test_ends.py": "processes",
     "server/test_http.py": "unit",
+    "server/test_descriptors.py": "processes",
+    "server/test_start.py": "processes",
     "server/test_protocols.py": "unit",
     "widgets": "threads",
 }
@@ -101,8 +103,8 @@ def layer_of_file(path: Path) -> str:
 
 
 def layers(item: pytest.Item) -> list[str]:
-    """List the layers that a test is marked with."""
-    return [mark.name for mark in item.iter_markers() if mark.name in NAMES]
+    """List the different layers that a test is marked with."""
+    return list(dict.fromkeys(mark.name for mark in item.iter_markers() if mark.name in NAMES))
 
 
 # ---- tools ------------------------------------------------------------------------------

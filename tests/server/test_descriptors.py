@@ -12,8 +12,6 @@ from epolllab.server import Hello
 from tests.server.helpers import EVERY_WAY, PLACES, Program, program
 from tests.wire import GET, ask, connect, until
 
-pytestmark = pytest.mark.processes
-
 
 @PLACES
 def test_a_port_in_use(process: bool) -> None:

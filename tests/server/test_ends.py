@@ -18,8 +18,6 @@ from tests.kernels import notebook_kernel, run_cell
 from tests.server.helpers import EVERY_WAY, PLACES, is_gone, program
 from tests.wire import GET, Address, connect, is_refused, until
 
-pytestmark = pytest.mark.processes
-
 
 @PLACES
 @EVERY_WAY
@@ -162,7 +160,7 @@ def test_an_interrupt_at_any_moment_of_a_start() -> None:
 
 
 @pytest.mark.notebook
-@PLACES
+@pytest.mark.parametrize("process", [False, True], ids=["thread", "process"])
 def test_an_interrupted_cell(process: bool) -> None:
     """The interrupt ends the load and the with block, and with it all that the cell started."""
     with notebook_kernel() as (manager, client):

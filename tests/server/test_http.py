@@ -14,8 +14,6 @@ from epolllab.server import Http, Request
 from epolllab.server.protocols import make_session_factory
 from tests.server.helpers import BODIES, CONTINUE, CUTS, DATE, EXPECTING, GET, responses_of
 
-pytestmark = pytest.mark.unit
-
 LIMIT = 2_000
 """max_request_bytes in the tests of limits."""
 

@@ -11,8 +11,6 @@ from epolllab.server import Hello
 from tests.server.helpers import OLD, PLACES
 from tests.wire import GET, ask, connect, read_to_end, until
 
-pytestmark = pytest.mark.processes
-
 
 def test_a_reachable_host_warns() -> None:
     """The warning points at the line that called start_server()."""
