@@ -122,8 +122,6 @@ def published_tails() -> dict[str, dict[str, float]]:
     return table
 
 
-# --- ours beside theirs -----------------------------------------------------------------
-
 _BESIDE = {
     "arm": "str", "n_fds": "Int64", "active": "Int64", "theirs": "float64", "ours": "float64",
     "ratio": "float64", "unit": "str",

@@ -210,9 +210,6 @@ def _doubts(
     return found
 
 
-# --- straight lines ---------------------------------------------------------------------
-
-
 class Line(NamedTuple):
     """``a + b * x`` by least squares, with 95 % intervals over rounds."""
 

@@ -35,9 +35,6 @@ def _make_loop(share: Share, recorder: Recorder | None) -> ClientLoop[Any]:
     return LoadLoop(share, recorder) if share.options.steps is None else PeerLoop(share, recorder)
 
 
-# ---- in child processes ---------------------------------------------------------------
-
-
 def run_in_processes(shares: list[Share], show: ShowProgress | None) -> list[Part]:
     """Run each share in a fresh interpreter."""
     with ExitStack() as stack:
@@ -116,9 +113,6 @@ def serve(connection: Connection) -> None:
     connection.send(("done", facts))
     connection.send_bytes(loop.rows)
     connection.send_bytes(loop.steps)
-
-
-# ---- in threads -------------------------------------------------------------------------
 
 
 class _Thread(threading.Thread):

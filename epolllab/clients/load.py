@@ -75,8 +75,6 @@ class LoadLoop(ClientLoop[_Connection]):
         self._left = share.n_requests
         self._until_ns: int | None = None
 
-    # ---- when to send ---------------------------------------------------------------
-
     def begin(self, start_ns: int) -> None:
         """Start a request on every connection, or the timer of an open loop."""
         share = self.share
@@ -159,8 +157,6 @@ class LoadLoop(ClientLoop[_Connection]):
         """Start the next request after a pause."""
         self._next(connection)
 
-    # ---- sending --------------------------------------------------------------------
-
     def on_ready(self, connection: _Connection, mask: int) -> None:
         """Send what is left of the request; then read."""
         if connection is self._timer:
@@ -216,8 +212,6 @@ class LoadLoop(ClientLoop[_Connection]):
             pass
         connection.unsent = data
         self.set_interest(connection, READABLE | EPOLLOUT if data else READABLE)
-
-    # ---- the response ---------------------------------------------------------------
 
     def _read(self, connection: _Connection, mask: int) -> None:
         try:
@@ -283,8 +277,6 @@ class LoadLoop(ClientLoop[_Connection]):
         self.drop(connection)
         if was_ending:
             self._next(connection)
-
-    # ---- rows and failures ----------------------------------------------------------
 
     def _write(self, connection: _Connection, now: int, error: int) -> None:
         connection.status = connection.parser.status

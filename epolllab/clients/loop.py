@@ -206,8 +206,6 @@ class ClientLoop(ABC, Generic[C]):
     def give_up(self, now: int) -> None:
         """Fail what has exceeded the timeout."""
 
-    # ---- for the subclasses ---------------------------------------------------------
-
     def account(self, now: int, begun: int = 0) -> None:
         """Update the integral of requests in flight up to `now`, when `begun` more start.
 

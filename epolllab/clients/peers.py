@@ -114,8 +114,6 @@ class PeerLoop(ClientLoop[_Peer]):
         super().drop(connection)
         connection.buffer.clear()
 
-    # ---- from step to step ----------------------------------------------------------
-
     def _run(self, peer: _Peer, action: Action | None) -> None:
         """Execute the action; if that completes the step, execute the next steps."""
         while action is not None:

@@ -63,8 +63,6 @@ class Run:
         """Count the requests (or scripted peers)."""
         return sum(len(part.rows) for part in self._parts) // loop.ROW.size
 
-    # ---- frames -------------------------------------------------------------------
-
     def requests(self) -> "pd.DataFrame":
         """One row per request; of a script, one row per peer.
 
@@ -144,8 +142,6 @@ class Run:
         environment.require_same_boot(recording.metadata, self.metadata)
         return frames.journeys(recording.requests(), self.requests())
 
-    # ---- records ------------------------------------------------------------------
-
     def recordings(self) -> list[Recording]:
         """One recording for each client loop, as its recorder wrote it.
 
@@ -181,8 +177,6 @@ class Run:
     def events(self) -> "pd.DataFrame":
         """One row per event of the clients, in the order of start."""
         return self.recording().events()
-
-    # ---- sums ---------------------------------------------------------------------
 
     def summary(self) -> "pd.Series[Any]":
         """Summarise the run.
@@ -296,8 +290,6 @@ class Run:
 
         parts = [(getattr(p, name), p.facts.process, p.facts.n_conns) for p in self._parts]
         return join_rows(parts, fields, serial)
-
-    # ---- display ------------------------------------------------------------------
 
     def __repr__(self) -> str:
         rows = self._described()

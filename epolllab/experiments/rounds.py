@@ -36,8 +36,6 @@ Cell = TypeVar("Cell")
 Row = Mapping[str, Any]
 """A measurement: a value for each column."""
 
-# --- parameters -------------------------------------------------------------------------
-
 
 def check_sizes(name: str, values: int | Sequence[int], least: int = 1) -> tuple[int, ...]:
     """Return one integer or a rising sequence of them as a tuple, each `least` or more."""
@@ -101,9 +99,6 @@ def choose_effort(
     if warmup is not None:
         chosen["warmup"] = check_int("warmup", warmup, 0)
     return Effort(chosen, check_int("seed", seed), pin, progress)
-
-
-# --- results ----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -121,8 +121,6 @@ class Panel(ipy.VBox):  # type: ignore[misc]
         for part in ("epl", f"epl-{name}"):
             self.add_class(part)
 
-    # ---- building -----------------------------------------------------------------
-
     def add_control(self, name: str, control: Any) -> Any:
         """Register an input whose value is a parameter of the panel."""
         self.controls[name] = _with_class(control, name)
@@ -158,8 +156,6 @@ class Panel(ipy.VBox):  # type: ignore[misc]
         )
         self.children = (sheet, *controls, self.add_display("error"), *displays, export_row)
         cells.register(self)
-
-    # ---- content ------------------------------------------------------------------
 
     def draw(self, ax: Axes) -> None:
         """Draw what is shown as a chart."""
@@ -199,8 +195,6 @@ class Panel(ipy.VBox):  # type: ignore[misc]
         data["text/plain"] = self.text()
         return bundle
 
-    # ---- errors -------------------------------------------------------------------
-
     def guarded(self, action: Callable[[], object]) -> Callable[[object], None]:
         """Turn `action` into a callback: one runs at a time, and errors are shown."""
 
@@ -223,8 +217,6 @@ class Panel(ipy.VBox):  # type: ignore[misc]
         """The HTML of the error that is shown; "" without one."""
         return str(self.displays["error"].value)
 
-    # ---- export -------------------------------------------------------------------
-
     def _press_export(self) -> None:
         self.displays["export_result"].value = ""
         self.exported = self.export(self.export_name.value.strip())
@@ -246,8 +238,6 @@ class Panel(ipy.VBox):  # type: ignore[misc]
         }
         stamp = time.strftime("%H%M%S")
         return dict(export(self.picture(), name or f"{self.name}-{stamp}", **{**what, **options}))
-
-    # ---- ticking and closing ------------------------------------------------------
 
     def tick_while_shown(self, tick: Callable[[], object]) -> None:
         """Call `tick` ten times a second while a page shows the panel."""

@@ -67,8 +67,6 @@ class Sliders(Panel):
         self.arrange(rows, [self.add_display("chart"), self.add_display("table")])
         self.show()
 
-    # ---- measuring ----------------------------------------------------------------
-
     def measure(self, **options: Any) -> None:
         """Measure a quick map on this machine in a thread; takes some seconds.
 
@@ -114,8 +112,6 @@ class Sliders(Panel):
             control.options = options
             control.value = before if before in options else options[-1]
         self.show()
-
-    # ---- what is shown ------------------------------------------------------------
 
     def show(self) -> None:
         """Draw the curves that the controls select."""

@@ -91,8 +91,6 @@ class Stepper(Panel):
 
         return self.add_button(name, *_BUTTONS[name], press, style=style)
 
-    # ---- what is shown ------------------------------------------------------------
-
     def show(self) -> None:
         """Show the current state of the model; call it after steps made without the buttons."""
         last, shown = self.steps.last, self.displays

@@ -130,9 +130,6 @@ def from_figure(figure: Figure, label: str) -> str:
     return f'<svg {box[0]} role="img" aria-label="{escape(label)}">{body}'
 
 
-# ---- sparklines ------------------------------------------------------------------------
-
-
 def points(values: Sequence[float], width: int, height: int, top: float) -> str:
     """Coordinates of values from left to right, the newest at the right end, without NaN."""
     n = max(len(values) - 1, 1)
@@ -179,9 +176,6 @@ def sparkline(
         f"up to {largest}{unit}</text>"
     )
     return _svg(width, height + 18, inside, ", ".join(curves))
-
-
-# ---- the timeline ----------------------------------------------------------------------
 
 
 def timeline(array: Any, *, window_ns: int, lanes: int = 10) -> str:

@@ -160,9 +160,6 @@ def _is_possible(look: str, run: ExperimentRun) -> bool:
     return True
 
 
-# --- one cell ---------------------------------------------------------------------------
-
-
 def _rows(requests: int, cell: _Cell, round_: int) -> list[dict[str, Any]]:
     options = {"keep_alive": True, **LOADS[cell.load]}
     start = _start_traced if cell.look in _TRACERS else _start

@@ -94,9 +94,6 @@ def _sizes_of(
     return [*kept, last] if last > 1.1 * max(kept, default=0) else kept
 
 
-# --- one cell ---------------------------------------------------------------------------
-
-
 def _rows(
     targets: Mapping[str, Targets], effort: Effort, fresh: bool, cell: Cell, round_: int
 ) -> list[dict[str, Any]]:
@@ -151,9 +148,6 @@ def measure(
             op_ns = done - start if by_python else None
             rows.append({"t_ns": start, "wait_ns": end - start, "op_ns": op_ns})
     return rows
-
-
-# --- the overhead in every time ---------------------------------------------------------
 
 
 def call_floors(n: int = 2_000) -> dict[str, float]:
