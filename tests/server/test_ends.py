@@ -144,8 +144,9 @@ INTERRUPTED = """
             time.sleep(60)
 
     for n in range(20):
-        threading.Thread(target=interrupt, args=[n * 0.01]).start()
         try:
+            # The interrupt may arrive while the thread that sends it is still starting.
+            threading.Thread(target=interrupt, args=[n * 0.01]).start()
             start()
         except KeyboardInterrupt:
             tell([sorted(epolllab.kernel.children()), list(map(repr, epolllab.servers()))])
