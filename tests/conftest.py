@@ -35,6 +35,7 @@ LAYERS = {
     "browser": "browser",
     "clients": "processes",
     "clients/test_response.py": "unit",
+    "conformance": "processes",
     "experiments": "processes",
     "experiments/test_phenomena.py": "kernel",
     "experiments/test_registry.py": "kernel",
