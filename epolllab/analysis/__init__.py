@@ -16,6 +16,7 @@ from epolllab.analysis.statistics import (
     Line,
     fit_line,
     fits,
+    growth,
     median_interval,
     ratio_interval,
     summarise,
@@ -23,7 +24,7 @@ from epolllab.analysis.statistics import (
 
 __all__ = [
     "Diagnosis", "Finding", "Interval", "Line", "Result", "beside", "crossover_ratios", "diagnose",
-    "fit_line", "fits", "literature", "literature_ratios", "median_interval", "ratio_interval",
+    "fit_line", "fits", "growth", "literature", "literature_ratios", "median_interval", "ratio_interval",
     "shape", "shares", "summarise",
 ]  # fmt: skip
 

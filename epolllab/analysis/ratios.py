@@ -23,7 +23,9 @@ def literature_ratios(
 
     Both are first divided by their own epoll at N = 10, so the speed of the machines
     cancels out. A ratio of 1 means that the poller at that N costs the same multiple of
-    epoll there as here.
+    epoll there as here. What our clock and ctypes take is subtracted from our times before
+    (``raw_floor_ns`` and ``clock_floor_ns`` of the circumstances, as in :func:`shares`):
+    it is a third of our epoll wait, and the published programs are in C.
 
     Parameters
     ----------
@@ -47,7 +49,7 @@ def literature_ratios(
     if published.empty:
         usable = [name for name, one in studies().items() if one.to_us is not None]
         raise ValueError(f"study {study!r} has no times over N; choose {', '.join(usable)}")
-    ours = select_api(frame_of(result), value)
+    ours = _without_floor(frame_of(result), value)
     common = sorted(set(ours["n_fds"]) & set(published["n_fds"]))
     base_n = next((n for n in common if len(_times(ours, "epoll", n))), None)
     if base_n is None:
@@ -69,6 +71,14 @@ def literature_ratios(
             rows.append((poller, n, their_ratio, *interval, their_ratio / interval.median, study))
     columns = ["poller", "n_fds", "theirs", "ours", "ours_low", "ours_high", "ratio", "study"]
     return pd.DataFrame(rows, columns=pd.Index(columns))
+
+
+def _without_floor(frame: pd.DataFrame, value: str) -> pd.DataFrame:
+    """Measurements of one API, less what the clock and a foreign call take without the wait."""
+    kept = select_api(frame, value)
+    raw = len(kept) and kept["api"].iloc[0] == "raw"
+    floor = frame.attrs.get("raw_floor_ns" if raw else "clock_floor_ns") or 0.0
+    return kept.assign(**{value: kept[value].astype(float) - floor})
 
 
 def _times(ours: pd.DataFrame, poller: str, n: int) -> pd.DataFrame:

@@ -121,7 +121,7 @@ class Result:
         return statistics.fits(self.table, by, self.x, y or self.values[0])
 
     def checks(self) -> pd.DataFrame:
-        """Check the shape of a sweep: flat, straight, and how far apart.
+        """Check the shape of a sweep: flat, proportional, and how far apart.
 
         The columns are those of :func:`epolllab.analysis.shape`. ValueError if the
         experiment is not a sweep.

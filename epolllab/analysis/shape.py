@@ -1,4 +1,4 @@
-"""Named checks of a sweep's shape: flat, straight, and how far apart.
+"""Named checks of a sweep's shape: flat, proportional, and how far apart.
 
 The margins follow the published tables. A verdict is about one run; if a check differs on a
 busy machine, measure again first.
@@ -11,7 +11,7 @@ import pandas as pd
 
 from epolllab.analysis import statistics
 
-__all__ = ["FLAT", "POLLERS", "RATIO", "STRAIGHT", "select_api", "shape"]
+__all__ = ["FLAT", "POLLERS", "PROPORTIONAL", "RATIO", "select_api", "shape"]
 
 
 POLLERS = ("epoll-level", "epoll-edge", "epoll-oneshot", "poll", "select")
@@ -20,13 +20,11 @@ POLLERS = ("epoll-level", "epoll-edge", "epoll-oneshot", "poll", "select")
 FLAT = 2.0
 """Maximum of epoll's median at the largest N over that at the smallest."""
 
-STRAIGHT = 0.98
-"""R² of the line through poll's and select's medians must exceed this."""
+PROPORTIONAL = (0.8, 1.2)
+"""Range of the exponent p of poll's and select's time, N ** p; see ``statistics.growth``."""
 
 RATIO = 0.01
 """poll's median over epoll's at the largest N must exceed this times N: 100 at 10,000."""
-
-_LEAST_SIZES = 3  # a line through two points is always straight
 
 _Check = tuple[str, str, float, str, str]
 
@@ -51,7 +49,7 @@ def shape(frame: pd.DataFrame, *, value: str = "wait_ns") -> pd.DataFrame:
     """
     kept = select_api(frame, value)
     medians = kept.groupby(["poller", "n_fds"], observed=True)[value].median().astype(float)
-    rows = [*_flat(medians), *_straight(kept, value), _apart(medians)]
+    rows = [*_flat(medians), *_proportional(kept, value), _apart(medians)]
     table = pd.DataFrame(rows, columns=pd.Index(["check", "claim", "value", "margin", "verdict"]))
     return table.astype({"verdict": pd.CategoricalDtype(["holds", "differs", "not measured"])})
 
@@ -81,17 +79,16 @@ def _flat(medians: "pd.Series[float]") -> Iterator[_Check]:
         )
 
 
-def _straight(kept: pd.DataFrame, value: str) -> Iterator[_Check]:
+def _proportional(kept: pd.DataFrame, value: str) -> Iterator[_Check]:
+    least, most = PROPORTIONAL
     for poller in ("poll", "select"):
         rows = kept[kept["poller"] == poller]
-        found = np.nan
-        if rows["n_fds"].nunique() >= _LEAST_SIZES:
-            times = rows[value].to_numpy(float, na_value=np.nan)
-            found = statistics.fit_line(rows["n_fds"], times, rows["round"]).r2
-        claim = f"{poller}: R\N{SUPERSCRIPT TWO} of the line a + b N through its medians"
-        yield _checked(
-            f"{poller} is straight", claim, found, f"over {STRAIGHT:g}", found > STRAIGHT
-        )
+        times = rows[value].to_numpy(float, na_value=np.nan)
+        found = statistics.growth(rows["n_fds"], times, rows["round"]).median
+        claim = f"{poller}: the slope of log time over log N, from N = 100 on"
+        margin = f"{least:g} to {most:g}"
+        holds = least <= found <= most
+        yield _checked(f"{poller} is proportional to N", claim, found, margin, holds)
 
 
 def _apart(medians: "pd.Series[float]") -> _Check:

@@ -23,7 +23,7 @@ from epolllab.plots.units import duration, round_duration, whole
 __all__ = ["cost_split", "crossover", "ratio", "scaling", "staircase", "wait_kinds"]
 
 _DASHES: dict[str, Any] = {"raw": "-", "python": (0, (4, 1.6))}
-_CALLS = {"raw": "raw system call", "python": "Python's function"}
+_CALLS = {"raw": "raw system call, via ctypes", "python": "Python's function"}
 _MARKERS = {
     "epoll-level": "o", "epoll-edge": "s", "epoll-oneshot": "D", "poll": "^", "select": "v",
     "epoll": "o",

@@ -54,6 +54,20 @@ def test_ratios_do_not_depend_on_speed():
     assert both["ratio"].tolist() == pytest.approx([1.0] * 12)
 
 
+@pytest.mark.parametrize(("api", "floor"), [("raw", "raw_floor_ns"), ("python", "clock_floor_ns")])
+def test_cost_of_the_clock_and_ctypes_is_subtracted(api, floor):
+    """Times with a constant added and that constant named as the floor have the same ratios."""
+    times = {"epoll-level": {10: 41, 100: 42}, "poll": {10: 61, 100: 290}}
+    bare = analysis.literature_ratios(samples.sweep(times, api))
+    added = samples.sweep(
+        {p: {n: ns + 331 for n, ns in of.items()} for p, of in times.items()}, api
+    )
+    unequal = analysis.literature_ratios(added)
+    added.attrs[floor] = 331.0
+    assert analysis.literature_ratios(added)["ours"].tolist() == bare["ours"].tolist()
+    assert unequal["ours"].iloc[-1] < bare["ours"].iloc[-1] / 2
+
+
 def test_ratio_of_a_steeper_poll():
     """If our poll is twice as steep as theirs, the ratio is 0.5 at that N."""
     times = {"epoll-level": {10: 41, 100: 42}, "poll": {10: 61, 100: 580}}

@@ -88,7 +88,7 @@ def test_fits_and_checks(result):
     """There is a line per variant; an experiment without sizes has neither."""
     table = result.fits()
     assert len(table) == len(POLLERS) * len(APIS)
-    assert {"a", "b", "b_low", "b_high", "r2", "residual"} <= set(table.columns)
+    assert {"a", "b", "b_low", "b_high", "residual", "exponent"} <= set(table.columns)
     made = Result("made", pd.DataFrame({"round": [0]}), {}, ("round",), ("round",))
     with pytest.raises(ValueError, match="made has no axis"):
         made.fits()

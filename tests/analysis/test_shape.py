@@ -13,12 +13,12 @@ STEEP = {10: 1500, 100: 6000, 1_000: 51_000, 10_000: 501_000}
 
 
 def test_the_published_shape_holds():
-    """A flat epoll, straight poll and select, and a factor far above 100."""
+    """A flat epoll, poll and select proportional to N, and a factor far above 100."""
     times = {"epoll-level": FLAT, "epoll-edge": FLAT, "poll": STEEP, "select": STEEP}
     table = shape(sweep(times))
     assert table["check"].tolist() == [
-        "epoll-level is flat", "epoll-edge is flat", "poll is straight", "select is straight",
-        "poll over epoll",
+        "epoll-level is flat", "epoll-edge is flat", "poll is proportional to N",
+        "select is proportional to N", "poll over epoll",
     ]  # fmt: skip
     assert set(table["verdict"]) == {"holds"}
     found = table.set_index("check")["value"]
@@ -29,19 +29,28 @@ def test_the_published_shape_holds():
 
 def test_another_shape_differs():
     """A growing epoll, a bent poll and a factor that is too small are detected."""
-    bent = {10: 10_000, 100: 100, 1_000: 10_000, 10_000: 9_000}
+    bent = {10: 10_000, 100: 5_000, 1_000: 10_000, 10_000: 9_000}
     grows = {10: 1000, 100: 1000, 1_000: 1000, 10_000: 2100}
     table = shape(sweep({"epoll-level": grows, "poll": bent, "select": STEEP}))
     assert table.set_index("check")["verdict"].to_dict() == {
         "epoll-level is flat": "differs",
-        "poll is straight": "differs",
-        "select is straight": "holds",
+        "poll is proportional to N": "differs",
+        "select is proportional to N": "holds",
         "poll over epoll": "differs",
     }
 
 
+@pytest.mark.parametrize("power", [0.5, 0.7, 1.4, 2.0])
+def test_growth_by_another_power_differs(power):
+    """Root, powers between, and square, all of which have an R² over 0.96, are detected."""
+    times = {n: round(300 + 200 * n**power) for n in (10, 100, 1_000, 10_000)}
+    table = shape(sweep({"poll": times})).set_index("check")
+    assert table.loc["poll is proportional to N", "verdict"] == "differs"
+    assert table.loc["poll is proportional to N", "value"] == pytest.approx(power, abs=0.1)
+
+
 def test_not_measured():
-    """Flatness needs two sizes, straightness three, and the ratio needs poll."""
+    """Flatness needs two sizes, growth two from 100 on, and the ratio needs poll."""
     two = {10: 1000, 100: 1000}
     table = shape(sweep({"epoll-level": {10: 1000}, "select": two}))
     assert set(table["verdict"]) == {"not measured"}
@@ -81,5 +90,6 @@ def test_the_default_run_has_the_shape():
     assert "not measured" not in set(table["verdict"])
     found = table.set_index("check")["value"]
     assert found[[f"{poller} is flat" for poller in POLLERS[:3]]].max() < 5
-    assert found[["poll is straight", "select is straight"]].min() > 0.9
+    growth = found[["poll is proportional to N", "select is proportional to N"]]
+    assert 0.6 < growth.min() <= growth.max() < 1.5
     assert found["poll over epoll"] > most / 400
