@@ -71,7 +71,7 @@ def observer_cost(
 ) -> Result:
     """Measure the overhead of observing a server: not at all, by the recorder, by tracers.
 
-    What it shows: a record costs about a microsecond and no system call; a tracer stops
+    What it shows: a record costs a fraction of a microsecond and no system call; a tracer stops
     the server twice at each call, and wakes another process.
 
     Parameters
