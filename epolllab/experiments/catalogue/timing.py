@@ -222,7 +222,7 @@ def nodelay_inherited(bench: Bench) -> Iterator[object]:
         "eager: epoll_ctl per request": 1.0,
         "eager: events per request": 2.0,
     },
-    source="the how-to; Gammo, Brecht, Shukla and Pariag, OLS 2004: 16 % of run time in epoll_ctl",
+    source="the how-to; Gammo, Brecht, Shukla and Pariag, OLS 2004: over 16 % of run time in epoll_ctl",
     notes="experiments.compare_lifecycles() compares all four life cycles.",
     picture=partial(picture_of_numbers, what="calls and events per request"),
 )
