@@ -16,51 +16,27 @@ import gc
 import os
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, TypeVar
 
 import pandas as pd
 from tqdm.auto import tqdm
 
 from epolllab.analysis.result import Result
-from epolllab.checks import check_bool, check_choice, check_int
+from epolllab.checks import check_bool, check_int
 from epolllab.recording import environment
 
-__all__ = ["Effort", "ExperimentRun", "Layout", "check_names", "check_sizes", "choose_effort"]
+__all__ = ["MOST_OPS", "Effort", "ExperimentRun", "Layout", "choose_effort"]
+
+MOST_OPS = 1_000_000
+"""Upper bound of the counts of operations, requests and rounds."""
 
 Cell = TypeVar("Cell")
 
 Row = Mapping[str, Any]
 """A measurement: a value for each column."""
-
-
-def check_sizes(name: str, values: int | Sequence[int], least: int = 1) -> tuple[int, ...]:
-    """Return one integer or a rising sequence of them as a tuple, each `least` or more."""
-    given = tuple(values) if isinstance(values, Iterable) else (values,)
-    if not given:
-        raise ValueError(f"{name} must not be empty; give at least one, such as {name}=(10, 100)")
-    sizes = tuple(check_int(name, value, least) for value in given)
-    if any(later <= earlier for earlier, later in pairwise(sizes)):
-        raise ValueError(
-            f"{name} must rise, each number once, not {sizes}; "
-            f"did you mean {tuple(sorted(set(sizes)))}?"
-        )
-    return sizes
-
-
-def check_names(name: str, given: Sequence[str], allowed: Sequence[str]) -> tuple[str, ...]:
-    """Return a sequence of different names, each one of `allowed`, as a tuple."""
-    if isinstance(given, str):
-        raise ValueError(f"{name} must be a sequence of names; write {name}=({given!r},)")
-    names = tuple(check_choice(name, value, allowed) for value in given)
-    if not names or len(set(names)) < len(names):
-        raise ValueError(
-            f"{name} must have at least one of {tuple(allowed)}, each once, not {given!r}"
-        )
-    return names
 
 
 @dataclass(frozen=True)
@@ -93,11 +69,11 @@ def choose_effort(
     for name, switch in (("quick", quick), ("pin", pin), ("progress", progress)):
         check_bool(name, switch)
     chosen = {
-        name: check_int(name, (short if quick else usual) if given is None else given, 1)
+        name: check_int(name, (short if quick else usual) if given is None else given, 1, MOST_OPS)
         for name, (given, usual, short) in counts.items()
     }
     if warmup is not None:
-        chosen["warmup"] = check_int("warmup", warmup, 0)
+        chosen["warmup"] = check_int("warmup", warmup, 0, MOST_OPS)
     return Effort(chosen, check_int("seed", seed), pin, progress)
 
 

@@ -4,9 +4,10 @@ import errno
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import NamedTuple
 
-from epolllab.checks import check_int
+from epolllab.checks import check_int, checked
 
 try:
     import resource
@@ -61,6 +62,7 @@ def descriptor_limits() -> DescriptorLimits:
     return DescriptorLimits(*resource.getrlimit(resource.RLIMIT_NOFILE))
 
 
+@checked(wanted=partial(check_int, least=1))
 def ensure_descriptor_limit(wanted: int | None = None) -> int:
     """Raise this process's soft limit on descriptors if it is too low, permanently.
 
@@ -81,13 +83,14 @@ def ensure_descriptor_limit(wanted: int | None = None) -> int:
         `wanted` is more than the hard limit; nothing was changed.
     """
     soft, hard = descriptor_limits()
-    if wanted is not None and check_int("wanted", wanted, 1) > hard:
+    if wanted is not None and wanted > hard:
         raise DescriptorLimitError(wanted, soft, hard)
     needed = max(soft, hard if wanted is None else wanted)
     resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
     return needed
 
 
+@checked(wanted=partial(check_int, least=1))
 @contextmanager
 def raise_descriptor_limit(wanted: int | None = None) -> Iterator[int]:
     """Raise the soft limit on descriptors inside a ``with`` block, and restore it.

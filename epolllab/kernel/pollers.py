@@ -20,9 +20,10 @@ since the last report, whether or not what came before was read.
 import errno
 import select
 from collections.abc import Callable
+from functools import partial
 from typing import Literal, Protocol, get_args
 
-from epolllab.checks import check_choice
+from epolllab.checks import check_bool, check_choice, check_int, check_sequence, checked
 from epolllab.events import EPOLLET, EPOLLIN, EPOLLONESHOT, EPOLLOUT, EPOLLPRI, EPOLLRDHUP
 from epolllab.kernel.proc import require_linux
 
@@ -219,6 +220,16 @@ PollerName = Literal["epoll", "poll", "select"]
 POLLERS: tuple[PollerName, ...] = get_args(PollerName)
 
 
+def _check_fds(name: str, value: object) -> frozenset[int]:
+    return frozenset(check_sequence(name, value, partial(check_int, least=0)))
+
+
+@checked(
+    name=partial(check_choice, allowed=POLLERS),
+    edge=check_bool,
+    oneshot=check_bool,
+    exempt=_check_fds,
+)
 def make_poller(
     name: str, *, edge: bool = False, oneshot: bool = False, exempt: frozenset[int] = frozenset()
 ) -> Poller:
@@ -231,7 +242,6 @@ def make_poller(
     edge, oneshot, exempt
         See :class:`EpollPoller`; ValueError for the others, which have neither flag.
     """
-    check_choice("name", name, POLLERS)
     if name == "epoll":
         require_linux("epoll")
         return EpollPoller(edge=edge, oneshot=oneshot, exempt=exempt)

@@ -13,9 +13,11 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
+from epolllab.checks import check_descriptor, check_int, check_mapping, check_text, checked, shown
 from epolllab.events import mask_names
 
 __all__ = [
@@ -36,6 +38,10 @@ __all__ = [
 ]
 
 
+check_pid = partial(check_int, least=1, most=(1 << 31) - 1)
+"""A process or thread id."""
+
+
 class HasFileno(Protocol):
     """A socket, a ``select.epoll``, a file."""
 
@@ -43,6 +49,7 @@ class HasFileno(Protocol):
         """Return the descriptor number."""
 
 
+@checked(what=check_text)
 def require_linux(what: str) -> None:
     """Raise OSError on any other operating system; `what`, in the message, needs Linux."""
     if sys.platform != "linux":
@@ -90,6 +97,7 @@ def _stat(pid: int | None, tid: int | None = None) -> list[str]:
     return read_process_file("stat", pid, tid).rpartition(")")[2].split()
 
 
+@checked(pid=check_pid)
 def threads(pid: int | None = None) -> dict[int, str]:
     """Return the threads of a process that exist now, this process by default.
 
@@ -107,6 +115,7 @@ def threads(pid: int | None = None) -> dict[int, str]:
     return names
 
 
+@checked(pid=check_pid)
 def children(pid: int | None = None) -> set[int]:
     """Return the child processes of a process, this one by default; zombies included."""
     require_linux("/proc")
@@ -119,6 +128,7 @@ def children(pid: int | None = None) -> set[int]:
     return found
 
 
+@checked(pid=check_pid)
 def descriptors_open(pid: int | None = None) -> int:
     """Count the open descriptors of a process, this one by default."""
     with _process_folder(pid) as folder:
@@ -153,6 +163,7 @@ _ENTRY = re.compile(
 )
 
 
+@checked(pid=check_pid)
 def interest_list(epfd: int | HasFileno, pid: int | None = None) -> list[InterestEntry]:
     """Read the interest list of an epoll instance from the kernel.
 
@@ -187,7 +198,7 @@ def interest_list(epfd: int | HasFileno, pid: int | None = None) -> list[Interes
     not print position, inode and device.
     """
     require_linux("reading an interest list")
-    fd = epfd if isinstance(epfd, int) else epfd.fileno()
+    fd = check_descriptor("epfd", epfd)
     _check_is_epoll(fd, pid)
     return _parse_interest_list(read_process_file(f"fdinfo/{fd}", pid))
 
@@ -233,6 +244,7 @@ class ContextSwitches(NamedTuple):
     """The scheduler preempted the thread."""
 
 
+@checked(pid=check_pid, tid=check_pid)
 def context_switches(pid: int | None = None, tid: int | None = None) -> ContextSwitches:
     """Return the context switches of a process, this one by default, or of one thread.
 
@@ -269,6 +281,7 @@ def _cpu_clock(pid: int, tid: int | None) -> int:
     return ~pid << 3 | 2 if tid is None else ~tid << 3 | 6
 
 
+@checked(pid=check_pid, tid=check_pid)
 def cpu_time_ns(pid: int | None = None, tid: int | None = None) -> int:
     """Return the CPU time used so far, user plus system, in nanoseconds.
 
@@ -310,6 +323,10 @@ def _ticks_ns(pid: int | None, tid: int | None = None) -> int:
     return (int(fields[11]) + int(fields[12])) * 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 
 
+def _check_counters(name: str, value: Any) -> dict[str, int]:
+    return {str(key): check_int(name, n) for key, n in check_mapping(name, value).items()}
+
+
 def counters() -> dict[str, int]:
     """Return the network counters of this process's network namespace.
 
@@ -333,12 +350,20 @@ def counters() -> dict[str, int]:
     return found
 
 
+@checked(before=_check_counters)
 def counters_since(before: Mapping[str, int]) -> dict[str, int]:
     """Return the counters that changed since ``before = counters()``, and by how much."""
     changes = ((name, value - before.get(name, 0)) for name, value in counters().items())
     return {name: change for name, change in changes if change}
 
 
+def _check_sysctl(name: str, value: object) -> str:
+    if not re.fullmatch(r"[\w-]+(\.[\w-]+)+", check_text(name, value)):
+        raise ValueError(f"{name} must be words with dots between them, not {shown(value)}")
+    return str(value)
+
+
+@checked(name=_check_sysctl)
 def sysctl(name: str) -> tuple[int, ...]:
     """Read a numeric kernel setting by its sysctl(8) name, such as ``"net.ipv4.tcp_rmem"``.
 
@@ -361,7 +386,10 @@ def sysctl(name: str) -> tuple[int, ...]:
         raise FileNotFoundError(
             errno.ENOENT, f"this kernel has no setting {name}; 'sysctl -a' lists all settings"
         ) from error
-    return tuple(map(int, text.split()))
+    try:
+        return tuple(map(int, text.split()))
+    except ValueError:
+        raise ValueError(f"name must be a numeric setting; {name} is {shown(text)}") from None
 
 
 def somaxconn() -> int:

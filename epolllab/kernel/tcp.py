@@ -7,8 +7,9 @@ import errno
 import socket
 import struct
 import sys
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from epolllab.checks import check_descriptor, check_sequence
 from epolllab.kernel.proc import HasFileno, require_linux
 
 __all__ = ["ListenQueue", "TcpInfo", "bytes_readable", "listen_queue", "tcp_info"]
@@ -66,6 +67,18 @@ _FIELDS = (
 _OLDEST_SIZE = 104  # what every kernel since 2.6 returns
 
 
+def check_socket(name: str, value: Any) -> Any:
+    """Return `value` if it is a socket, or a wrapper of one."""
+    if not hasattr(value, "getsockopt"):
+        raise TypeError(f"{name} must be a socket, not {type(value).__name__}")
+    return value
+
+
+def check_sockets(name: str, values: Any) -> tuple[Any, ...]:
+    """Return a sequence of sockets as a tuple."""
+    return check_sequence(name, values, check_socket)
+
+
 def tcp_info(sock: socket.socket) -> TcpInfo:
     """Read TCP_INFO of a TCP socket in any state.
 
@@ -77,6 +90,7 @@ def tcp_info(sock: socket.socket) -> TcpInfo:
         The socket is closed (EBADF), or this is not Linux.
     """
     require_linux("TCP_INFO")
+    check_socket("sock", sock)
     try:
         data = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 512)
     except OSError as error:
@@ -144,5 +158,5 @@ def bytes_readable(sock: int | HasFileno) -> int:
     import termios
 
     value = bytearray(4)
-    fcntl.ioctl(sock, termios.FIONREAD, value)
+    fcntl.ioctl(check_descriptor("sock", sock), termios.FIONREAD, value)
     return int.from_bytes(value, sys.byteorder, signed=True)

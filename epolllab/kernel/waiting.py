@@ -3,8 +3,9 @@
 import socket
 import time
 
-from epolllab.kernel.proc import read_process_file
-from epolllab.kernel.tcp import tcp_info
+from epolllab.checks import check_timeout, checked
+from epolllab.kernel.proc import check_pid, read_process_file
+from epolllab.kernel.tcp import check_sockets, tcp_info
 
 __all__ = ["PATIENCE_S", "is_asleep", "until_asleep", "until_idle"]
 
@@ -12,6 +13,7 @@ PATIENCE_S = 10.0
 """Default timeout of a wait for a condition; even a busy machine needs a fraction of it."""
 
 
+@checked(pid=check_pid, tid=check_pid)
 def is_asleep(pid: int, tid: int | None = None) -> bool:
     """Return whether a thread, the main one by default, sleeps in a system call for an event.
 
@@ -27,6 +29,7 @@ def is_asleep(pid: int, tid: int | None = None) -> bool:
     return name not in ("", "0") and "futex" not in name
 
 
+@checked(pid=check_pid, tid=check_pid, timeout=check_timeout)
 def until_asleep(pid: int, tid: int | None = None, *, timeout: float = PATIENCE_S) -> None:
     """Wait until a thread sleeps in the kernel; TimeoutError after `timeout` seconds."""
     deadline = time.monotonic() + timeout
@@ -36,6 +39,7 @@ def until_asleep(pid: int, tid: int | None = None, *, timeout: float = PATIENCE_
         time.sleep(0.000_1)
 
 
+@checked(pid=check_pid, socks=check_sockets, timeout=check_timeout)
 def until_idle(pid: int, *socks: socket.socket, timeout: float = PATIENCE_S) -> None:
     """Wait until everything that `socks` sent was handled and the process sleeps.
 

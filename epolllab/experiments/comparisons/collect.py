@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from epolllab.checks import check_choice
+from epolllab.checks import check_names, check_sequence, check_text
 from epolllab.events import Op
 from epolllab.recording import environment
 
@@ -58,8 +58,8 @@ def collect(
 
 def choose(name: str, given: Iterable[str], allowed: Sequence[str]) -> list[str]:
     """Return one name or several, each one of `allowed`, without repetitions."""
-    names = [given] if isinstance(given, str) else given
-    return list(dict.fromkeys(check_choice(name, value, allowed) for value in names))
+    names = (given,) if isinstance(given, str) else check_sequence(name, given, check_text)
+    return list(check_names(name, tuple(dict.fromkeys(names)), allowed))
 
 
 COUNTS = ("wakeups", "events", "recv", "would_block", "epoll_ctl")

@@ -18,6 +18,7 @@ from typing import Protocol
 import pandas as pd
 
 from epolllab import kernel
+from epolllab.checks import check_callable
 from epolllab.experiments.comparisons.howto import REQUEST, RESPONSE
 from epolllab.kernel.waiting import PATIENCE_S, is_asleep, until_idle
 
@@ -108,6 +109,7 @@ def check_conformance(make: Callable[[], AbstractContextManager[CheckedServer]])
     PermissionError
         ``/proc`` does not show whether the server sleeps, as in some containers.
     """
+    check_callable("make", make)
     rows = []
     with ExitStack() as running:
         server = None

@@ -15,9 +15,10 @@ from typing import Any, NamedTuple, Self
 import pandas as pd
 
 from epolllab import kernel
-from epolllab.checks import check_bool, check_int
+from epolllab.checks import check_bool, check_int, check_sizes
 from epolllab.child import Child
 from epolllab.experiments.comparisons.collect import Describe, Row, Rows, choose, collect
+from epolllab.experiments.rounds import MOST_OPS
 from epolllab.experiments.workers import herd
 from epolllab.kernel.waiting import PATIENCE_S, until_asleep
 
@@ -184,9 +185,8 @@ def _check(workers: int | Sequence[int], progress: bool, **counts: int) -> list[
     """Check the parameters that the comparisons share; return the numbers of workers."""
     check_bool("progress", progress)
     for name, value in counts.items():
-        check_int(name, value, 1)
-    numbers = list(workers) if isinstance(workers, Sequence) else [workers]
-    return [check_int("workers", number, 1, 250) for number in numbers]
+        check_int(name, value, 1, MOST_OPS)
+    return list(check_sizes("workers", workers, most=250))
 
 
 def _measure_arms(
@@ -353,7 +353,7 @@ def latency_tails(
     """
     numbers = _check(workers, progress, requests=requests)
     check_int("connections", connections, 1, 250)
-    check_int("service_us", service_us, 0)
+    check_int("service_us", service_us, 0, 10_000_000)
 
     def run(workers: Herd, arm: str) -> list[tuple[Any, ...]]:
         with closing(Child("epolllab.experiments.workers.herd:connect_load")) as client:

@@ -11,16 +11,10 @@ import pandas as pd
 
 from epolllab import kernel
 from epolllab.analysis.result import Result
-from epolllab.checks import check_int
+from epolllab.checks import check_bool, check_int, check_names, check_sizes
 from epolllab.experiments.comparisons.collect import count_calls
 from epolllab.experiments.comparisons.load import cpu_reader, measure_load
-from epolllab.experiments.rounds import (
-    ExperimentRun,
-    Layout,
-    check_names,
-    check_sizes,
-    choose_effort,
-)
+from epolllab.experiments.rounds import ExperimentRun, Layout, choose_effort
 from epolllab.experiments.workers.idle import IdleConnections, open_idle
 from epolllab.kernel.pollers import FD_SETSIZE
 from epolllab.server.server import Server, start_server
@@ -127,9 +121,10 @@ def idle_connections(
         A server that fails, or does not start, is a note in the result; the others go
         on. Invalid arguments are refused before anything is started.
     """
-    sizes = check_sizes("idle", (0, 1_000) if quick and idle is SIZES else idle, 0)
+    is_short = check_bool("quick", quick) and idle is SIZES
+    sizes = check_sizes("idle", (0, 1_000) if is_short else idle, 0)
     servers = check_names("servers", servers, tuple(SERVERS))
-    active = check_int("active", active, 1)
+    active = check_int("active", active, 1, 10_000)
     effort = choose_effort(
         quick, requests=(requests, 6_000, 400), rounds=(rounds, 3, 1), seed=seed, progress=progress
     )

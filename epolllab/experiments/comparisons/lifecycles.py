@@ -1,13 +1,15 @@
 """The four life cycles of a connection, on real servers under the same clients."""
 
 import random
+from functools import partial
 from typing import Any
 
 import pandas as pd
 
-from epolllab.checks import check_bool, check_int
+from epolllab.checks import check_bool, check_int, checked
 from epolllab.experiments.comparisons.collect import Describe, Rows, collect, count_calls
 from epolllab.experiments.comparisons.load import cpu_reader, measure_load
+from epolllab.experiments.rounds import MOST_OPS
 from epolllab.server.options import LIFECYCLES, Lifecycle, Trigger
 from epolllab.server.server import start_server
 
@@ -35,6 +37,11 @@ _COLUMNS: dict[str, Any] = {
 }
 
 
+@checked(
+    **dict.fromkeys(("requests", "rounds"), partial(check_int, least=1, most=MOST_OPS)),
+    connections=partial(check_int, least=1, most=10_000),
+    **dict.fromkeys(("keep_alive", "quick", "progress"), check_bool),
+)
 def compare_lifecycles(
     *,
     requests: int = 2_000,
@@ -72,10 +79,6 @@ def compare_lifecycles(
         the server's process, microseconds); ``requests_per_s``, ``p50_us`` (float64).
         ``attrs`` as for :func:`level_against_edge`.
     """
-    for name, number in (("requests", requests), ("connections", connections), ("rounds", rounds)):
-        check_int(name, number, 1)
-    for name, switch in (("keep_alive", keep_alive), ("quick", quick), ("progress", progress)):
-        check_bool(name, switch)
     if quick:
         requests, rounds = max(1, requests // 10), 1
     draw = random.Random(requests)
@@ -108,7 +111,7 @@ def _measure_server(
         trigger=trigger,
         lifecycle=lifecycle,
         protocol="http" if keep_alive else "hello",
-        capacity=max(100_000, 30 * requests),
+        capacity=min(max(100_000, 30 * requests), 5_000_000),
         process=True,
     ) as server:
         load = measure_load(

@@ -13,8 +13,9 @@ import pandas as pd
 
 from epolllab import kernel
 from epolllab.analysis.result import Result
+from epolllab.checks import check_names
 from epolllab.experiments.comparisons.load import cpu_reader, measure_load
-from epolllab.experiments.rounds import ExperimentRun, Layout, check_names, choose_effort
+from epolllab.experiments.rounds import ExperimentRun, Layout, choose_effort
 from epolllab.experiments.workers.traced import TracerFailed, traced_server
 from epolllab.server.server import Server, start_server
 

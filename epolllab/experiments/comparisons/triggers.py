@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from epolllab import kernel
-from epolllab.checks import check_bool, check_int
+from epolllab.checks import check_bool, check_int, check_sequence
 from epolllab.child import Child
 from epolllab.events import Op
 from epolllab.experiments.comparisons.collect import (
@@ -21,6 +22,7 @@ from epolllab.experiments.comparisons.collect import (
     collect,
     count_calls,
 )
+from epolllab.experiments.rounds import MOST_OPS
 from epolllab.experiments.workers.senders import COLUMNS, SendPlan
 from epolllab.kernel.waiting import until_asleep
 from epolllab.recording.recording import Recording
@@ -45,6 +47,8 @@ PATIENCE_NS = 250_000_000
 """A connection is stranded if nothing was sent, received or due for this long while the
 server slept."""
 
+LARGEST = 1 << 26  # bytes of a request
+MOST_CONNECTIONS = 10_000
 MS = 1_000_000
 SENDER = "epolllab.experiments.workers.senders:send_plans"
 
@@ -130,14 +134,12 @@ def level_against_edge(
     second, edge 36,277) are of the kind "at once, 10 bytes".
     """
     chosen = choose("clients", clients, CLIENTS)
-    for size in sizes:
-        check_int("sizes", size, 10)
-    for name, number in (
-        ("connections", connections),
-        ("rounds", rounds),
-        ("recv_size", recv_size),
-    ):
-        check_int(name, number, 1)
+    sizes = check_sequence("sizes", sizes, partial(check_int, least=10, most=LARGEST))
+    if not sizes:
+        raise ValueError("sizes must not be empty; give at least one, such as sizes=(10, 1_000)")
+    check_int("connections", connections, 1, MOST_CONNECTIONS)
+    check_int("rounds", rounds, 1, MOST_OPS)
+    check_int("recv_size", recv_size, 1, LARGEST)
     check_int("seed", seed)
     for name, switch in (("quick", quick), ("progress", progress)):
         check_bool(name, switch)
@@ -296,9 +298,9 @@ def strand_connections(
         event for it), ``n_events``, ``n_read`` (bytes it read), ``gave_up_ns``; all on
         one clock.
     """
-    check_int("connections", connections, 1)
-    check_int("recv_size", recv_size, 1)
-    check_int("size", size, recv_size + 1)
+    check_int("connections", connections, 1, MOST_CONNECTIONS)
+    check_int("recv_size", recv_size, 1, LARGEST - 1)
+    check_int("size", size, recv_size + 1, LARGEST)
     with (
         closing(Child(SENDER)) as sender,
         _start_server("edge", "one read", recv_size, size) as server,

@@ -12,15 +12,9 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from epolllab.analysis.result import Result
-from epolllab.checks import check_int
+from epolllab.checks import check_int, check_names, check_sizes
 from epolllab.events import EPOLLIN
-from epolllab.experiments.rounds import (
-    ExperimentRun,
-    Layout,
-    check_names,
-    check_sizes,
-    choose_effort,
-)
+from epolllab.experiments.rounds import ExperimentRun, Layout, choose_effort
 from epolllab.experiments.scaling.fds import Targets, prepare
 from epolllab.experiments.scaling.variants import Variant, make_waiter
 from epolllab.experiments.scaling.waits import DEFAULT_MAX_EVENTS
@@ -113,9 +107,9 @@ def propagate(
         Errors are those of :func:`sweep`.
     """
     sizes, counts = check_sizes("pairs", pairs), check_sizes("active", active)
-    bounds = check_sizes("max_events", max_events)
+    bounds = check_sizes("max_events", max_events, most=65_534)
     if writes is not None:
-        check_int("writes", writes, 0)
+        check_int("writes", writes, 0, 1 << 31)
     if counts[-1] > sizes[0]:
         raise ValueError(
             f"active must be at most the smallest of pairs, {sizes[0]}, not {counts[-1]}: each "

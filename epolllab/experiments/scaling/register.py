@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from epolllab.analysis.result import Result
-from epolllab.checks import check_choice
+from epolllab.checks import check_choice, check_sizes
 from epolllab.events import EPOLLIN, EPOLLOUT
-from epolllab.experiments.rounds import Effort, ExperimentRun, Layout, check_sizes, choose_effort
+from epolllab.experiments.rounds import Effort, ExperimentRun, Layout, choose_effort
 from epolllab.experiments.scaling.fds import KINDS, Targets, prepare
 from epolllab.experiments.scaling.variants import APIS
 from epolllab.experiments.scaling.waits import call_floors

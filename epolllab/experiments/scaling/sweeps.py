@@ -1,11 +1,20 @@
 """sweep(), wait_kinds() and crossover(): one wait over 10 to 10,000 descriptors."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from epolllab.analysis.ratios import SHARES
 from epolllab.analysis.result import Result
-from epolllab.checks import check_bool, check_choice, check_int
-from epolllab.experiments.rounds import check_names, check_sizes, choose_effort
+from epolllab.checks import (
+    check_bool,
+    check_choice,
+    check_int,
+    check_names,
+    check_number,
+    check_sequence,
+    check_sizes,
+)
+from epolllab.experiments.rounds import choose_effort
 from epolllab.experiments.scaling.fds import KINDS
 from epolllab.experiments.scaling.variants import APIS, POLLERS, variants
 from epolllab.experiments.scaling.waits import run_waits
@@ -230,10 +239,10 @@ def crossover(
         descriptors; :func:`propagate` shows Python's default limit of 1,023.
     """
     sizes = check_sizes("n_fds", n_fds)
-    if quick and n_fds is CROSSOVER_SIZES:
+    if check_bool("quick", quick) and n_fds is CROSSOVER_SIZES:
         sizes = CROSSOVER_SIZES[::2]
     check_choice("kind", kind, list(KINDS))
-    if len(pollers) != 2:
+    if len(check_names("pollers", pollers, POLLERS)) != 2:
         raise ValueError(f"pollers must be two to compare, not {pollers!r}")
     shares = _check_shares(shares)
     effort = choose_effort(
@@ -248,9 +257,9 @@ def crossover(
 
 
 def _check_shares(shares: Sequence[float]) -> tuple[float, ...]:
-    given = tuple(shares)
-    if not given or any(not 0 <= share <= 1 for share in given):
-        raise ValueError(f"shares must be from 0 (one descriptor) to 1 (all), not {shares!r}")
+    given = check_sequence("shares", shares, partial(check_number, least=0, most=1))
+    if not given:
+        raise ValueError("shares must not be empty; give at least one, such as shares=(0, 1)")
     rising = tuple(sorted(set(given)))
     if rising != given:
         raise ValueError(f"shares must rise, each once, not {shares!r}; did you mean {rising}?")

@@ -13,8 +13,8 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from epolllab.analysis.shape import POLLERS
+from epolllab.checks import check_names
 from epolllab.events import EPOLLET, EPOLLIN, EPOLLONESHOT
-from epolllab.experiments.rounds import check_names
 from epolllab.kernel.pollers import FD_SETSIZE
 from epolllab.kernel.raw import RawEpoll, RawPoll, RawSelect
 
