@@ -31,6 +31,7 @@ register      0                               the interest requested
 modify        0                               the interest requested
 recv, send    bytes                           0
 handle        bytes of the response           status, and target << 16
+callback      0                               index into metadata["callbacks"]
 others        what the call returned          0
 ============  ==============================  ===============================
 
@@ -85,6 +86,7 @@ class Op(IntEnum):
     SETSOCKOPT = 14
     SOCKET = 15
     GETSOCKOPT = 16
+    CALLBACK = 17  # a callback or a step of a task in an event loop: no system call
 
     @property
     def label(self) -> str:

@@ -10,7 +10,9 @@ import textwrap
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-__all__ = ["CONNECTIONS", "EVENTS", "INTEREST", "JOURNEYS", "REQUESTS", "WAKEUPS", "returns"]
+__all__ = [
+    "CALLBACKS", "CONNECTIONS", "EVENTS", "INTEREST", "JOURNEYS", "REQUESTS", "WAKEUPS", "returns",
+]  # fmt: skip
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -46,6 +48,8 @@ n_bytes    int32    bytes that recv, send, read or write moved, or the
                     size of a handle row's response; 0 elsewhere and on
                     error
 error      category errno's name; missing where the call succeeded
+tid        int64    kernel thread id, in recordings of several threads;
+                    0 elsewhere
 ========== ======== ==================================================
 """
 
@@ -59,9 +63,11 @@ n_returned int32   descriptors returned; 0 on timeout and on error
 n_calls    int32   system calls made before the next wait
 handled_ns int64   from the wait's end to the end of the last record of
                    the wake; 0 if there is none
-gap_ns     Int64   from there to the next wait's start: time that no
-                   record accounts for; missing for the last
+gap_ns     Int64   from there to the thread's next wait: time that no
+                   record accounts for; missing for the thread's last
 error      category errno's name; missing where the wait succeeded
+tid        int64   kernel thread id, in recordings of several threads;
+                   0 elsewhere
 ========== ======= ===================================================
 
 Records before the first wait, which remain when the ring overwrote that wait, are not
@@ -118,6 +124,18 @@ error        category the last errno other than would-block; missing if
 ============ ======== ================================================
 
 Rows that the ring overwrote are not counted, and values they held are missing.
+"""
+
+CALLBACKS = """
+========== ======= ===================================================
+name       str     qualified name of the callback or the task's coroutine
+n          int64   times it ran
+total_ns   int64   time in all
+longest_ns int64   the longest run
+at_ns      int64   monotonic clock when that run began
+========== ======= ===================================================
+
+In order of ``total_ns``, the greatest first. A run includes what it called.
 """
 
 INTEREST = """

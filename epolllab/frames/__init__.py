@@ -9,7 +9,7 @@ processes can be subtracted without rounding. Imports
 
 from epolllab.frames.columns import OP_DTYPE
 from epolllab.frames.connections import connections
-from epolllab.frames.events import events, wakeups
+from epolllab.frames.events import callbacks, events, wakeups
 from epolllab.frames.interest import interest_list
 from epolllab.frames.journeys import CLIENT_REQUESTS, journeys
 from epolllab.frames.requests import requests
@@ -17,6 +17,7 @@ from epolllab.frames.requests import requests
 __all__ = [
     "CLIENT_REQUESTS",
     "OP_DTYPE",
+    "callbacks",
     "connections",
     "events",
     "interest_list",

@@ -1,5 +1,6 @@
-"""``events()``, one row per record, and ``wakeups()``, one row per wait."""
+"""``events()``, one row per record, ``wakeups()``, per wait, ``callbacks()``, per name."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,9 +20,9 @@ from epolllab.frames.columns import (
     named_errors,
     nullable,
 )
-from epolllab.schema import EVENTS, WAKEUPS, returns
+from epolllab.schema import CALLBACKS, EVENTS, WAKEUPS, returns
 
-__all__ = ["events", "wakeups"]
+__all__ = ["callbacks", "events", "wakeups"]
 
 CHUNK = 1 << 15
 """Records decoded at a time: about 1.3 MB, which stays in a core's cache."""
@@ -38,6 +39,7 @@ _DTYPES = {
     "mask_names": "i4",
     "n_bytes": "i4",
     "error": "i2",
+    "tid": "i8",
 }
 
 
@@ -55,7 +57,7 @@ def events(records: Records) -> pd.DataFrame:
     Notes
     -----
     The columns are filled a chunk at a time, so that little memory is needed beyond the
-    recording and the frame: about 47 bytes a row for the frame.
+    recording and the frame: about 55 bytes a row for the frame.
     """
     check_operations(records)
     n = len(records)
@@ -81,8 +83,14 @@ def _fill(
     op = records["op"]
     out["t_ns"][:] = records["start_ns"]
     np.subtract(records["end_ns"], records["start_ns"], out=out["dur_ns"])
-    for name in ("wake", "conn", "fd", "op"):
-        out[name][:] = records[name]
+    for name, source in (
+        ("wake", "wake"),
+        ("conn", "conn"),
+        ("fd", "fd"),
+        ("op", "op"),
+        ("tid", "thread"),
+    ):
+        out[name][:] = records[source]
     out["position"][:] = records["position"]
     out["position"][records["position"] == NO_POSITION] = -1
     result = np.ascontiguousarray(records["result"])
@@ -100,15 +108,26 @@ def wakeups(records: Records) -> pd.DataFrame:
     `records` is what :meth:`Recording.array` returns.
     """
     check_operations(records)
-    op = records["op"]
+    if not records["thread"].any():
+        return _wakeups(records)
+    by_thread = np.argsort(records["thread"], kind="stable")
+    table = _wakeups(records[by_thread])
+    place = by_thread[records["op"][by_thread] == Op.WAIT]
+    return table.iloc[np.argsort(place)].reset_index(drop=True)
+
+
+def _wakeups(records: Records) -> pd.DataFrame:
+    """The wakeups of records that are in order of thread, and then of writing."""
+    op, thread = records["op"], records["thread"]
     at = np.flatnonzero(op == Op.WAIT)
     waits = records[at]
-    following = np.append(at[1:], len(records))[: len(at)]
+    next_wait = np.append(at[1:], len(records))[: len(at)]
+    following = np.minimum(next_wait, np.searchsorted(thread, waits["thread"], side="right"))
     calls = np.cumsum(~is_op(op, NO_CALL_OPS))
     last = records["end_ns"][following - 1]
     start, end, result = waits["start_ns"], waits["end_ns"], waits["result"]
     next_start = np.append(start[1:], 0)[: len(at)]
-    is_last = np.arange(len(at)) == len(at) - 1
+    is_last = np.append(waits["thread"][1:] != waits["thread"][:-1], True)[: len(at)]
     timeout_ms = np.where(waits["mask"] == FOREVER, np.nan, waits["mask"] / 1000.0)
     return pd.DataFrame(
         {
@@ -121,5 +140,30 @@ def wakeups(records: Records) -> pd.DataFrame:
             "handled_ns": last - end,
             "gap_ns": nullable(next_start - last, ~is_last),
             "error": error_column(result, result < 0),
+            "tid": waits["thread"].astype("i8"),
         }
     )
+
+
+@returns(CALLBACKS)
+def callbacks(records: Records, names: Sequence[str]) -> pd.DataFrame:
+    """One row per callback of an event loop: what keeps the loop from its next wait.
+
+    `records` is what :meth:`Recording.array` returns, and `names` the recording's
+    ``metadata["callbacks"]``.
+    """
+    rows = records[records["op"] == Op.CALLBACK]
+    most = int(rows["mask"].max(initial=0))
+    if len(rows) and most >= len(names):
+        raise ValueError(f"names has {len(names)} names, and the records refer to number {most}")
+    took = pd.DataFrame(
+        {
+            "name": np.array(list(names), dtype=object)[rows["mask"]],
+            "dur_ns": (rows["end_ns"] - rows["start_ns"]).astype("i8"),
+            "at_ns": rows["start_ns"].astype("i8"),
+        }
+    ).astype({"name": "str"})
+    groups = took.groupby("name", sort=False)["dur_ns"]
+    table = groups.agg(n="count", total_ns="sum", longest_ns="max").astype("i8")
+    table["at_ns"] = took["at_ns"].loc[groups.idxmax()].to_numpy("i8")
+    return table.sort_values("total_ns", ascending=False, kind="stable").reset_index()

@@ -156,13 +156,14 @@ def requests(records: Records) -> pd.DataFrame:
 
 def _instants(by: ByConnection, ranges: _Ranges) -> dict[str, Any]:
     """The columns from ``woken_ns`` to ``answered_ns``."""
-    start_ns, end_ns = by.records["start_ns"], by.records["end_ns"]
+    records = by.records
+    start_ns, end_ns = records["start_ns"], records["end_ns"]
     first = by.first[ranges.group]
     reads = np.flatnonzero((by.op == Op.RECV) & (by.result > 0))
     read, is_read = last_before(reads, ranges.handle, first)
     read_index = by.indices(read)
-    waits = np.flatnonzero(by.records["op"] == Op.WAIT)
-    wait, is_woken = last_before(waits, read_index, 0)
+    waits = np.flatnonzero(records["op"] == Op.WAIT)
+    wait, is_woken = _wait_of(records, waits, read_index)
     readies = by.where(Op.READY)
     turn, has_turn = last_before(readies, read, first)
     wakes = np.append(by.wake, 0)
@@ -180,6 +181,15 @@ def _instants(by: ByConnection, ranges: _Ranges) -> dict[str, Any]:
         "handled_ns": end_ns[by.order[ranges.handle]],
         "answered_ns": take(end_ns, by.indices(ranges.answered), ranges.is_answered),
     }
+
+
+def _wait_of(records: Records, waits: Ints, rows: Ints) -> tuple[Ints, Bools]:
+    """Find the wait in whose wake each row was written; waits of several threads interleave."""
+    by_wake = waits[np.argsort(records["wake"][waits], kind="stable")]
+    wake, serials = records["wake"][rows], records["wake"][by_wake]
+    place = np.searchsorted(serials, wake)
+    known = np.append(serials, 0)[place] == wake if len(serials) else np.zeros(len(rows), bool)
+    return np.append(by_wake, 0)[place], known
 
 
 def _distinct_wakes(by: ByConnection, ranges: _Ranges) -> Ints:

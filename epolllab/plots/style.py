@@ -29,6 +29,7 @@ _VARIANTS = {
 }
 _OPS = {
     "wait": ("#C4C4C4", "#5C6066"),
+    "callback": ("#E3DCC8", "#55503F"),  # drawn below the calls made in it
     "recv": ("#4477AA", "#77AADD"),
     "handle": ("#CCBB44", "#DDCC77"),
     "send": ("#EE6677", "#FF8D9B"),
@@ -49,6 +50,7 @@ _SPANS = {
 }
 _GROUPS = {
     "wait": ("wait",),
+    "callback": ("callback",),
     "accept": ("accept", "connect", "socket"),
     "control": ("register", "modify", "unregister"),
     "recv": ("recv",),

@@ -1,4 +1,4 @@
-"""Recordings as gzipped traces for Perfetto and chrome://tracing.
+"""Recordings as traces for Perfetto and chrome://tracing.
 
 The loop and each connection have a track. Waits and calls are slices, ready descriptors
 are instants, and arrows lead from a client's send to the server's handling of it. The
@@ -9,7 +9,6 @@ counted from the first record, whose own time is in ``otherData``.
 
 import gzip
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -43,7 +42,7 @@ SERVER = 1
 """Process id of the server in the trace; the clients follow."""
 
 GZIP_LEVEL = 3
-_CATEGORY = {Op.WAIT: "wait", Op.READY: "ready", Op.HANDLE: "handle"}
+_CATEGORY = {op: op.label for op in (Op.WAIT, Op.READY, Op.HANDLE, Op.CALLBACK)}
 _SLICE = (
     '{"ph":"X","name":"%s","cat":"%s","pid":%d,"tid":%%d,"ts":%%d.%%03d,"dur":%%d.%%03d,'
     '"args":{"wake":%%d,"fd":%%d,%%s}}'
@@ -56,11 +55,8 @@ _FLOW = '{"ph":"%s","name":"request","cat":"request","id":%d,"pid":%d,"tid":%d,"
 _ENCLOSING = ',"bp":"e"'  # the arrow ends at the slice around it, not at the next one
 
 
-def write(
-    recording: _Records, path: str | os.PathLike[str], clients: Sequence[_Records] = ()
-) -> Path:
+def write(recording: _Records, target: Path, clients: Sequence[_Records] = ()) -> Path:
     """Write a recording, and those of its clients, as one trace; see ``Recording.to_trace``."""
-    target = Path(path)
     environment.require_same_boot(recording.metadata, *(one.metadata for one in clients))
     processes: list[_Process] = []
     for one in (recording, *clients):
@@ -77,9 +73,12 @@ def write(
     lines.extend(_flows(processes, begin))
     head, body = json.dumps(other, ensure_ascii=False), ",\n".join(lines)
     text = f'{{"displayTimeUnit":"ns","otherData":{head},"traceEvents":[\n{body}\n]}}\n'
-    with storage.write_atomically([target]) as (temporary,):
+    data = text.encode()
+    if target.suffix.lower() == ".gz":
         # Without the time in its header, the same recording gives the same bytes.
-        temporary.write_bytes(gzip.compress(text.encode(), GZIP_LEVEL, mtime=0))
+        data = gzip.compress(data, GZIP_LEVEL, mtime=0)
+    with storage.write_atomically([target]) as (temporary,):
+        temporary.write_bytes(data)
     return target
 
 

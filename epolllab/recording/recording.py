@@ -4,7 +4,6 @@ numpy, pandas and pyarrow are imported when a recording is read, so that a proce
 only records never loads them.
 """
 
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,10 +11,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from epolllab.checks import check_bytes, check_int
 from epolllab.events import FIELDS, RECORD, Op, error_name
 from epolllab.notebook import html
-from epolllab.recording import storage
-from epolllab.schema import CONNECTIONS, EVENTS, REQUESTS, WAKEUPS, returns
+from epolllab.recording import environment, storage
+from epolllab.schema import CALLBACKS, CONNECTIONS, EVENTS, REQUESTS, WAKEUPS, returns
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,10 +31,14 @@ FORMAT_VERSION = 2
     the schema's metadata key ``epolllab`` holds JSON with ``format_version``,
     ``overwritten`` and ``metadata``.
 2 : also ``thread`` and ``request``; a handle's mask holds the response's status and the
-    index of the request's target; the JSON has a ``digest`` over rows and metadata.
+    index of the request's target; the JSON has a ``digest`` over rows, metadata and
+    ``overwritten``.
 """
 
 METADATA_KEY = b"epolllab"
+LAYOUTS = {1: ("overwritten", "metadata"), 2: ("overwritten", "metadata", "digest")}
+"""Keys of the header for each format version."""
+
 FIELDS_OF_FORMAT_1 = FIELDS[:9]
 
 
@@ -67,6 +71,10 @@ class Recording:
     overwritten: int = 0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "rows", check_bytes("rows", self.rows))
+        check_int("overwritten", self.overwritten, 0, 2**63 - 1)
+        if not isinstance(self.metadata, Mapping):
+            raise TypeError(f"metadata must be a mapping, not {self.metadata!r:.80}")
         if len(self.rows) % RECORD.size:
             raise ValueError(
                 f"rows must be whole records of {RECORD.size} bytes, but {len(self.rows)} bytes "
@@ -79,7 +87,9 @@ class Recording:
 
     def __repr__(self) -> str:
         lost = f", {self.overwritten:,} overwritten" if self.overwritten else ""
-        return f"<Recording {len(self):,} events{lost}>"
+        throttled = environment.throttled(self.metadata)
+        slowed = f", {throttled}" if throttled else ""
+        return f"<Recording {len(self):,} events{lost}{slowed}>"
 
     def _repr_html_(self) -> str:
         counts = sorted(self.counts().items(), key=lambda item: -item[1])
@@ -94,6 +104,7 @@ class Recording:
                     for name in ("poller", "trigger", "lifecycle", "kernel", "python", "started")
                     if name in self.metadata
                 },
+                "CPU": environment.throttled(self.metadata) or None,
             },
         )
 
@@ -146,9 +157,16 @@ class Recording:
 
         return frames.connections(self.array())
 
+    @returns(CALLBACKS)
+    def callbacks(self) -> "pd.DataFrame":
+        """One row per callback of an event loop that ``observe()`` recorded, by name."""
+        from epolllab import frames
+
+        return frames.callbacks(self.array(), self.metadata.get("callbacks", ()))
+
     def to_trace(
         self,
-        path: str | os.PathLike[str],
+        path: storage.PathName,
         client: "RecordingSource | Recording | Sequence[Recording] | None" = None,
     ) -> Path:
         """Write a trace for Perfetto or chrome://tracing.
@@ -156,8 +174,8 @@ class Recording:
         Parameters
         ----------
         path : path-like
-            Usually ending in ``.json.gz``. An existing file is replaced once the new one
-            is complete.
+            Plain JSON is written, or gzip if the name ends in ``.gz``, whatever else it
+            is. An existing file is replaced as by :meth:`save`.
         client : Run, Recording or sequence of Recording, optional
             Client loops. Each becomes a process in the trace, with an arrow from each
             request's send to its handling.
@@ -171,65 +189,87 @@ class Recording:
         Raises
         ------
         TypeError
-            `client` is none of these.
+            `client` is none of these, or `path` is no path.
         ValueError
-            The recordings are of different boots, whose clocks are unrelated; or a record
+            `path` is not a local regular file, as for :meth:`save`; the recordings are of different boots, whose clocks are unrelated; or a record
             has an operation that this version does not know.
         OSError
             The folder does not exist or cannot be written to.
         """
         from epolllab.recording import perfetto
 
-        return perfetto.write(self, path, _client_recordings(client))
+        return perfetto.write(self, storage.local_path(path), _client_recordings(client))
 
-    def save(self, path: str | os.PathLike[str]) -> Path:
+    def save(self, path: storage.PathName) -> Path:
         """Write one Parquet file and return its path.
 
-        An existing file is replaced once the new one is complete. OSError if the folder
-        does not exist or cannot be written to.
+        Parameters
+        ----------
+        path : path-like
+            An existing file is replaced once the new one is complete, and keeps its mode
+            and, where permitted, its owner. A symbolic link stays a link: the file that it
+            leads to is replaced.
+
+        Raises
+        ------
+        ValueError
+            `path` is a folder, FIFO, device or socket, a link to a missing file, or a URL;
+            a record has an operation that this version does not know.
+        TypeError
+            JSON cannot hold the metadata.
+        OSError
+            The folder does not exist, is full or cannot be written to. The error names the
+            file, and nothing is left of the new one.
         """
-        path = Path(path)
+        target = storage.local_path(path)
         header: dict[str, Any] = {
             "format_version": FORMAT_VERSION,
             "overwritten": self.overwritten,
             "metadata": dict(self.metadata),
         }
-        header["digest"] = storage.digest(self.rows, header)
-        storage.write_table(path, self._table(), METADATA_KEY, header)
-        return path
+        storage.write_table(target, self._table(), METADATA_KEY, header, self.rows)
+        return target
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> "Recording":
+    def load(cls, path: storage.PathName) -> "Recording":
         """Read a file that :meth:`save` wrote, on any operating system.
 
         Raises
         ------
         ValueError
             The file is not a recording, is damaged, or was written by a newer version of
-            this package.
+            this package; or `path` is a URL, or anything but a regular file.
         FileNotFoundError
             There is no such file.
         """
         import numpy as np
 
+        source = storage.local_path(path)
         hint = "Recording.save() writes what this reads."
-        table, header = storage.read_table(
-            path, METADATA_KEY, FORMAT_VERSION, what="a recording", hint=hint
-        )
-        array = np.zeros(table.num_rows, dtype=np.dtype(list(FIELDS)))
-        for name, _ in FIELDS if header["format_version"] > 1 else FIELDS_OF_FORMAT_1:
-            column = table.column(name).combine_chunks()
-            array[name] = _op_numbers(column) if name == "op" else column.to_numpy()
-        rows = array.tobytes()
-        if header["format_version"] > 1 and storage.digest(rows, header) != header["digest"]:
-            raise ValueError(f"{path} is damaged: its rows or its metadata have changed")
-        return cls(rows, header["metadata"], header["overwritten"])
+        with storage.open_table(
+            source, METADATA_KEY, LAYOUTS, what="a recording", hint=hint
+        ) as (file, header):
+            fields = FIELDS if header["format_version"] > 1 else FIELDS_OF_FORMAT_1
+            _check_columns(file.schema_arrow, fields)
+            table = file.read(columns=[name for name, _ in fields])
+            array = np.zeros(table.num_rows, dtype=np.dtype(list(FIELDS)))
+            for name, _ in fields:
+                column = table.column(name)
+                if column.null_count:
+                    raise storage.Defect(f"has missing values in its column {name!r}")
+                array[name] = _op_numbers(column) if name == "op" else column.to_numpy()
+            loaded = cls(array.tobytes(), header["metadata"], header["overwritten"])
+            if "digest" in header:
+                storage.verify(loaded.rows, header)
+        return loaded
 
     def _table(self) -> "pa.Table":
         import numpy as np
         import pyarrow as pa
 
-        array = self.array()
+        from epolllab.frames.columns import check_operations
+
+        array = check_operations(self.array())
         columns = {
             name: pa.array(np.ascontiguousarray(array[name])) for name, _ in FIELDS if name != "op"
         }
@@ -253,10 +293,36 @@ def _client_recordings(client: object) -> "list[Recording]":
     )
 
 
-def _op_numbers(column: Any) -> "np.ndarray[Any, np.dtype[Any]]":
-    """Operation numbers of a column of names, whatever order its dictionary has."""
+def _check_columns(schema: "pa.Schema", fields: Sequence[tuple[str, str]]) -> None:
+    """Raise Defect unless each field has one column, of the type that save() writes."""
+    import numpy as np
+    import pyarrow as pa
+
+    for name, code in fields:
+        n = schema.names.count(name)
+        if n != 1:
+            raise storage.Defect(f"must have one column {name!r}, and has {n}")
+        found = schema.field(name).type
+        wanted = pa.from_numpy_dtype(np.dtype(code))
+        if name == "op":
+            wanted = pa.string()
+            found = found.value_type if pa.types.is_dictionary(found) else found
+        if found != wanted:
+            raise storage.Defect(f"has {found!s:.80} in its column {name!r}, not {wanted}")
+
+
+def _op_numbers(column: "pa.ChunkedArray") -> "np.ndarray[Any, np.dtype[Any]]":
+    """Operation numbers of a column of names, whatever order its dictionaries have."""
     import numpy as np
 
-    column = column.dictionary_encode() if not hasattr(column, "dictionary") else column
-    numbers = np.array([Op[name.upper()] for name in column.dictionary.to_pylist()], dtype="u2")
-    return numbers[column.indices.to_numpy()] if len(column) else np.empty(0, dtype="u2")
+    known = {op.label: int(op) for op in Op}
+    parts = [np.empty(0, dtype="u2")]
+    for chunk in column.chunks:
+        encoded = chunk if hasattr(chunk, "dictionary") else chunk.dictionary_encode()
+        names = encoded.dictionary.to_pylist()
+        numbers = np.array([known.get(name, len(Op)) for name in names], dtype="u2")
+        parts.append(numbers[encoded.indices.to_numpy()])
+        if (parts[-1] == len(Op)).any():
+            unknown = ", ".join(repr(name) for name in names if name not in known)
+            raise storage.Defect(f"has operations that this epolllab does not know: {unknown:.200}")
+    return np.concatenate(parts)
