@@ -218,6 +218,7 @@ class Http(Session):
             # After "Connection: close" the parser rejects further bytes, which are ignored.
             if not self.closing:
                 self._refuse(400)
+        self.in_request = bool(self._path) and not self.closing
         # A head that began in the same piece as the end of a request is checked when complete.
         if self._path and not self.closing and not responses:
             self._check_head(len(data))

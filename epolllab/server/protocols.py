@@ -42,6 +42,7 @@ class Hello(Session):
         b"Hello, world!"
     )
     TOO_LARGE = b"HTTP/1.0 413 Content Too Large\r\nContent-Length: 0\r\n\r\n"
+    TIMED_OUT = b"HTTP/1.0 408 Request Timeout\r\nContent-Length: 0\r\n\r\n"
 
     # Class attributes rather than instance attributes: most sessions end with their first read.
     max_request_bytes = 1 << 20
@@ -56,6 +57,7 @@ class Hello(Session):
             data = self._tail + data
         if b"\n\r\n" in data or b"\n\n" in data:
             self.closing = True
+            self.in_request = False
             if self._size + len(data) > self.max_request_bytes and self._ends_too_late(data):
                 self.linger = True
                 return [self.TOO_LARGE]
@@ -63,9 +65,15 @@ class Hello(Session):
         self._size += len(data) - len(self._tail)
         if self._size > self.max_request_bytes:
             self.closing = self.linger = True
+            self.in_request = False
             return [self.TOO_LARGE]
         self._tail = data[-2:]
+        self.in_request = True
         return []
+
+    def timed_out(self) -> list[bytes]:
+        """Return a 408 in the middle of a request."""
+        return [self.TIMED_OUT] if self.in_request else []
 
     def _ends_too_late(self, data: bytes) -> bool:
         """Whether the blank line in `data`, which begins with the tail, is beyond the limit."""

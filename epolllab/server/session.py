@@ -23,12 +23,16 @@ class Session:
         ``100 Continue``. The loop sends and clears them.
     fault : str or None
         Traceback of an exception that the session caught and responded to itself.
+    in_request : bool
+        Set it while a request has begun and is not complete, so that ``request_timeout``
+        applies to it.
     """
 
     closing = False
     linger = False
     interim = b""
     fault: str | None = None
+    in_request = False
 
     def receive(self, data: bytes) -> list[bytes]:
         """Take the bytes just read; return the responses that are complete, one per request.
@@ -39,7 +43,7 @@ class Session:
         raise NotImplementedError
 
     def timed_out(self) -> list[bytes]:
-        """Return what to send to a peer that was silent for too long, before the close."""
+        """Return what to send to a peer that exceeded a time limit, before the close."""
         return []
 
     def on_close(self) -> None:
