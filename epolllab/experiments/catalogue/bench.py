@@ -37,6 +37,8 @@ D = TypeVar("D", bound="Descriptor")
 ONE = (1).to_bytes(8, sys.byteorder)
 """What to write to an eventfd to add 1 to its counter."""
 
+SEND_BUFFER = 200_000
+
 
 class NotPossible(Exception):
     """A phenomenon cannot be shown on this machine; the message gives the reason."""
@@ -462,6 +464,18 @@ class Bench:
         except BlockingIOError:
             self.step(f"write {target.name} until EAGAIN", _byte_count(total), start)
             return total
+
+    def fill_tcp(self, receiver: Socket, sender: Socket) -> None:
+        """Fill a TCP send buffer, and again after each acknowledgement, until none makes room."""
+        # Without a size of its own, the kernel may enlarge the buffer, and OUT comes early.
+        sender.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+
+        def acknowledged() -> bool:
+            receiver.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+            return kernel.tcp_info(sender.sock).unacked == 0
+
+        while self.fill(sender, 4096):
+            self.until(acknowledged, "all segments acknowledged")
 
     # ---- waiting for a condition --------------------------------------------------------
 

@@ -22,10 +22,11 @@ STREAMS = (
     | select.EPOLLMSG
 )
 TCP_POLL = "tcp_poll() in net/ipv4/tcp.c"
+IP_RECVERR = 11  # from <linux/in.h>; the socket module lacks it
 
 
 @phenomenon(
-    claim="HUP is reported whatever the mask: a connection shut at both ends spins with mask 0.",
+    claim="HUP is reported whatever the mask: a connection shut both ways spins with mask 0.",
     expected={"of 1,000 waits returned": 1000, "each time": ["HUP"]},
     source="epoll_ctl(2): ERR and HUP are always waited for",
     notes="The how-to sets the mask to 0 and relies on this to learn when to close.",
@@ -122,11 +123,12 @@ MASKS = {
 
 
 @phenomenon(
-    claim="Each way in which a TCP connection ends, or was never opened, has a mask of its own.",
+    claim="Seven ways in which a TCP connection ends, or was never opened, have five masks.",
     expected={how: asked for how, (asked, _) in MASKS.items()},
     source=f"epoll_ctl(2); {TCP_POLL}",
-    notes="Interest is IN|OUT|PRI|RDHUP. HUP means that both halves are shut, by either side; "
-    "the how-to takes it for 'the client closed'.",
+    notes="Interest is IN|OUT|PRI|RDHUP. A close looks like a half-close, and a refused connect "
+    "like a reset; see endings-told-apart. HUP means that both halves are shut, by either side, "
+    "or that there is no connection; the how-to takes it for 'the client closed'.",
     picture=picture_of_endings,
 )
 def endings_matrix(bench: Bench) -> dict[str, str]:
@@ -144,21 +146,87 @@ def endings_unasked(bench: Bench) -> dict[str, str]:
 
 
 @phenomenon(
-    claim="select has no HUP: an ended connection is readable, and a broken one also writable.",
+    claim="Endings with the same mask are told apart by SO_ERROR, or by what a send causes.",
     expected={
-        "peer closed: poll": "IN|RDHUP",
-        "peer closed: select": "read",
-        "peer reset: poll": "IN|ERR|HUP|RDHUP",
-        "peer reset: select": "read",
+        "connect refused: SO_ERROR": "ECONNREFUSED",
+        "peer reset: SO_ERROR": "ECONNRESET",
+        "half-closed, after a send": "IN|OUT|RDHUP",
+        "half-closed, received": 1,
+        "closed, after a send": "IN|OUT|ERR|HUP|RDHUP",
+        "closed: SO_ERROR": "EPIPE",
     },
-    source="select(2), 'Correspondence between select() and poll() notifications'",
-    notes="Only interest in reading is registered here; ERR counts as writable.",
+    source=f"socket(7), SO_ERROR; {TCP_POLL}; RFC 9293, 3.10.7: a closed end answers with a reset",
+    notes="A FIN says that the peer will send no more, and not whether it still reads. A peer "
+    "that has closed answers what is sent to it with a reset; after a FIN it is EPIPE.",
+)
+def endings_told_apart(bench: Bench) -> Iterator[object]:
+    for how in ("connect refused", "peer reset"):
+        yield error_name(_take_error(bench, _end(bench, how)))
+    here, there = bench.tcp()
+    bench.shutdown(there, socket.SHUT_WR)
+    bench.in_state(here, "CLOSE_WAIT")
+    bench.send(here, b"x")
+    bench.arrived(there, 1)
+    yield "".join(bench.masks(bench.watch(here, ALL)))
+    yield len(bench.recv(there, 10))
+    here = _end(bench, "peer closed")
+    bench.send(here, b"x")
+    bench.in_state(here, "CLOSE")
+    yield "".join(bench.masks(bench.watch(here, ALL)))
+    yield error_name(_take_error(bench, here))
+
+
+@phenomenon(
+    claim="HUP says nothing of OUT: a full buffer shut both ways has OUT on TCP and not on unix.",
+    expected={
+        "both, buffer full": [],
+        "tcp": ["IN|OUT|HUP|RDHUP"],
+        "tcp, send": "EPIPE",
+        "unix": ["IN|HUP|RDHUP"],
+        "unix, send": "EPIPE",
+    },
+    source=f"{TCP_POLL} sets OUT when the sending half is shut; unix_poll() in "
+    "net/unix/af_unix.c looks at the buffer alone",
+    notes="A loop that waits for OUT to learn that it cannot send any more waits in vain on a "
+    "unix socket; HUP, which cannot be masked, tells it.",
+)
+def hangup_without_room(bench: Bench) -> Iterator[object]:
+    (tcp, tcp_peer), (unix, _) = bench.tcp(), bench.pair()
+    bench.fill_tcp(tcp_peer, tcp)
+    bench.fill(unix)
+    epolls = [bench.watch(here, ALL) for here in (tcp, unix)]
+    yield [mask for epoll in epolls for mask in bench.masks(epoll)]
+    for here, epoll in zip((tcp, unix), epolls, strict=True):
+        bench.shutdown(here, socket.SHUT_RDWR)
+        yield bench.masks(epoll)
+        yield bench.attempt(bench.send, here, b"x")
+
+
+@phenomenon(
+    claim="select has neither HUP nor ERR: HUP counts as readable, ERR as readable and writable.",
+    expected={
+        "full unix socket, shut both ways: poll": "HUP",
+        "full unix socket, shut both ways: select": "read",
+        "full pipe without a reader: poll": "ERR",
+        "full pipe without a reader: select": "read, write",
+        "TCP, peer closed: poll": "OUT",
+        "TCP, peer closed: select": "read, write",
+    },
+    source="select(2), 'Correspondence between select() and poll() notifications'; POLLIN_SET and "
+    "POLLOUT_SET in fs/select.c",
+    notes="Interest is OUT for poll, reading and writing for select. With select, a peer that "
+    "has closed looks like one that has sent something.",
 )
 def select_hides_endings(bench: Bench) -> Iterator[object]:
-    for how in ("peer closed", "peer reset"):
-        here = _end(bench, how)
-        yield "".join(bench.poll(here, EPOLLIN | EPOLLRDHUP))
-        yield bench.select(here)
+    here, _ = bench.pair()
+    bench.fill(here)
+    bench.shutdown(here, socket.SHUT_RDWR)
+    reader, writer = bench.pipe()
+    bench.fill(writer)
+    bench.close(reader)
+    for target in (here, writer, _end(bench, "peer closed")):
+        yield "".join(bench.poll(target, EPOLLOUT))
+        yield bench.select(target, write=True)
 
 
 @phenomenon(
@@ -282,29 +350,40 @@ def _take_error(bench: Bench, here: Socket) -> int:
 
 
 @phenomenon(
-    claim="RDNORM comes with IN, WRNORM and WRBAND come with OUT; RDBAND and MSG stay unset.",
-    expected={"room to write": ["OUT|WRNORM|WRBAND"], "data too": ["IN|OUT|RDNORM|WRNORM|WRBAND"]},
-    source="poll(2): RDNORM is equivalent to IN, WRNORM to OUT, Linux does not use MSG; "
-    "unix_poll() in net/unix/af_unix.c",
+    claim="RDNORM comes with IN, WRNORM with OUT, and on unix sockets WRBAND with OUT as well.",
+    expected={
+        "unix, room to write": ["OUT|WRNORM|WRBAND"],
+        "unix, data too": ["IN|OUT|RDNORM|WRNORM|WRBAND"],
+        "tcp, room to write": ["OUT|WRNORM"],
+        "tcp, data too": ["IN|OUT|RDNORM|WRNORM"],
+    },
+    source="poll(2): RDNORM is equivalent to IN, WRNORM to OUT, RDBAND is generally unused on "
+    "Linux, and so is MSG; unix_poll() in net/unix/af_unix.c; tcp_poll() in net/ipv4/tcp.c",
     notes="The names come from System V streams. A mask needs none of them.",
 )
 def norm_and_band(bench: Bench) -> Iterator[object]:
-    _, there, epoll = bench.watched_pair(EPOLLIN | EPOLLOUT | STREAMS)
-    yield bench.masks(epoll)
-    bench.send(there, b"x")
-    yield bench.masks(epoll)
+    for here, there in (bench.pair(), bench.tcp()):
+        epoll = bench.watch(here, EPOLLIN | EPOLLOUT | STREAMS)
+        yield bench.masks(epoll)
+        bench.send(there, b"x")
+        bench.arrived(here, 1)
+        yield bench.masks(epoll)
 
 
 @phenomenon(
-    claim="ERR lasts until the error is fetched, by SO_ERROR or by the call that fails with it.",
+    claim="A socket's error is fetched once, by SO_ERROR or by the call that fails with it.",
     expected={
         "peer reset": ["IN|ERR|HUP|RDHUP"],
         "SO_ERROR": "ECONNRESET",
         "after that": ["IN|HUP|RDHUP"],
-        "recv": 0,
+        "then recv": 0,
+        "recv instead of SO_ERROR": "ECONNRESET",
+        "after recv": ["IN|HUP|RDHUP"],
+        "then SO_ERROR": 0,
     },
     source=f"socket(7), SO_ERROR; {TCP_POLL}",
-    notes="After SO_ERROR was fetched, a reset looks like an orderly end of file.",
+    notes="After SO_ERROR was fetched, a reset looks like an orderly end of file. See also "
+    "error-queue-is-err: ERR has a second cause.",
 )
 def error_is_taken_once(bench: Bench) -> Iterator[object]:
     here = _end(bench, "peer reset")
@@ -313,6 +392,40 @@ def error_is_taken_once(bench: Bench) -> Iterator[object]:
     yield error_name(_take_error(bench, here))
     yield bench.masks(epoll)
     yield len(bench.recv(here, 10))
+    here = _end(bench, "peer reset")
+    yield bench.attempt(bench.recv, here, 10)
+    yield bench.masks(bench.watch(here, EPOLLIN | EPOLLRDHUP))
+    yield _take_error(bench, here)
+
+
+@phenomenon(
+    claim="ERR can also mean a message in the error queue, which SO_ERROR does not take away.",
+    expected={
+        "interest 0, peer refuses": ["ERR"],
+        "SO_ERROR": "ECONNREFUSED",
+        "after that": ["ERR"],
+        "SO_ERROR again": 0,
+        "after recvmsg with MSG_ERRQUEUE": [],
+    },
+    source="ip(7), IP_RECVERR; recv(2), MSG_ERRQUEUE; datagram_poll() in net/core/datagram.c",
+    notes="With IP_RECVERR, or for time stamps and MSG_ZEROCOPY on TCP too. A loop that fetches "
+    "SO_ERROR and nothing else spins.",
+)
+def error_queue_is_err(bench: Bench) -> Iterator[object]:
+    here, there = bench.udp()
+    here.sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
+    epoll = bench.watch(here, 0)
+    bench.close(there)
+    bench.send(here, b"x")
+    yield bench.masks(epoll, PATIENCE_S)
+    yield error_name(_take_error(bench, here))
+    yield bench.masks(epoll)
+    yield _take_error(bench, here)
+    bench.call(
+        "recvmsg(here, MSG_ERRQUEUE)",
+        lambda: here.sock.recvmsg(100, 1000, socket.MSG_ERRQUEUE)[0],
+    )
+    yield bench.masks(epoll)
 
 
 @phenomenon(
@@ -346,15 +459,30 @@ def empty_datagram(bench: Bench) -> Iterator[object]:
 
 
 @phenomenon(
-    claim="The master of a pseudoterminal reports HUP while no slave is open; its read is EIO.",
-    expected={"slave open": [], "slave closed": ["HUP"], "read": "EIO"},
-    source="pts(4); n_tty_poll() in drivers/tty/n_tty.c",
+    claim="A terminal's master reports HUP when its last slave has closed, not before one opened.",
+    expected={
+        "no slave opened yet": [],
+        "read": "EAGAIN",
+        "slave open": [],
+        "slave closed": ["HUP"],
+        "then read": "EIO",
+        "slave opened again": [],
+    },
+    source="pts(4); n_tty_poll() in drivers/tty/n_tty.c tests TTY_OTHER_CLOSED, which "
+    "pty_close() sets and pty_open() clears",
     notes="Unlike at a socket's end of file, read raises: a loop that waits for b'' never gets it.",
 )
 def terminal_hangs_up(bench: Bench) -> Iterator[object]:
+    flags = os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC
+    fresh = bench.add(bench.call("open(/dev/ptmx)", os.open, "/dev/ptmx", flags), "fresh master")
+    yield bench.masks(bench.watch(fresh, EPOLLIN))
+    yield bench.attempt(os.read, fresh.fd, 10)
     master, slave = bench.pty()
+    path = os.ttyname(slave.fd)
     epoll = bench.watch(master, EPOLLIN)
     yield bench.masks(epoll)
     bench.close(slave)
     yield bench.masks(epoll, PATIENCE_S)
     yield bench.attempt(os.read, master.fd, 10)
+    bench.add(bench.call("open(slave)", os.open, path, flags), "slave")
+    yield bench.masks(epoll)

@@ -50,11 +50,19 @@ def _epoll(epfd: int) -> Any:
     return select.epoll.fromfd(os.dup(epfd))
 
 
+def _send_all(fd: int, size: int) -> None:
+    """Send, and block while the buffer is full."""
+    with socket.socket(fileno=os.dup(fd)) as sock:
+        sock.setblocking(True)
+        sock.sendall(bytes(size))
+
+
 _CALLS: dict[str, Any] = {
     "register ready eventfd": _register_ready_eventfd,
     "close": os.close,
     "wait": lambda epfd: _epoll(epfd).poll(0),
     "unregister": lambda epfd, fd: _epoll(epfd).unregister(fd),
+    "send all": _send_all,
 }
 
 
