@@ -3,12 +3,12 @@
 It summarises them, and saves them to one Parquet file.
 """
 
-import os
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -17,16 +17,23 @@ from epolllab.analysis.shape import shape
 from epolllab.notebook import html
 from epolllab.recording import environment, storage
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 __all__ = ["Result", "frame_of"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Version of the Parquet layout.
 
 1 : the frame's columns; the schema's metadata key ``epolllab_result`` holds JSON with
     ``format_version``, ``name``, ``by``, ``values``, ``x`` and ``circumstances``.
+2 : the JSON also has a ``digest`` over the columns and the rest of the JSON.
 """
 
 METADATA_KEY = b"epolllab_result"
+_KEYS = ("name", "by", "values", "x", "circumstances")
+LAYOUTS = {1: _KEYS, 2: (*_KEYS, "digest")}
+"""Keys of the header for each format version."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,7 +146,9 @@ class Result:
 
     def __repr__(self) -> str:
         stopped = ", interrupted" if self.interrupted else ""
-        return f"<Result of {self.name}: {len(self):,} measurements{stopped}>"
+        throttled = environment.throttled(self.circumstances)
+        slowed = f", {throttled}" if throttled else ""
+        return f"<Result of {self.name}: {len(self):,} measurements{stopped}{slowed}>"
 
     def _repr_html_(self) -> str:
         seconds = self.circumstances.get("seconds")
@@ -158,14 +167,15 @@ class Result:
         shown = [name for name in table if not str(name).endswith("_spread")]
         return card + table[shown].to_html(index=False, float_format="{:,.1f}".format, max_rows=24)
 
-    def save(self, path: str | os.PathLike[str]) -> Path:
+    def save(self, path: storage.PathName) -> Path:
         """Write one Parquet file, completely or not at all, and return its path.
 
-        An existing file is replaced once the new one is complete. OSError if the folder
-        does not exist or cannot be written to.
+        `path`, what happens to an existing file, and errors are as for
+        :meth:`epolllab.Recording.save`.
         """
         import pyarrow as pa
 
+        target = storage.local_path(path)
         bare = self.table.copy(deep=False)
         bare.attrs = {}
         header = {
@@ -177,27 +187,78 @@ class Result:
             "circumstances": dict(self.circumstances),
         }
         table = pa.Table.from_pandas(bare, preserve_index=False)
-        storage.write_table(Path(path), table, METADATA_KEY, header)
-        return Path(path)
+        storage.write_table(target, table, METADATA_KEY, header, _content(table))
+        return target
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> "Result":
+    def load(cls, path: storage.PathName) -> "Result":
         """Read a file written by :meth:`save`, on any operating system.
 
-        ValueError if the file is not a result, or a newer version of epolllab wrote it.
+        Errors are as for :meth:`epolllab.Recording.load`.
         """
+        source = storage.local_path(path)
         hint = "Result.load() reads files of Result.save(); for a recording use Recording.load()"
-        table, header = storage.read_table(
-            path, METADATA_KEY, FORMAT_VERSION, what="the result of an experiment", hint=hint
-        )
-        return cls(
-            header["name"],
-            table.to_pandas(),
-            header["circumstances"],
-            header["by"],
-            header["values"],
-            header["x"],
-        )
+        with storage.open_table(
+            source, METADATA_KEY, LAYOUTS, what="the result of an experiment", hint=hint
+        ) as (file, header):
+            table = file.read()
+            if "digest" in header:
+                storage.verify(_content(table), header)
+            _check_header(header, table.column_names)
+            given = [header[key] for key in ("circumstances", "by", "values", "x")]
+            return cls(header["name"], table.to_pandas(), *given)
+
+
+def _content(table: "pa.Table") -> bytes:
+    """A hash of names, types and values, whatever pages and dictionaries a file has."""
+    from hashlib import blake2b
+
+    made = blake2b((table.schema.metadata or {}).get(b"pandas", b""))
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        made.update(json.dumps(name).encode())
+        made.update(_values(column))
+    return made.digest()
+
+
+def _values(column: "pa.ChunkedArray") -> bytes:
+    """The values: numbers as they are in memory, categories with their codes, others as JSON."""
+    import pyarrow as pa
+
+    kind = column.type
+    if pa.types.is_dictionary(kind) and not _is_text(kind.value_type):
+        column = column.cast(kind.value_type)  # Parquet keeps only dictionaries of text
+        kind = column.type
+    codes: Any = b""
+    if pa.types.is_dictionary(kind) and len(column):
+        whole = column.unify_dictionaries().combine_chunks()
+        codes = whole.indices.cast("i4").fill_null(-1).to_numpy().tobytes()
+        values = [kind.ordered, whole.dictionary.to_pylist()]
+    elif (pa.types.is_integer(kind) or pa.types.is_floating(kind)) and not column.null_count:
+        codes, values = column.to_numpy().tobytes(), [str(kind)]
+    else:
+        values = column.to_pylist()
+    return json.dumps(values, default=str).encode() + bytes(codes)
+
+
+def _is_text(kind: "pa.DataType") -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _check_header(header: Mapping[str, Any], columns: Sequence[str]) -> None:
+    """Raise Defect for parts of the wrong type, and for columns that the table lacks."""
+    by, values, x = header["by"], header["values"], header["x"]
+    if not isinstance(header["name"], str) or not isinstance(header["circumstances"], dict):
+        raise storage.Defect("has a header without a name or circumstances")
+    if not isinstance(by, list) or not isinstance(values, list):
+        raise storage.Defect("has a header in which by or values is not a list")
+    absent = [name for name in [*by, *values, *([] if x is None else [x])] if name not in columns]
+    if absent:
+        raise storage.Defect(f"has a header that names columns it lacks: {absent!r:.200}")
+    notes = header["circumstances"].get("notes", [])
+    if not isinstance(notes, list) or not all(isinstance(note, str) for note in notes):
+        raise storage.Defect("has circumstances whose notes are not a list of sentences")
 
 
 def frame_of(data: Result | pd.DataFrame) -> pd.DataFrame:

@@ -4,9 +4,11 @@
 calls of an event loop, bare or recorded; ``raw`` makes the same system calls through
 ctypes, without CPython's wrappers; ``proc``, ``tcp`` and ``limits`` read what the
 kernel reports about processes, sockets and descriptors; ``waiting`` waits until a
-process sleeps. Imports the standard library and the files at the package's top only.
+process sleeps; ``cgroups`` reads CPU quotas and the memory that can be used. Imports the
+standard library and the files at the package's top only.
 """
 
+from epolllab.kernel.cgroups import Throttling, cpu_quotas, memory_available, throttling
 from epolllab.kernel.limits import (
     DescriptorLimitError,
     DescriptorLimits,
@@ -41,11 +43,13 @@ __all__ = [
     "InterestEntry",
     "ListenQueue",
     "TcpInfo",
+    "Throttling",
     "bytes_readable",
     "children",
     "context_switches",
     "counters",
     "counters_since",
+    "cpu_quotas",
     "cpu_time_ns",
     "descriptor_limits",
     "descriptors_open",
@@ -55,12 +59,14 @@ __all__ = [
     "listen_queue",
     "local_port_range",
     "make_poller",
+    "memory_available",
     "raise_descriptor_limit",
     "require_linux",
     "somaxconn",
     "sysctl",
     "tcp_info",
     "threads",
+    "throttling",
     "until_asleep",
     "until_idle",
 ]

@@ -23,7 +23,17 @@ from epolllab.checks import check_int
 from epolllab.events import Op, key_of
 from epolllab.recording.recorder import Recorder
 
-__all__ = ["KEYS", "collect", "describe", "recorder_cost_ns", "require_same_boot", "summary"]
+__all__ = [
+    "END_KEYS",
+    "KEYS",
+    "at_end",
+    "collect",
+    "describe",
+    "recorder_cost_ns",
+    "require_same_boot",
+    "summary",
+    "throttled",
+]
 
 KEYS: dict[str, str] = {
     "started": "when this was collected, UTC, ISO 8601",
@@ -36,6 +46,9 @@ KEYS: dict[str, str] = {
     "cpu": "processor model",
     "cpu_count": "logical processors that are online",
     "cpu_affinity": "logical processors that the collecting thread may run on, list of numbers",
+    "cpu_quotas": "processors that each control group with a CPU quota may use, by its path",
+    "nr_throttled": "periods in which these groups had used up their quota, up to now",
+    "throttled_usec": "time for which they were throttled, up to now, µs, over all processors",
     "cpu_governor": "how the kernel chooses the processor's frequency",
     "hypervisor": "whether the processor reports that it belongs to a virtual machine",
     "memory_bytes": "physical memory, bytes",
@@ -60,6 +73,9 @@ KEYS: dict[str, str] = {
     "tcp_wmem": "smallest, initial and largest send buffer of a TCP socket, bytes",
 }
 """Keys that :func:`collect` always returns, with their meaning and unit."""
+
+END_KEYS = ("nr_throttled_end", "throttled_usec_end")
+"""Keys of :func:`at_end`."""
 
 
 def collect(*, recorder_cost_ns: float | None = None, **parameters: Any) -> dict[str, Any]:
@@ -108,6 +124,30 @@ def collect(*, recorder_cost_ns: float | None = None, **parameters: Any) -> dict
     return {**{key: facts[key] for key in KEYS}, **parameters}
 
 
+def at_end() -> dict[str, Any]:
+    """Return what the end of a run adds to :func:`collect`, for :func:`throttled`.
+
+    The keys are :data:`END_KEYS`, with None for what is not known here.
+    """
+    found = _or_none(kernel.throttling) or (None, None)
+    return dict(zip(END_KEYS, found, strict=True))
+
+
+def throttled(metadata: Mapping[str, Any]) -> str:
+    """Return how long a CPU quota stopped the run, as the rest of a sentence, or "".
+
+    For example ``"throttled for 812 ms by a CPU quota of 0.2 processors"``. `metadata` is
+    that of :func:`collect` and :func:`at_end`, or of a recording.
+    """
+    known = _Formatter(metadata)
+    spent_us = known.number("throttled_usec_end") - known.number("throttled_usec")
+    periods = known.number("nr_throttled_end") - known.number("nr_throttled")
+    if not (spent_us > 0 or periods > 0):
+        return ""
+    quota = known.quota()
+    return f"throttled for {spent_us / 1000:,.0f} ms by a CPU quota" + (quota and f" of {quota}")
+
+
 def _or_none(ask: Callable[[], Any]) -> Any:
     """Return what `ask` returns; None where this system does not have it."""
     # Files, system calls, attributes and modules may be missing, text may be cut: all of
@@ -125,6 +165,7 @@ def _line(path: str) -> str | None:
 def _facts() -> dict[str, Any]:
     clock = time.get_clock_info("monotonic")
     limits = _or_none(kernel.descriptor_limits)
+    throttling = _or_none(kernel.throttling)
     return {
         "started": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "started_ns": time.monotonic_ns(),
@@ -136,6 +177,9 @@ def _facts() -> dict[str, Any]:
         **_processor(),
         "cpu_count": os.cpu_count(),
         "cpu_affinity": _or_none(lambda: sorted(os.sched_getaffinity(0))),
+        "cpu_quotas": _or_none(kernel.cpu_quotas),
+        "nr_throttled": throttling and throttling.periods,
+        "throttled_usec": throttling and throttling.microseconds,
         "cpu_governor": _line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         "memory_bytes": _or_none(lambda: os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")),
         "load_average": _or_none(lambda: [round(load, 2) for load in os.getloadavg()]),
@@ -225,7 +269,7 @@ def recorder_cost_ns(n: int = 20_000) -> float:
         readings (``clock_cost_ns``). Other threads of this process and a busy machine
         increase the result, so measure before the load starts.
     """
-    check_int("n", n, _BATCH)
+    check_int("n", n, _BATCH, 10**9)
     recorder = Recorder(1000)
     t_ns, stage, clock = recorder.clock(), recorder.stage, time.perf_counter_ns
     key, op = key_of(1, 10), int(Op.RECV)
@@ -259,6 +303,7 @@ def summary(metadata: Mapping[str, Any]) -> str:
         known.python(),
         known.text("load {load_average[0]}"),
         known.recorder("recorder "),
+        throttled(metadata) or known.quota("CPU quota "),
     )
     return ", ".join(part.strip() for part in parts if part.strip()) or "circumstances unknown"
 
@@ -271,6 +316,7 @@ def describe(metadata: Mapping[str, Any]) -> str:
     known = _Formatter(metadata)
     rows = {
         "machine": known.processor() + known.text(", {machine}", ", governor {cpu_governor}"),
+        "CPU quota": throttled(metadata) or known.quota(),
         "kernel": known.text("{system} {kernel}"),
         "memory": known.memory(),
         "load": known.text("{load_average[0]} over the last minute"),
@@ -291,7 +337,9 @@ def describe(metadata: Mapping[str, Any]) -> str:
         "epolllab": known.text("{epolllab}"),
         "started": known.text("{started}"),
         "parameters": ", ".join(
-            f"{name}={value!r}" for name, value in metadata.items() if name not in KEYS
+            f"{name}={value!r}"
+            for name, value in metadata.items()
+            if name not in KEYS and name not in END_KEYS
         ),
     }  # fmt: skip
     lines = [f"{name + ':':<13}{text.strip(' ,;')}" for name, text in rows.items() if text]
@@ -319,6 +367,18 @@ class _Formatter:
     def python(self) -> str:
         without_gil = " without GIL" if self._facts.get("gil") is False else ""
         return self.text("{implementation} {python}") + without_gil
+
+    def number(self, name: str) -> float:
+        """A number that is 0 where it is missing."""
+        value = self._facts.get(name)
+        return value if isinstance(value, int | float) else 0
+
+    def quota(self, prefix: str = "") -> str:
+        """The least CPU quota of the groups, in processors."""
+        quotas = self._facts.get("cpu_quotas")
+        known = quotas.values() if isinstance(quotas, Mapping) else ()
+        least = min((q for q in known if isinstance(q, int | float)), default=None)
+        return "" if least is None else f"{prefix}{least:.3g} processors"
 
     def memory(self) -> str:
         n_bytes = self._facts.get("memory_bytes")

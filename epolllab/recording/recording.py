@@ -191,8 +191,9 @@ class Recording:
         TypeError
             `client` is none of these, or `path` is no path.
         ValueError
-            `path` is not a local regular file, as for :meth:`save`; the recordings are of different boots, whose clocks are unrelated; or a record
-            has an operation that this version does not know.
+            `path` is not a local regular file, as for :meth:`save`; the recordings are of
+            different boots, whose clocks are unrelated; or a record has an operation that
+            this version does not know.
         OSError
             The folder does not exist or cannot be written to.
         """
@@ -246,9 +247,10 @@ class Recording:
 
         source = storage.local_path(path)
         hint = "Recording.save() writes what this reads."
-        with storage.open_table(
-            source, METADATA_KEY, LAYOUTS, what="a recording", hint=hint
-        ) as (file, header):
+        with storage.open_table(source, METADATA_KEY, LAYOUTS, what="a recording", hint=hint) as (
+            file,
+            header,
+        ):
             fields = FIELDS if header["format_version"] > 1 else FIELDS_OF_FORMAT_1
             _check_columns(file.schema_arrow, fields)
             table = file.read(columns=[name for name, _ in fields])
