@@ -30,6 +30,7 @@ __all__ = [
     "cpu_time_ns",
     "descriptors_open",
     "interest_list",
+    "is_kernel_thread",
     "local_port_range",
     "require_linux",
     "somaxconn",
@@ -65,7 +66,7 @@ def _name(pid: int | None, tid: int | None = None) -> str:
 
 
 @contextmanager
-def _process_folder(pid: int | None, tid: int | None = None) -> Iterator[Path]:
+def process_folder(pid: int | None, tid: int | None = None) -> Iterator[Path]:
     """A process's or thread's folder in /proc; errors inside the block name the process."""
     require_linux("/proc")
     folder = Path("/proc", "self" if pid is None else str(pid))
@@ -86,7 +87,7 @@ def _process_folder(pid: int | None, tid: int | None = None) -> Iterator[Path]:
 
 def read_process_file(name: str, pid: int | None, tid: int | None = None) -> str:
     """Read a file of a process or thread in /proc."""
-    with _process_folder(pid, tid) as folder:
+    with process_folder(pid, tid) as folder:
         return (folder / name).read_text()
 
 
@@ -98,6 +99,11 @@ def _stat(pid: int | None, tid: int | None = None) -> list[str]:
 
 
 @checked(pid=check_pid)
+def is_kernel_thread(pid: int) -> bool:
+    """Whether a process is a thread of the kernel (PF_KTHREAD in include/linux/sched.h)."""
+    return bool(int(_stat(pid)[6]) & 0x0020_0000)
+
+
 def threads(pid: int | None = None) -> dict[int, str]:
     """Return the threads of a process that exist now, this process by default.
 
@@ -106,7 +112,7 @@ def threads(pid: int | None = None) -> dict[int, str]:
     dict of int to str
         Thread id to the kernel's name of the thread, the main thread first.
     """
-    with _process_folder(pid) as folder:
+    with process_folder(pid) as folder:
         tids = sorted(map(int, os.listdir(folder / "task")))
     names = {}
     for tid in tids:
@@ -128,10 +134,17 @@ def children(pid: int | None = None) -> set[int]:
     return found
 
 
+def is_suspended(pid: int) -> bool:
+    """Return whether a signal such as SIGSTOP has stopped a process; False if it has ended."""
+    with suppress(OSError):
+        return _stat(pid)[0] == "T"
+    return False
+
+
 @checked(pid=check_pid)
 def descriptors_open(pid: int | None = None) -> int:
     """Count the open descriptors of a process, this one by default."""
-    with _process_folder(pid) as folder:
+    with process_folder(pid) as folder:
         count = len(os.listdir(folder / "fd"))
     # Listing our own folder opens a descriptor, which is in the list.
     return count - 1 if pid in (None, os.getpid()) else count
@@ -151,7 +164,8 @@ class InterestEntry(NamedTuple):
     pos: int | None
     """File position; 0 for a socket. None if the kernel does not print it."""
     inode: int | None
-    """Inode of the watched file, the one in ``socket:[inode]``; None as above."""
+    """Inode of the watched file, the one in ``socket:[inode]``; None as above. It identifies
+    sockets and pipes; all eventfds, timerfds and epolls have the same."""
     device: int | None
     """Device of that inode, comparable with ``os.fstat(fd).st_dev``; None as above."""
 
@@ -204,7 +218,7 @@ def interest_list(epfd: int | HasFileno, pid: int | None = None) -> list[Interes
 
 
 def _check_is_epoll(fd: int, pid: int | None) -> None:
-    with _process_folder(pid) as folder:
+    with process_folder(pid) as folder:
         os.stat(folder)
         try:
             target = os.readlink(folder / "fd" / str(fd))
