@@ -4,6 +4,7 @@ Frames and sums are made when a method asks for them; numpy and pandas are impor
 not before.
 """
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from functools import cached_property
@@ -32,7 +33,7 @@ _OWN_ERRORS = {
     loop.CLOSED_EARLY: "closed early",
     loop.BAD_RESPONSE: "bad response",
 }
-_PERCENTILES = {"p50": 50, "p90": 90, "p99": 99, "p99_9": 99.9, "max": 100}
+_PERCENTILES = {"p50": 50, "p90": 90, "p99": 99, "p99_9": 99.9}
 _ON_RATE = 0.95
 """Fraction of the requested rate from which on it counts as reached."""
 
@@ -189,9 +190,10 @@ class Run:
             common start to the last end; ``requests_per_s`` (succeeded over elapsed; in
             an open loop, the interval after the last arrival counts as well) and there
             also ``asked_per_s``, the requested rate; ``mean_us``, ``p50_us``, ``p90_us``,
-            ``p99_us``, ``p99_9_us``, ``max_us`` of the latency of those that succeeded;
-            in an open loop ``waiting_p99_us`` and ``waiting_max_us``, the part of it
-            before the send.
+            ``p99_us``, ``p99_9_us``, ``max_us`` of the latency of those that succeeded
+            (NaN for a percentile that so few requests do not support, as
+            :func:`epolllab.analysis.percentile` describes); in an open loop
+            ``waiting_p99_us`` and ``waiting_max_us``, the part of it before the send.
 
             Little's law checks the clocks: ``in_flight_mean``, which the loops counted,
             and ``throughput_x_latency``, computed from the rows, should agree within a
@@ -202,6 +204,8 @@ class Run:
             than the server; use more `processes`.
         """
         import pandas as pd
+
+        from epolllab.analysis.statistics import percentile
 
         rows = self._rows
         spans = (rows["done_ns"] - rows["intended_ns"]).astype("f8")
@@ -222,13 +226,15 @@ class Run:
         rate = self.metadata.get("rate")
         if rate:
             sums["asked_per_s"] = rate
-        sums["mean_us"] = round(float(latency.mean()), 3) if len(latency) else float("nan")
-        sums |= {f"{name}_us": _percentile(latency, q) for name, q in _PERCENTILES.items()}
+        nan = float("nan")
+        sums["mean_us"] = round(float(latency.mean()), 3) if len(latency) else nan
+        sums |= {f"{n}_us": round(percentile(latency, p), 3) for n, p in _PERCENTILES.items()}
+        sums["max_us"] = round(float(latency.max()), 3) if len(latency) else nan
         if rate:
             sent = rows["sent_ns"] > 0
             waiting = (rows["sent_ns"] - rows["intended_ns"])[sent] / 1e3
-            sums["waiting_p99_us"] = _percentile(waiting, 99)
-            sums["waiting_max_us"] = _percentile(waiting, 100)
+            sums["waiting_p99_us"] = round(percentile(waiting, 99), 3)
+            sums["waiting_max_us"] = round(float(waiting.max()), 3) if len(waiting) else nan
         in_flight_ns = sum(part.facts.in_flight_ns for part in self._parts)
         sums["in_flight_mean"] = round(in_flight_ns / elapsed_ns, 3) if elapsed_ns else 0.0
         sums["throughput_x_latency"] = round(float(spans.sum()) * per_s / 1e9, 3)
@@ -259,6 +265,8 @@ class Run:
         lost = sum(part.snapshot.overwritten for part in self._parts)
         if lost:
             notes.append(f"{lost:,} of the clients' events were overwritten; raise capacity")
+        if throttled := environment.throttled(self.metadata):
+            notes.append(f"{throttled}, which its latencies include")
         return notes
 
     def _elapsed_ns(self) -> int:
@@ -322,7 +330,7 @@ class Run:
             "elapsed": f"{sums['elapsed_s']:.3f} s",
             f"{what}/s": f"{sums['requests_per_s']:,.0f}",
             "latency": " · ".join(
-                f"{name} {sums[f'{name}_us'] / 1e3:,.2f} ms" for name in ("p50", "p99", "max")
+                f"{name} {milliseconds(sums[f'{name}_us'])}" for name in ("p50", "p99", "max")
             ),
         }
 
@@ -331,7 +339,6 @@ def _error_name(number: int) -> str:
     return _OWN_ERRORS.get(number) or error_name(number)
 
 
-def _percentile(values: Any, q: float) -> float:
-    import numpy as np
-
-    return round(float(np.percentile(values, q)), 3) if len(values) else float("nan")
+def milliseconds(us: float) -> str:
+    """A latency in milliseconds, or a dash where it is missing."""
+    return "\N{EN DASH}" if math.isnan(us) else f"{us / 1e3:,.2f} ms"

@@ -133,7 +133,7 @@ def run_clients(
     execute = run_in_processes if where == "process" else run_in_threads
     with kernel.raise_descriptor_limit(_descriptors(options)), _bar(options, progress) as show:
         parts = execute(options.shares(), show)
-    return Run(parts, metadata)
+    return Run(parts, {**metadata, **environment.at_end()})
 
 
 def _descriptors(options: ClientOptions) -> int:

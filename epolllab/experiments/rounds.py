@@ -191,6 +191,9 @@ class ExperimentRun:
 
     def result(self, **parameters: Any) -> Result:
         """The measured rows with the circumstances of the run, which ends now."""
+        self._circumstances |= environment.at_end()
+        if throttled := environment.throttled(self._circumstances):
+            self.note(f"{throttled}, which the measurements include")
         lasted_ns = time.monotonic_ns() - int(self._circumstances["started_ns"])
         circumstances = {
             **self._circumstances,

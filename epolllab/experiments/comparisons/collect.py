@@ -40,6 +40,7 @@ def collect(
     `parameters` are added to the circumstances. KeyboardInterrupt ends it early: the frame
     then has the rows of the finished steps, and ``attrs["interrupted"]`` is True.
     """
+    facts = environment.collect(**parameters)
     rows: list[Any] = []
     interrupted = False
     with tqdm(total=total, unit=unit, disable=not progress) as bar:
@@ -51,7 +52,7 @@ def collect(
         except KeyboardInterrupt:
             interrupted = True
     frame = pd.DataFrame(rows, columns=list(columns)).astype(dict(columns))
-    facts = environment.collect(**parameters)
+    facts |= environment.at_end()
     frame.attrs = {"circumstances": facts, "interrupted": interrupted}
     return frame
 
