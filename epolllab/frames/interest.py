@@ -32,7 +32,8 @@ def interest_list(
         The program's table: descriptor to mask.
     inodes : mapping of int to int, optional
         The inode behind each descriptor now, from ``os.fstat``. With it, an entry
-        whose number has been reused for another file counts as "kernel only".
+        whose number has been reused for another file counts as "kernel only". Sockets and
+        pipes have inodes of their own; all eventfds, timerfds and epolls share one.
     """
     rows: list[tuple[Any, ...]] = []
     seen: set[int] = set()

@@ -61,8 +61,8 @@ class Poller(Protocol):
     def forget(self, fd: int) -> None:
         """Drop what the *program* keeps about `fd`, which is about to be closed.
 
-        epoll removes a closed description by itself and needs no call here; poll and
-        select would pass a dead number to the kernel.
+        epoll removes a file when its last descriptor is closed, and needs no call here; poll
+        and select would pass a dead number to the kernel.
         """
 
     def wait(self, timeout: float | None, max_events: int) -> Ready:

@@ -16,7 +16,8 @@ oneshot    2 and more: ADD, then      the kernel disarms at each event; re-arm w
 =========  =========================  =================================================
 
 In all of them, nothing more is read from a connection while a response waits to be sent,
-so that a peer that never reads cannot make the server's memory grow.
+and input that a session puts back is not handled either, so that a peer that never reads
+cannot make the server's memory grow.
 """
 
 import socket
@@ -65,7 +66,7 @@ class Eager:
     writing_interest = EPOLLOUT
     rearms_listener = False
     sends_at_once = True
-    unregisters = False  # close(2) takes a descriptor out of epoll by itself
+    unregisters = False  # closing its last descriptor takes a file out of epoll
 
     def __init__(
         self,
@@ -108,7 +109,9 @@ class Eager:
         if not data:
             self.loop.close(connection)
             return
-        if not connection.ending:
+        if connection.ending:
+            self.loop.ignored(connection, len(data))
+        else:
             self.feed(connection, data)
         if self.drain and not connection.out and connection.fd >= 0:
             self.read(connection)
@@ -129,7 +132,9 @@ class Eager:
                 return
             if not data:
                 self.loop.close(connection)
-            elif not connection.ending:
+            elif connection.ending:
+                self.loop.ignored(connection, len(data))
+            else:
                 self.feed(connection, data)
         if self.edge and not connection.out and connection.fd >= 0:
             self.calls.modify(connection, connection.interest)  # reports what is unread
@@ -137,31 +142,57 @@ class Eager:
     def feed(self, connection: Connection, data: bytes) -> None:
         """Pass what was read to the session, and send its responses."""
         session = connection.session
+        send: Send
         try:
             responses = session.receive(data)
+            if (
+                responses.__class__ is list
+                and len(responses) == 1
+                and responses[0].__class__ is bytes
+                and self.sends_at_once
+            ):
+                # By far the most common: one request, and a response that fits.
+                out, send = responses[0], self._send_response
+            else:
+                responses = _as_bytes("receive() must return", responses)
+                out, send = self.gather(connection, responses), self._send
         except Exception as error:
             self.loop.session_failed(connection, error)
             return
-        try:
-            self.requests += len(responses)
-            if len(responses) == 1 and self.sends_at_once:
-                # By far the most common: one request, and a response that fits.
-                out = responses[0]
-                send: Send = self._send_response
-            else:
-                out = self.gather(connection, responses)
-                send = self._send
-            if session.closing and (session.fault or len(data) == self.recv_size):
-                self.prepare_end(session, len(data))
-            if out:
-                self.respond(connection, out, send)
-            elif session.closing:
-                self.finish(connection)
-        except TypeError as error:
-            # Validated only here: checking every response would slow the common case.
-            if _are_responses(responses):
-                raise
-            self.loop.session_failed(connection, _wrong_responses(responses, error))
+        self.requests += len(responses)
+        if session.closing and (session.fault or len(data) == self.recv_size):
+            self.prepare_end(session, len(data))
+        if out:
+            self.respond(connection, out, send)
+        elif session.closing:
+            self.finish(connection)
+        if session.in_request or session.unhandled or connection.in_request:
+            self.follow_up(connection, restart=bool(responses))
+
+    def follow_up(self, connection: Connection, restart: bool) -> None:
+        """Handle what the session put back, if all is sent; time a request that has begun."""
+        if connection.handling:
+            return  # the loop below calls feed(), which calls this
+        session = connection.session
+        connection.handling = True
+        while session.unhandled and self.is_free(connection):
+            rest, session.unhandled = session.unhandled, b""
+            session.linger = True  # the kernel may have more to read, see prepare_end()
+            self.feed(connection, rest)
+            if len(session.unhandled) >= len(rest):
+                error = ValueError("unhandled must be shorter than what receive() was given")
+                self.loop.session_failed(connection, error)
+            restart = True
+        connection.handling = False
+        if session.in_request and not (session.unhandled or session.closing):
+            if connection.fd >= 0 and (restart or not connection.in_request):
+                self.loop.request_began(connection)
+        elif connection.in_request:
+            self.loop.request_ended(connection)
+
+    def is_free(self, connection: Connection) -> bool:
+        """Whether a connection is open, and nothing waits to be sent."""
+        return connection.fd >= 0 and not connection.out and not connection.session.closing
 
     def gather(self, connection: Connection, responses: list[bytes]) -> bytes:
         """Join the responses of a pipeline; if there are none, return interim bytes to send."""
@@ -170,7 +201,7 @@ class Eager:
         if responses:
             return b"".join(responses)
         interim, connection.session.interim = connection.session.interim, b""
-        return interim
+        return _as_bytes("interim must be in", [interim])[0] if interim else b""
 
     def prepare_end(self, session: "Session", n_read: int) -> None:
         """Note how the session ends, before its last response is sent.
@@ -218,7 +249,10 @@ class Eager:
         self.push(connection, connection.out)
         if not connection.out:
             self.sent(connection)
-            if connection.fd >= 0 and not connection.ending:
+            session = connection.session
+            if self.is_free(connection) and (session.unhandled or session.in_request):
+                self.follow_up(connection, restart=True)
+            if self.is_free(connection):
                 self.resume(connection)
 
     def sent(self, connection: Connection) -> None:
@@ -328,17 +362,13 @@ class OneShot(Eager):
         connection.interest = interest
 
 
-def _are_responses(responses: object) -> bool:
-    """Whether a session returned a list of bytes."""
-    return isinstance(responses, list | tuple) and all(
+def _as_bytes(what: str, responses: object) -> list[bytes]:
+    """Return what a session returned as a list of bytes; raise TypeError if it is none."""
+    if not isinstance(responses, list | tuple) or not all(
         isinstance(response, bytes | bytearray | memoryview) for response in responses
-    )
-
-
-def _wrong_responses(responses: object, cause: TypeError) -> TypeError:
-    error = TypeError(f"receive() must return a list of bytes, and returned {responses!r:.80}")
-    error.__cause__ = cause
-    return error
+    ):
+        raise TypeError(f"{what} a list of bytes, not {responses!r:.80}")
+    return [bytes(response) for response in responses]
 
 
 LIFECYCLES = {"eager": Eager, "howto": HowTo, "once": Once, "oneshot": OneShot}

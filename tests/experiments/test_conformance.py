@@ -59,6 +59,22 @@ def test_the_package_servers_pass(trigger, lifecycle):
     assert failed(frame) == set(), frame
 
 
+@pytest.mark.parametrize("edge", [False, True])
+def test_the_edge_triggered_how_to_sends_until_an_error(edge):
+    """Its loop over send ends at EAGAIN, level-triggered at once; both need another turn."""
+    with HowToServer(edge=edge) as server, socket.create_connection(server.address, 10) as client:
+        server.turn(10)
+        ((fd, accepted),) = server.connections.items()
+        accepted.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 20_000)
+        server.responses[fd] = bytes(8_000_000)
+        server.swallowed.clear()
+        client.sendall(REQUEST)
+        server.turn(10)
+        server.turn(10)
+        assert 0 < len(server.responses[fd]) < 8_000_000
+        assert ("EAGAIN" in server.swallowed) == edge
+
+
 class TrimmedServer(HowToServer):
     """A repair of one fault."""
 

@@ -12,6 +12,7 @@ NOT_POSSIBLE_HERE = {
     "fd-setsize-wall": "a hard limit of 1,024 descriptors",
     "gil-convoy": "a Python without an interpreter lock",
     "edge-fires-on-new-bytes": "a kernel before 5.14",
+    "inode-is-no-identity": "a sandbox without kcmp(2)",
 }
 """The entries that may be impossible on some machine, with the reason; no others may."""
 
@@ -34,8 +35,59 @@ REQUIRED = {
 
 WITH_CHILDREN = {
     "process-is-a-descriptor", "fork-shares-interest", "thundering-herd", "accept-balance",
-    "gil-convoy",
+    "gil-convoy", "edge-starvation",
 }  # fmt: skip
+
+WRONG = [
+    ("exclusive-first-registered", "the last to fall asleep is woken first",
+     {"woken": ["C", "B", "C", "A", "B", "A"]}),
+    ("exclusive-first-registered", "registering again does not change the order",
+     {"woken after A was registered again": ["A"] * 6}),
+    ("shared-last-asleep", "the first to fall asleep is woken first",
+     {"woken": ["A", "A", "B", "B", "C", "C"]}),
+    ("edge-burst-one-thread", "with a shared ET epoll, each free thread takes the next",
+     {"edge: connections by thread": [3, 3, 3, 3]}),
+    ("threads-on-one-epoll", "one event wakes two threads with level", {"level": 2}),
+    ("exclusive-rules", "ERR and HUP are refused",
+     {"with OUT, ERR, HUP, ET and WAKEUP": "EINVAL"}),
+    ("ghost-evicted", "a ghost cannot be unregistered", {"unregister after dup2": "EBADF"}),
+    ("ghost-evicted", "a ghost cannot be read", {"after reading": ["IN"]}),
+    ("edge-fires-on-new-bytes", "only after EAGAIN can a descriptor become readable",
+     {"tcp": ["IN"]}),
+    ("short-read-misses-end", "only EAGAIN shows that a further edge will come",
+     {"one more byte, without an EAGAIN": []}),
+    ("short-read-misses-end", "a loop may always stop after a short read",
+     {"IN|ET, next wait": ["IN"]}),
+    ("edge-announces-room", "any read by the peer is an edge on TCP, too",
+     {"tcp: a little sent, and read by the peer": ["OUT"]}),
+    ("edge-announces-room", "OUT comes only after a full buffer",
+     {"unix: events when the peer reads three sends one by one": 0}),
+    ("hangup-without-room", "HUP brings OUT back", {"unix": ["IN|OUT|HUP|RDHUP"]}),
+    ("endings-matrix", "each ending has a mask of its own",
+     {"peer closed": "IN|OUT|HUP|RDHUP"}),
+    ("endings-told-apart", "a close and a half-close stay the same after a send",
+     {"closed, after a send": "IN|OUT|RDHUP"}),
+    ("terminal-hangs-up", "HUP is reported while no slave is open",
+     {"no slave opened yet": ["HUP"]}),
+    ("error-queue-is-err", "SO_ERROR takes ERR away", {"after that": []}),
+    ("select-hides-endings", "HUP counts as writable",
+     {"full unix socket, shut both ways: select": "read, write"}),
+    ("norm-and-band", "WRBAND comes with OUT on every socket",
+     {"tcp, room to write": ["OUT|WRNORM|WRBAND"]}),
+    ("in-brings-out-along", "a bit that was passed over is lost for good",
+     {"one more byte": ["IN"]}),
+    ("edge-starvation", "an event is worth one read",
+     {"edge, drain until EAGAIN": 1}),
+    ("timeout-rounding", "the kernel rounds, to the nearest millisecond",
+     {"epoll, 1.2 ms": 1.07}),
+    ("timeout-rounding", "the kernel rounds a short timeout up",
+     {"epoll_wait, cut off to 0": 1.07}),
+    ("inode-is-no-identity", "an inode identifies what is watched",
+     {"inodes of two eventfds": 2}),
+    ("bad-registrations", "each refusal has an errno of its own",
+     {"unregister an unregistered descriptor": "EBADF"}),
+]  # fmt: skip
+"""A phenomenon, a wrong explanation, and what would be observed if it were right."""
 
 
 @pytest.mark.parametrize(
@@ -53,6 +105,35 @@ def test_each_phenomenon_holds_and_leaves_nothing(name):
         assert outcome.reason
     else:
         assert outcome.verdict == "holds", outcome
+
+
+@pytest.mark.parametrize(
+    ("name", "explanation", "observed"),
+    [
+        pytest.param(*case, marks=[pytest.mark.processes] if case[0] in WITH_CHILDREN else [])
+        for case in WRONG
+    ],
+)
+def test_a_wrong_explanation_would_be_noticed(name, explanation, observed):
+    """What the kernel does holds; the same with what the explanation says does not."""
+    outcome = run(name)
+    if outcome.verdict == "not possible here":
+        pytest.skip(outcome.reason)
+    assert outcome.holds, outcome
+    assert set(observed) <= set(outcome.observed)
+    under_it = {**outcome.observed, **observed}
+    entry = entries()[name]
+    holds = entry.judge(under_it) if entry.judge else under_it == entry.expected
+    assert not holds, explanation
+
+
+def test_seven_endings_have_five_masks():
+    """A close looks like a half-close, and a refused connect like a reset."""
+    seen = run("endings-matrix").observed
+    assert len(seen) == 7
+    assert len(set(seen.values())) == 5
+    assert seen["peer closed"] == seen["peer shut its sending half"]
+    assert seen["connect refused"] == seen["peer reset"]
 
 
 @pytest.mark.parametrize("name", phenomenon_names())

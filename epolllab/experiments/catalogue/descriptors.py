@@ -4,8 +4,10 @@ import array
 import ctypes
 import errno
 import os
+import platform
 import select
 import socket
+import struct
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -14,7 +16,14 @@ from functools import partial
 from epolllab import kernel
 from epolllab.events import EPOLLET, EPOLLIN, EPOLLOUT, mask_names
 from epolllab.experiments.catalogue import registry
-from epolllab.experiments.catalogue.bench import ONE, Bench, Descriptor, Epoll, NotPossible
+from epolllab.experiments.catalogue.bench import (
+    ONE,
+    Bench,
+    Descriptor,
+    Epoll,
+    NotPossible,
+    Socket,
+)
 from epolllab.experiments.catalogue.pictures import picture_of_interest, picture_of_numbers
 from epolllab.kernel import raw
 from epolllab.kernel.waiting import PATIENCE_S
@@ -23,6 +32,7 @@ phenomenon = partial(registry.phenomenon, family="descriptors and their lives")
 MAN = "epoll(7)"
 SELFTEST = "Linux selftest epoll_wakeup_test.c"
 WAIT_S = 0.02
+KCMP_EPOLL_TFD = 7
 
 
 @phenomenon(
@@ -63,7 +73,7 @@ def python_cuts_batches(bench: Bench) -> Iterator[object]:
 
 
 @phenomenon(
-    claim="Closing the only descriptor of a file removes it from every epoll automatically.",
+    claim="Closing the last descriptor of an open file removes it from every epoll.",
     expected={"entries before": 1, "entries after": 0, "events": []},
     source=f"{MAN}, question 6",
 )
@@ -77,15 +87,15 @@ def close_unregisters(bench: Bench) -> Iterator[object]:
     yield bench.masks(epoll)
 
 
-def _ghost(bench: Bench) -> tuple[Epoll, Descriptor, Descriptor]:
-    """Close a registered descriptor that has a duplicate: epoll, closed number, duplicate."""
+def _ghost(bench: Bench) -> tuple[Epoll, Descriptor, Descriptor, Socket]:
+    """Close a registered descriptor that has a duplicate: epoll, closed number, duplicate, peer."""
     here, there = bench.pair()
     closed = bench.renumber(here)
     epoll = bench.watch(closed, EPOLLIN)
     duplicate = bench.dup(closed, "duplicate")
     bench.close(closed)
     bench.send(there, b"x")
-    return epoll, closed, duplicate
+    return epoll, closed, duplicate, there
 
 
 @phenomenon(
@@ -101,7 +111,7 @@ def _ghost(bench: Bench) -> tuple[Epoll, Descriptor, Descriptor]:
     "was registered by",
 )
 def dup_keeps_dead_fd(bench: Bench) -> Iterator[object]:
-    epoll, closed, duplicate = _ghost(bench)
+    epoll, closed, duplicate, _ = _ghost(bench)
     yield [fd for fd, _ in bench.wait(epoll)] == [closed.fd]
     yield bench.masks(epoll)
     yield bench.attempt(bench.unregister, epoll, closed)
@@ -111,17 +121,51 @@ def dup_keeps_dead_fd(bench: Bench) -> Iterator[object]:
 
 
 @phenomenon(
-    claim="A ghost that is readable can be neither read nor unregistered: the loop spins.",
+    claim="A readable ghost is reported at each wait, and its number is refused: the loop spins.",
     expected={"of 1,000 waits returned": 1000, "unregister": "EBADF", "without the duplicate": 0},
     source=f"{MAN}, question 6",
-    notes="Only closing the duplicate ends it, or closing the epoll.",
+    notes="Closing the duplicate ends it. A program that has the duplicate can also read it, or "
+    "unregister the ghost; see ghost-evicted.",
 )
 def ghost_spin(bench: Bench) -> Iterator[object]:
-    epoll, closed, duplicate = _ghost(bench)
+    epoll, closed, duplicate, _ = _ghost(bench)
     yield bench.spin(epoll, 1000)
     yield bench.attempt(bench.unregister, epoll, closed)
     bench.close(duplicate)
     yield bench.spin(epoll, 10)
+
+
+@phenomenon(
+    claim="dup2 of the duplicate onto the closed number lets a program unregister a ghost.",
+    expected={
+        "ghost": ["IN"],
+        "read through the duplicate": 1,
+        "after reading": [],
+        "another byte": ["IN"],
+        "unregister after dup2": "ok",
+        "entries": 0,
+        "event": [],
+        "still to read through the duplicate": 1,
+    },
+    source=f"{MAN}, question 1: the key is the number together with the open file description",
+    notes="The file stays open, and its data are not lost. The number must be free: dup2 closes "
+    "what has it.",
+)
+def ghost_evicted(bench: Bench) -> Iterator[object]:
+    epoll, closed, duplicate, there = _ghost(bench)
+    yield bench.masks(epoll)
+    yield len(bench.read(duplicate, 10))
+    yield bench.masks(epoll)
+    bench.send(there, b"x")
+    yield bench.masks(epoll)
+    what = f"dup2(duplicate, {closed.fd})"
+    bench.call(what, os.dup2, duplicate.fd, closed.fd, False)
+    again = bench.add(closed.fd, "duplicate under the closed number")
+    yield bench.attempt(bench.unregister, epoll, again)
+    bench.close(again)
+    yield len(bench.interest(epoll))
+    yield bench.masks(epoll)
+    yield len(bench.read(duplicate, 10))
 
 
 @phenomenon(
@@ -267,7 +311,7 @@ def cannot_be_watched(bench: Bench) -> Iterator[object]:
 
 
 @phenomenon(
-    claim="The kernel refuses each invalid registration with an errno of its own.",
+    claim="Invalid calls get EEXIST, ENOENT, EINVAL or ELOOP; a duplicate may be registered.",
     expected={
         "the same descriptor twice": "EEXIST",
         "a duplicate of it": "ok",
@@ -343,7 +387,8 @@ def nested_epoll(bench: Bench) -> Iterator[object]:
         "epoll closed": "slept its whole timeout",
     },
     source=f"{MAN}; the wait holds the file, so close(2) only frees the number",
-    notes=f"The waits have a timeout of {WAIT_S * 1000:g} ms; without one they would never end.",
+    notes=f"The waits have a timeout of {WAIT_S * 1000:g} ms; without one they would last until "
+    "something else in the epoll becomes ready.",
 )
 def close_does_not_wake(bench: Bench) -> Iterator[object]:
     here, _, epoll = bench.watched_pair(EPOLLIN)
@@ -464,6 +509,44 @@ def kernels_own_view(bench: Bench) -> Iterator[object]:
         yield entries[target.fd].mask_names
     yield {entry.fd: entry.inode for entry in entries.values()} == inodes
     yield all(entry.data & 0xFFFF_FFFF == entry.fd for entry in entries.values())
+
+
+@phenomenon(
+    claim="The inode in fdinfo identifies a socket, but all eventfds have the same; kcmp is exact.",
+    expected={
+        "inodes of two sockets": 2,
+        "inodes of two eventfds": 1,
+        "kcmp: entry of the first eventfd is the first": True,
+        "kcmp: entry of the first eventfd is the second": False,
+    },
+    source="epoll(7), Notes; kcmp(2), KCMP_EPOLL_TFD (Linux 4.13); fs/anon_inodes.c",
+    since=(4, 13),
+    notes="Other epolls, timerfds and signalfds share that inode as well.",
+)
+def inode_is_no_identity(bench: Bench) -> Iterator[object]:
+    for targets in (bench.pair(), (bench.eventfd("first"), bench.eventfd("second"))):
+        epoll = bench.epoll()
+        for target in targets:
+            bench.register(epoll, target, EPOLLIN)
+        yield len({entry.inode for entry in bench.interest(epoll)})
+    first, second = targets
+    for fd in (first.fd, second.fd):
+        yield bench.call(f"kcmp(fd {fd}, entry of the first)", _is_watched, epoll, first.fd, fd)
+
+
+def _is_watched(epoll: Epoll, number: int, fd: int) -> bool:
+    """Ask kcmp(2) whether `fd` is the file that the epoll watches under `number`."""
+    call = {"x86_64": 312, "aarch64": 272, "riscv64": 272}.get(platform.machine())
+    if call is None:
+        raise NotPossible(f"the number of kcmp(2) on {platform.machine()} is not known here")
+    slot = struct.pack("III", epoll.fd, number, 0)
+    libc, pid = ctypes.CDLL(None, use_errno=True), os.getpid()
+    order = libc.syscall(ctypes.c_long(call), pid, pid, KCMP_EPOLL_TFD, ctypes.c_long(fd), slot)
+    if order < 0 and ctypes.get_errno() in (errno.ENOSYS, errno.EPERM):
+        raise NotPossible("this kernel or sandbox has no kcmp(2)")
+    if order < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return order == 0
 
 
 @phenomenon(

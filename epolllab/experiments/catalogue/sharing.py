@@ -4,13 +4,16 @@ import os
 import re
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from epolllab.events import (
+    EPOLLERR,
     EPOLLET,
     EPOLLEXCLUSIVE,
+    EPOLLHUP,
     EPOLLIN,
     EPOLLONESHOT,
     EPOLLOUT,
@@ -20,10 +23,17 @@ from epolllab.events import (
     mask_names,
 )
 from epolllab.experiments.catalogue import registry
-from epolllab.experiments.catalogue.bench import ONE, Bench, Epoll, NotPossible
+from epolllab.experiments.catalogue.bench import (
+    ONE,
+    Bench,
+    Descriptor,
+    Epoll,
+    NotPossible,
+    Socket,
+)
 from epolllab.experiments.catalogue.pictures import picture_of_balance, picture_of_herd
 from epolllab.experiments.comparisons import herds
-from epolllab.kernel.waiting import PATIENCE_S
+from epolllab.kernel.waiting import PATIENCE_S, is_asleep
 
 phenomenon = partial(registry.phenomenon, family="one-shot, exclusive, herds")
 SELFTEST = "Linux selftest epoll_wakeup_test.c"
@@ -31,6 +41,7 @@ HERD = 4
 CONNECTS = 50
 WAYS = ("level", "edge", "exclusive", "shared level", "shared edge")
 BALANCED = ("blocking accept", "exclusive", "reuseport")
+ORDERS = ("ABC", "ACB", "BAC", "BCA", "CAB", "CBA")
 ROUNDS = 300
 CAP_BLOCK_SUSPEND = 36
 
@@ -66,18 +77,19 @@ def oneshot(bench: Bench) -> Iterator[object]:
 
 
 @phenomenon(
-    claim="EPOLLEXCLUSIVE is allowed with IN, OUT, ET and WAKEUP only, and only in EPOLL_CTL_ADD.",
+    claim="EPOLLEXCLUSIVE goes with IN, OUT, ERR, HUP, ET and WAKEUP only, and with ADD only.",
     expected={
         "with ONESHOT": "EINVAL",
         "with RDHUP": "EINVAL",
         "with PRI": "EINVAL",
         "an epoll": "EINVAL",
-        "with OUT, ET and WAKEUP": "ok",
+        "with OUT, ERR, HUP, ET and WAKEUP": "ok",
         "modify of it": "EINVAL",
         "modify to it": "EINVAL",
     },
     source="epoll_ctl(2); EPOLLEXCLUSIVE_OK_BITS in fs/eventpoll.c",
     since=(4, 5),
+    notes="ERR and HUP are always reported, so naming them changes nothing.",
 )
 def exclusive_rules(bench: Bench) -> Iterator[object]:
     here, there = bench.pair()
@@ -88,7 +100,7 @@ def exclusive_rules(bench: Bench) -> Iterator[object]:
         (here, EPOLLRDHUP),
         (here, EPOLLPRI),
         (other, 0),
-        (here, EPOLLOUT | EPOLLET | EPOLLWAKEUP),
+        (here, EPOLLOUT | EPOLLERR | EPOLLHUP | EPOLLET | EPOLLWAKEUP),
     ):
         yield bench.attempt(bench.register, epoll, target, base | extra)
     yield bench.attempt(bench.modify, epoll, here, EPOLLIN)
@@ -104,8 +116,10 @@ def exclusive_rules(bench: Bench) -> Iterator[object]:
     source="epoll_ctl(2), EPOLLEXCLUSIVE; measured here for 4, 16 and 64 processes",
     since=(4, 5),
     notes=f"{HERD} idle processes, {CONNECTS} connections each; voluntary context switches, since "
-    "a worker that was woken in vain goes back to sleep inside the kernel. "
-    "experiments.thundering_herd() measures other numbers.",
+    "a worker that was woken in vain goes back to sleep inside the kernel. For EXCLUSIVE the "
+    "manual promises 'one or more'; with idle workers it is one. A shared level-triggered epoll "
+    "has no fixed number: each woken worker wakes the next, until the connection has been "
+    "accepted. experiments.thundering_herd() measures other numbers of processes.",
     picture=picture_of_herd,
 )
 def thundering_herd(bench: Bench) -> dict[str, float]:
@@ -141,8 +155,9 @@ def _run_herd(herd: herds.Herd, way: str) -> dict[str, Any]:
     source="Cloudflare, 'Why does one NGINX worker take all the load?', 2017",
     since=(4, 5),
     notes="Connections per worker, of 4 workers, for 200 connects one after the other. Processes "
-    "that sleep in accept(2) form a queue; an exclusive epoll is put at the queue's head, so "
-    "the last to sleep is woken again.",
+    "that sleep in accept(2) form a queue: the first to sleep is woken first. Exclusive epolls "
+    "are asked in the order of registration, so while all are idle the first gets all; see "
+    "exclusive-first-registered.",
     picture=picture_of_balance,
 )
 def accept_balance(bench: Bench) -> dict[str, list[int]]:
@@ -156,9 +171,118 @@ def accept_balance(bench: Bench) -> dict[str, list[int]]:
 
 
 @phenomenon(
-    claim="Of four threads on one epoll, an event wakes all (level), or one (edge, one-shot).",
+    claim="With EXCLUSIVE the first registered idle epoll is woken, whoever fell asleep first.",
+    expected={"woken": ["A"] * len(ORDERS), "woken after A was registered again": ["B"] * 6},
+    source="ep_ptable_queue_proc() in fs/eventpoll.c: add_wait_queue_exclusive() appends to the "
+    "descriptor's queue, once, at EPOLL_CTL_ADD",
+    since=(4, 5),
+    notes="Three epolls A, B, C watch an eventfd, registered in this order; a thread waits on "
+    f"each, falling asleep in the orders {', '.join(ORDERS)}. Registering again means the end of "
+    "the queue: nginx does that with its listeners now and then, so that workers take turns.",
+)
+def exclusive_first_registered(bench: Bench) -> Iterator[object]:
+    for again in (False, True):
+        yield [_first_woken(bench, order, again=again) for order in ORDERS]
+
+
+@phenomenon(
+    claim="Of threads that wait on one shared epoll, the last to fall asleep is woken first.",
+    expected={"woken": [order[-1] for order in ORDERS]},
+    source="ep_poll() in fs/eventpoll.c: __add_wait_queue_exclusive() puts a waiter at the head "
+    "of the epoll's own queue, at each wait",
+    notes=f"Three threads, falling asleep in the orders {', '.join(ORDERS)}. This queue is the "
+    "epoll's own; a descriptor's queue holds the epolls that watch it, in the order of "
+    "registration, as exclusive-first-registered shows.",
+)
+def shared_last_asleep(bench: Bench) -> Iterator[object]:
+    yield [_first_woken(bench, order, shared=True) for order in ORDERS]
+
+
+def _first_woken(bench: Bench, order: str, *, again: bool = False, shared: bool = False) -> str:
+    """Register A, B, C, let a thread sleep on each in an order; return who gets an event."""
+    counter, release = bench.eventfd(), bench.eventfd("release")
+    interest = EPOLLIN | (EPOLLET if shared else EPOLLEXCLUSIVE)
+    one = bench.epoll("shared epoll") if shared else None
+    epolls = {name: one or bench.epoll(name) for name in "ABC"}
+    for epoll in dict.fromkeys(epolls.values()):
+        bench.register(epoll, counter, interest)
+        bench.register(epoll, release, EPOLLIN)
+    if again:
+        bench.unregister(epolls["A"], counter)
+        bench.register(epolls["A"], counter, interest)
+    waiters = {name: bench.waiter(epolls[name]) for name in order}
+    bench.write(counter, ONE)
+    bench.until_asleep(*waiters.values())
+    woken = [name for name, waiter in waiters.items() if not waiter.is_alive()]
+    bench.write(release, ONE)
+    for waiter in waiters.values():
+        waiter.result()
+    return ", ".join(woken)
+
+
+@phenomenon(
+    claim="Connections that arrive while all threads are busy go to one of them with a shared ET.",
+    expected={
+        "edge: connections by thread": [0, 0, 0, 12],
+        "level: connections by thread": [3, 3, 3, 3],
+    },
+    source="epoll(7): the listener is one entry of the ready list, reported once with ET",
+    notes="Four threads, twelve connections. Edge-triggered, the first thread to wait gets the one "
+    "event and has to accept until EAGAIN, and the others sleep beside a full queue. "
+    "Level-triggered, with one accept per event, each free thread takes the next connection.",
+)
+def edge_burst_one_thread(bench: Bench) -> Iterator[object]:
+    for name, flag in (("edge", EPOLLET), ("level", 0)):
+        listener = bench.listener(f"{name} listener")
+        epoll = bench.watch(listener, EPOLLIN | flag, f"{name} epoll")
+        release = bench.eventfd("release")
+        bench.register(epoll, release, EPOLLIN)
+        for number in range(12):
+            bench.connect(listener, f"client {number + 1}")
+        yield sorted(_share(bench, epoll, listener, release, until_eagain=bool(flag)))
+
+
+def _share(
+    bench: Bench, epoll: Epoll, listener: Socket, release: Descriptor, *, until_eagain: bool
+) -> list[int]:
+    """Let four threads take connections; each works until all threads work or sleep."""
+    taken, go = [0] * 4, [threading.Semaphore(0) for _ in range(4)]
+    working = [False] * 4
+
+    def work(me: int) -> None:
+        while [fd for fd, _ in bench.wait(epoll, PATIENCE_S)] == [listener.fd]:
+            with suppress(BlockingIOError):
+                while True:
+                    bench.accept(listener, f"taken by {me}")
+                    taken[me] += 1
+                    working[me] = True
+                    go[me].acquire(timeout=PATIENCE_S)
+                    if not until_eagain:
+                        break
+
+    threads = [bench.thread(work, me) for me in range(4)]
+
+    def settled() -> bool:
+        return all(working[me] or is_asleep(os.getpid(), threads[me].native_id) for me in range(4))
+
+    while sum(taken) < 12 or any(working):
+        bench.until(settled, "every thread working or asleep")
+        for me in range(4):
+            if working[me]:
+                working[me] = False
+                go[me].release()
+    bench.write(release, ONE)
+    for thread in threads:
+        thread.result()
+    return taken
+
+
+@phenomenon(
+    claim="An event that nobody consumes wakes all threads on one epoll (level), or one (edge).",
     expected={"level": 4, "edge": 1, "one-shot": 1},
     source=f"{SELFTEST}, epoll9 and epoll10",
+    notes="Of four threads. Each woken thread wakes the next while the event is there, so with "
+    "level the number depends on how soon one consumes it.",
 )
 def threads_on_one_epoll(bench: Bench) -> dict[str, int]:
     flags = {"level": 0, "edge": EPOLLET, "one-shot": EPOLLONESHOT}
@@ -206,7 +330,7 @@ def _second_thread_gets(bench: Bench, flags: int) -> list[str]:
 
 
 @phenomenon(
-    claim="With ten edges and ten threads, each thread gets exactly one event, in every round.",
+    claim="With ten edges and ten threads that take one event each, none is lost in any round.",
     expected={f"rounds of {ROUNDS} with ten events for ten threads": ROUNDS},
     source=f"{SELFTEST}, epoll60",
 )

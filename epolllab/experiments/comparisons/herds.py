@@ -41,8 +41,8 @@ WOKEN: dict[str, Callable[[int], int]] = {
     "blocking accept": lambda n: 1,
     "reuseport": lambda n: 1,
 }
-"""Workers woken per connection when all `n` sleep, by arm. Exact except for shared level:
-each worker woken before the connection has been accepted wakes one more."""
+"""Workers woken per connection when all `n` sleep, by arm; for shared level the least, since
+each woken worker wakes one more until the connection has been accepted."""
 
 ARMS = tuple(WOKEN)
 """Ways to share a listener: an epoll per worker (level, edge, EPOLLEXCLUSIVE), one epoll
@@ -221,9 +221,9 @@ def thundering_herd(
 
     All workers sleep when a connection arrives; the voluntary context switches until
     they all sleep again are counted. The kernel wakes every epoll that watches the
-    listener, unless EPOLLEXCLUSIVE prevents it. Of several waiters on one epoll it
-    wakes one, and with level a second, since the listener is still readable; on a busy
-    machine also a third, if the second looks before the first has accepted.
+    listener, unless EPOLLEXCLUSIVE prevents it: epoll_ctl(2) promises that it wakes "one
+    or more". Of several waiters on one epoll it wakes one. With level, each woken worker
+    wakes the next until the connection has been accepted: two at least, and no fixed number.
 
     Parameters
     ----------
@@ -276,10 +276,11 @@ def accept_balance(
 ) -> pd.DataFrame:
     """Record which of several idle processes gets each connection.
 
-    Workers that sleep in accept(2) form a queue, and the first to sleep is woken first. A
-    wait with EPOLLEXCLUSIVE is put at the head of its queue, so the last to sleep is woken
-    each time. With SO_REUSEPORT the kernel chooses a listener by a hash of the
-    connection's addresses, whether its worker is busy or not.
+    Workers that sleep in accept(2) form a queue, and the first to sleep is woken first.
+    Epolls with EPOLLEXCLUSIVE are asked in the order in which they were registered,
+    whichever worker fell asleep first, so the first idle one of them gets the connection.
+    With SO_REUSEPORT the kernel chooses a listener by a hash of the connection's
+    addresses, whether its worker is busy or not.
 
     Parameters
     ----------

@@ -36,8 +36,8 @@ class HowToServer:
     Parameters
     ----------
     edge : bool
-        Like its edge-triggered version, which reads, writes and accepts until any
-        socket error.
+        Like its edge-triggered version, which accepts and reads until any socket error,
+        and sends until the response is sent or there is one.
     backlog : int
         Its argument to listen(2): 1.
     reads_at_most : int
@@ -153,12 +153,23 @@ class HowToServer:
         self.requests[fd] += self.connections[fd].recv(1024)
 
     def write(self, fd: int) -> None:
-        """Send; when all is sent, set the interest to 0 and shut both halves."""
-        sent = self.connections[fd].send(self.responses[fd])
-        self.responses[fd] = self.responses[fd][sent:]
+        """Send once, or edge-triggered until any error; after all, shut both halves."""
+        if self.edge:
+            try:
+                while self.responses[fd]:
+                    self.write_once(fd)
+            except OSError as error:
+                self.swallow(error)
+        else:
+            self.write_once(fd)
         if not self.responses[fd]:
             self.epoll.modify(fd, self.flags)
             self.connections[fd].shutdown(socket.SHUT_RDWR)
+
+    def write_once(self, fd: int) -> None:
+        """Send, and keep what was not taken."""
+        sent = self.connections[fd].send(self.responses[fd])
+        self.responses[fd] = self.responses[fd][sent:]
 
     def hung_up(self, fd: int) -> None:
         """Unregister, close, and remove from the table of connections."""

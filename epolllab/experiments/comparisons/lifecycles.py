@@ -54,8 +54,8 @@ def compare_lifecycles(
     """Measure the cost of each of the four life cycles of a connection, per request.
 
     The question of Gammo, Brecht, Shukla and Pariag (2004): does epoll lose by
-    epoll_ctl what it gains by its wait? Their remedies are included: edges, interest in
-    IN|OUT registered once and never changed, and, which they did not have, writing at once.
+    epoll_ctl what it gains by its wait? Remedies are included: edges, interest in IN|OUT
+    registered once and never changed, and writing at once.
 
     Parameters
     ----------

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from epolllab import kernel
+from epolllab.analysis.statistics import percentile
 from epolllab.checks import check_bool, check_int, check_sequence
 from epolllab.child import Child
 from epolllab.events import Op
@@ -122,7 +123,8 @@ def level_against_edge(
         epoll_ctl      float64  calls, per request
         cpu_us         float64  of the server's process, microseconds per request
         p50_us, p99_us float64  from the start of the last piece to the end of the
-                                response; missing if there was none
+                                response; missing with too few responses, as
+                                :func:`epolllab.analysis.percentile` says
         ============== ======== ===================================================
 
         ``attrs["circumstances"]`` has the circumstances, ``attrs["interrupted"]``
@@ -221,7 +223,6 @@ def _measure_cell(server: Server, sender: Child, plans: Sequence[SendPlan]) -> d
     n = len(plans)
     answered = sent["done_ns"] > 0
     latency_us = (sent["done_ns"] - sent["last_piece_ns"])[answered] / 1000
-    p50, p99 = np.percentile(latency_us, (50, 99)) if answered.any() else (np.nan, np.nan)
     left = sent["n_sent"] - _bytes_read(_before_close(array, sent), sent["port"])
     return {
         "n_connections": n,
@@ -230,8 +231,8 @@ def _measure_cell(server: Server, sender: Child, plans: Sequence[SendPlan]) -> d
         "bytes_stranded": int(left[~answered].sum()),
         **{name: count / n for name, count in count_calls(array).items()},
         "cpu_us": cpu_ns / 1000 / n,
-        "p50_us": p50,
-        "p99_us": p99,
+        "p50_us": percentile(latency_us, 50),
+        "p99_us": percentile(latency_us, 99),
     }
 
 
@@ -274,10 +275,11 @@ _STRANDED: dict[str, Any] = {
 def strand_connections(
     *, size: int = 100_000, connections: int = 8, recv_size: int = 16_384
 ) -> pd.DataFrame:
-    """Demonstrate the lost wakeup: edge-triggered, one read per event.
+    """Demonstrate the stall of an undrained edge: edge-triggered, one read per event.
 
     Each client sends one request larger than one read. The server gets one event, reads
-    once and sleeps, while the rest of the bytes stays in its socket's buffer.
+    once and sleeps, while the rest of the bytes stays in its socket's buffer. No wakeup is
+    lost: what is left unread is not an event, and the next byte to arrive would be one.
 
     Parameters
     ----------
