@@ -9,6 +9,12 @@ standard library and the files at the package's top only.
 """
 
 from epolllab.kernel.cgroups import Throttling, cpu_quotas, memory_available, throttling
+from epolllab.kernel.facilities import (
+    NotPossible,
+    has_loopback,
+    not_possible_reason,
+    raises_not_possible,
+)
 from epolllab.kernel.limits import (
     DescriptorLimitError,
     DescriptorLimits,
@@ -42,6 +48,7 @@ __all__ = [
     "DescriptorLimits",
     "InterestEntry",
     "ListenQueue",
+    "NotPossible",
     "TcpInfo",
     "Throttling",
     "bytes_readable",
@@ -54,13 +61,16 @@ __all__ = [
     "descriptor_limits",
     "descriptors_open",
     "ensure_descriptor_limit",
+    "has_loopback",
     "interest_list",
     "is_asleep",
     "listen_queue",
     "local_port_range",
     "make_poller",
     "memory_available",
+    "not_possible_reason",
     "raise_descriptor_limit",
+    "raises_not_possible",
     "require_linux",
     "somaxconn",
     "sysctl",

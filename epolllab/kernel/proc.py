@@ -1,6 +1,7 @@
 """What /proc shows: threads, interest lists, context switches, CPU times, counters, sysctls.
 
-Importable on any operating system; what only Linux has raises an OSError when called. A
+Importable on any operating system; what only Linux has raises an OSError when called, and
+what this machine's /proc does not show :class:`~epolllab.kernel.NotPossible`. A
 process or thread that does not exist, or no longer, is a ProcessLookupError, and one whose
 files this user may not read a PermissionError. The sources are proc(5), epoll(7) and, where
 named, the kernel's code.
@@ -9,6 +10,7 @@ named, the kernel's code.
 import errno
 import os
 import re
+import select
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -19,6 +21,7 @@ from typing import Any, NamedTuple, Protocol
 
 from epolllab.checks import check_descriptor, check_int, check_mapping, check_text, checked, shown
 from epolllab.events import mask_names
+from epolllab.kernel.facilities import NotPossible, require_proc
 
 __all__ = [
     "ContextSwitches",
@@ -73,6 +76,7 @@ def process_folder(pid: int | None, tid: int | None = None) -> Iterator[Path]:
     try:
         yield folder if tid is None else folder / "task" / str(tid)
     except (FileNotFoundError, ProcessLookupError) as error:
+        require_proc()
         raise ProcessLookupError(
             errno.ESRCH,
             f"{_name(pid, tid)} does not exist: it has ended, or the number is wrong",
@@ -88,7 +92,12 @@ def process_folder(pid: int | None, tid: int | None = None) -> Iterator[Path]:
 def read_process_file(name: str, pid: int | None, tid: int | None = None) -> str:
     """Read a file of a process or thread in /proc."""
     with process_folder(pid, tid) as folder:
-        return (folder / name).read_text()
+        try:
+            return (folder / name).read_text()
+        except FileNotFoundError:
+            if name.startswith("fdinfo/") or not folder.is_dir():
+                raise
+    raise NotPossible(errno.ENOSYS, f"this kernel or sandbox has no /proc/PID/{name}")
 
 
 def _stat(pid: int | None, tid: int | None = None) -> list[str]:
@@ -205,6 +214,9 @@ def interest_list(epfd: int | HasFileno, pid: int | None = None) -> list[Interes
         EBADF: the process has no such descriptor. Without errno: not on Linux.
     ValueError
         The descriptor is not an epoll instance.
+    NotPossible
+        The list is not known here: /proc is not mounted, or does not show interest lists,
+        as in gVisor.
 
     Notes
     -----
@@ -214,7 +226,25 @@ def interest_list(epfd: int | HasFileno, pid: int | None = None) -> list[Interes
     require_linux("reading an interest list")
     fd = check_descriptor("epfd", epfd)
     _check_is_epoll(fd, pid)
-    return _parse_interest_list(read_process_file(f"fdinfo/{fd}", pid))
+    entries = _parse_interest_list(read_process_file(f"fdinfo/{fd}", pid))
+    if not entries and not _shows_interest_lists():
+        raise NotPossible(
+            errno.ENOSYS,
+            "this kernel or sandbox does not show interest lists in /proc/PID/fdinfo, so what "
+            "an epoll watches is not known here",
+        )
+    return entries
+
+
+def _shows_interest_lists() -> bool:
+    """Whether fdinfo lists the entry of an epoll that certainly has one."""
+    fd = os.eventfd(0, os.EFD_CLOEXEC)
+    try:
+        with select.epoll() as epoll:
+            epoll.register(fd, select.EPOLLIN)
+            return bool(_ENTRY.search(read_process_file(f"fdinfo/{epoll.fileno()}", None)))
+    finally:
+        os.close(fd)
 
 
 def _check_is_epoll(fd: int, pid: int | None) -> None:
@@ -327,7 +357,7 @@ def cpu_time_ns(pid: int | None = None, tid: int | None = None) -> int:
         with suppress(OSError):
             return time.clock_gettime_ns(_cpu_clock(pid or 0, tid))
     if tid is not None:
-        with suppress(ProcessLookupError):  # the thread has ended, or there is no schedstat
+        with suppress(ProcessLookupError, NotPossible):  # it has ended, or no schedstat here
             return int(read_process_file("schedstat", pid, tid).split()[0])
     return _ticks_ns(pid, tid)
 
