@@ -18,7 +18,7 @@ import pyarrow as pa
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, FigureBase
 
-from epolllab.checks import check_choice, check_text
+from epolllab.checks import check_bool, check_choice, check_number, check_text
 from epolllab.plots import style
 from epolllab.recording import environment, storage
 from epolllab.recording.recording import Recording
@@ -31,6 +31,9 @@ FORMAT_VERSION = 1
 """Version of the JSON beside a chart."""
 
 LONGEST_NAME = 100
+MOST_PIXELS = 100_000_000
+"""Of a PNG; drawing it takes 4 bytes each."""
+
 _FIXED_NAMES = {"svg.hashsalt": "epolllab", "svg.fonttype": "path"}
 _NO_DATE: dict[str, dict[str, Any]] = {
     "png": {"Software": None},
@@ -51,7 +54,7 @@ def export(
     name: str,
     formats: Sequence[str] = ("png", "svg"),
     data: Data | None = None,
-    folder: str | Path | None = None,
+    folder: storage.PathName | None = None,
     overwrite: bool = False,
     *,
     circumstances: Mapping[str, Any] | None = None,
@@ -77,7 +80,7 @@ def export(
     folder : path-like, optional
         Where to write; created if it is missing. By default :func:`default_folder`.
     overwrite : bool
-        Replace files of an earlier export. By default an existing file is a
+        Replace files of an earlier export, which keep their modes. By default an existing file is a
         FileExistsError, and nothing is written.
     circumstances : mapping, optional
         Of the run that the chart shows, such as ``recording.metadata``; by default those
@@ -98,12 +101,14 @@ def export(
     _check_name(name)
     kinds = _check_formats(formats)
     check_choice("data_format", data_format, DATA_FORMATS)
+    check_bool("overwrite", overwrite)
+    _check_dpi(dpi, drawn)
     if data is not None and not isinstance(data, pd.DataFrame | pd.Series | Recording):
         found = type(data).__name__
         raise TypeError(f"data must be a DataFrame, a Series or a Recording, not {found}")
     data_kind = "parquet" if isinstance(data, Recording) else data_format
     suffixes = [*kinds, *([] if data is None else [data_kind]), "json"]
-    parent = default_folder() if folder is None else Path(folder)
+    parent = default_folder() if folder is None else storage.local_path(folder, "folder")
     paths = {suffix: parent / f"{name}.{suffix}" for suffix in suffixes}
     sidecar = _sidecar(name, paths, data, circumstances, parameters)
     existing = [path.name for path in paths.values() if path.exists()]
@@ -166,6 +171,16 @@ def _check_formats(formats: Sequence[str]) -> list[str]:
     if not kinds or len(set(kinds)) < len(kinds):
         raise ValueError(f"formats must have at least one of {FORMATS}, each once, not {formats!r}")
     return [check_choice("formats", kind, FORMATS) for kind in kinds]
+
+
+def _check_dpi(dpi: float, figure: Figure) -> None:
+    check_number("dpi", dpi, above=0)
+    width, height = (float(inches) for inches in figure.get_size_inches())
+    if width * height * dpi**2 > MOST_PIXELS:
+        raise ValueError(
+            f"dpi must give at most {MOST_PIXELS:,} pixels, not {dpi:,} for a figure of "
+            f"{width:g} x {height:g} inches"
+        )
 
 
 def _make_folder(folder: Path) -> None:
