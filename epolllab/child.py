@@ -4,66 +4,100 @@ Why not fork: a notebook's kernel has threads, and a fork copies the locks that 
 but not the threads that would release them. A fresh interpreter that imports only the
 standard-library half of this package starts in a tenth of a second.
 
-Why a lifeline pipe: PR_SET_PDEATHSIG fires when the *thread* that started the child ends,
-which in a notebook may be a widget's callback. Only the parent holds the other end of this
-pipe, and the kernel closes it however the parent ends, even by SIGKILL. The thread in the
-child that blocks reading from the pipe costs nothing.
+How a child ends with its parent: a thread in the child waits for the parent's end of a
+pipe, the *lifeline*, to be written or closed, and for the parent itself to end (pidfd).
+Neither alone is enough: a forked copy of the parent keeps the pipe open, and a parent that
+drops a child goes on. PR_SET_PDEATHSIG is not used, because it fires when the *thread*
+that started the child ends, which in a notebook may be a widget's callback.
 """
 
 import importlib
+import json
 import os
+import select
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
-from multiprocessing.connection import Connection, Pipe
-from typing import Any
+import weakref
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from types import FrameType
+from typing import Any, Self
 
-__all__ = ["Child", "ChildDied"]
+__all__ = ["Child", "ChildDied", "HeldInterrupts"]
 
 _BOOTSTRAP = (
-    "import sys; sys.path[:] = {path!r}; "
-    "from epolllab.child import main; main({control}, {lifeline}, {target!r})"
+    "import sys; sys.path[:] = {path}; "
+    "from epolllab.child import main; main({control}, {lifeline}, {parent}, {target!r})"
 )
+
+STALL_S = 30
+"""How long a message may stop halfway before its sender or receiver counts as stuck."""
+
+_NAMES = ("SIGINT", "SIGTERM", "SIGALRM")
+_HELD = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
+
+
+class HeldInterrupts:
+    """Hold back KeyboardInterrupt until a ``with`` block ends, so that nothing is lost in it.
+
+    Python runs signal handlers between any two instructions of the main thread, also
+    between the call that opens a descriptor and the assignment that keeps its number. The
+    handlers of SIGINT, and of other signals that programs use to raise an exception, run
+    at the end of the block instead, or in :meth:`deliver`. In other threads, where no
+    handler runs, this does nothing.
+    """
+
+    def __init__(self) -> None:
+        self._handlers: dict[int, Callable[[int, FrameType | None], Any]] = {}
+        self._pending: list[tuple[int, FrameType | None]] = []
+        self._is_active = True
+
+    def __enter__(self) -> Self:
+        if threading.get_ident() != threading.main_thread().ident:
+            return self
+        try:
+            for number in _HELD:
+                handler = signal.getsignal(number)
+                if callable(handler):
+                    self._handlers[number] = handler
+                    signal.signal(number, self._hold)
+        except BaseException:  # raised by a signal that is not held back yet
+            self._restore()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._restore()
+        self.deliver()
+
+    def deliver(self) -> None:
+        """Run the handlers of the signals held back; Python's for SIGINT raises."""
+        while self._pending:
+            number, frame = self._pending.pop(0)
+            self._handlers[number](number, frame)
+
+    def _restore(self) -> None:
+        try:
+            for number, handler in self._handlers.items():
+                signal.signal(number, handler)
+        finally:
+            # If a handler raised meanwhile, the others stay replaced, and are called by _hold.
+            self._is_active = False
+
+    def _hold(self, number: int, frame: FrameType | None) -> None:
+        if self._is_active:
+            self._pending.append((number, frame))
+        else:
+            self._handlers[number](number, frame)
 
 
 class ChildDied(RuntimeError):
     """A child process ended unexpectedly; the message has its exit status."""
-
-
-def _spawn(command: list[str], fds: Sequence[int]) -> "subprocess.Popen[bytes]":
-    """Start a process from a thread of its own.
-
-    KeyboardInterrupt is raised in the main thread. Inside Popen it would lose the number
-    of a process that already runs.
-    """
-    results: list[subprocess.Popen[bytes] | BaseException] = []
-    started, done = threading.Event(), threading.Event()
-
-    def spawn() -> None:
-        started.set()
-        try:
-            results.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=fds))
-        except BaseException as error:
-            results.append(error)
-        done.set()
-
-    try:
-        threading.Thread(target=spawn, name="epolllab-spawn").start()
-        done.wait()  # not join(): once interrupted, it treats the thread as ended (Python 3.11)
-    except BaseException:
-        if started.wait(1):  # otherwise there is no thread
-            done.wait()
-        for process in results:
-            if isinstance(process, subprocess.Popen):
-                process.kill()
-                process.wait()
-        raise
-    (process,) = results
-    if isinstance(process, BaseException):
-        raise process
-    return process
 
 
 class Child:
@@ -79,22 +113,45 @@ class Child:
 
     def __init__(self, target: str, *, fds: Sequence[int] = ()) -> None:
         self.target = target
-        self.connection, theirs = Pipe()
-        lifeline_read, self._lifeline = os.pipe()
-        control = theirs.fileno()
-        bootstrap = _BOOTSTRAP.format(
-            path=sys.path, control=control, lifeline=lifeline_read, target=target
-        )
+        self._lifeline = -1
         try:
-            self.process = _spawn([sys.executable, "-c", bootstrap], [control, lifeline_read, *fds])
+            with HeldInterrupts():
+                self._start(fds)
         except BaseException:
-            self.connection.close()
-            os.close(self._lifeline)
-            self._lifeline = -1
+            self.close(0)
             raise
+
+    def _start(self, fds: Sequence[int]) -> None:
+        ours, theirs = socket.socketpair()
+        timeout = struct.pack("ll", STALL_S, 0)
+        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+            ours.setsockopt(socket.SOL_SOCKET, option, timeout)
+        self.connection: Connection[Any, Any] = Connection(ours.detach())
+        _children[id(self)] = self
+        with theirs:
+            lifeline, self._lifeline = os.pipe()
+            try:
+                self._spawn(theirs.fileno(), lifeline, fds)
+            finally:
+                os.close(lifeline)
+
+    def _spawn(self, control: int, lifeline: int, fds: Sequence[int]) -> None:
+        # Like an import, leave out what is not a string, such as a Path.
+        path = json.dumps([entry for entry in sys.path if isinstance(entry, str)])
+        bootstrap = _BOOTSTRAP.format(
+            path=path, control=control, lifeline=lifeline, parent=os.getpid(), target=self.target
+        )
+        # The child starts with SIGINT blocked: Ctrl-C in a terminal, and the interrupt of
+        # some notebook servers, go to the whole process group and are meant for the parent.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", bootstrap],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[control, lifeline, *fds],
+            )
         finally:
-            theirs.close()
-            os.close(lifeline_read)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     @property
     def pid(self) -> int:
@@ -107,11 +164,21 @@ class Child:
         return self.process.poll() is None
 
     def send(self, message: object) -> None:
-        """Send a picklable object; ChildDied if the child has ended."""
+        """Send a picklable object.
+
+        Raises
+        ------
+        ChildDied
+            The child has ended.
+        TimeoutError
+            The child does not read its messages.
+        """
         try:
             self.connection.send(message)
         except (BrokenPipeError, ConnectionResetError) as error:
             raise self.death() from error
+        except BlockingIOError as error:
+            raise self._stuck("did not read a message") from error
 
     def receive(self, timeout: float | None = None) -> Any:
         """Return the child's next message.
@@ -121,14 +188,19 @@ class Child:
         ChildDied
             The child ended without sending one.
         TimeoutError
-            No message arrived within `timeout` seconds.
+            No message arrived within `timeout` seconds, or the child stopped in the middle.
         """
-        if timeout is not None and not self.connection.poll(timeout):
+        if not self.connection.poll(timeout):
             raise TimeoutError(f"{self.target} in process {self.pid} sent nothing for {timeout} s")
         try:
             return self.connection.recv()
         except (EOFError, ConnectionResetError) as error:
             raise self.death() from error
+        except BlockingIOError as error:
+            raise self._stuck("stopped in the middle of a message") from error
+
+    def _stuck(self, how: str) -> TimeoutError:
+        return TimeoutError(f"{self.target} in process {self.pid} {how} for {STALL_S} s")
 
     def death(self) -> ChildDied:
         """Return the error that says how the child ended; waits a moment for the end."""
@@ -140,36 +212,82 @@ class Child:
         return ChildDied(f"{self.target} in process {self.pid} ended with {how}")
 
     def __del__(self) -> None:
-        # An interrupt can arrive before the caller is able to close it.
-        if hasattr(self, "process") and self._lifeline >= 0:
+        if self._lifeline >= 0:
             self.close(0)
 
     def close(self, timeout: float = 2.0) -> None:
-        """Tell the child to end by closing the lifeline; kill it after `timeout` seconds.
+        """Tell the child to end through the lifeline; kill it after `timeout` seconds.
 
         Safe to call repeatedly and from any thread.
         """
+        with HeldInterrupts():
+            lifeline, self._lifeline = self._lifeline, -1
+            if lifeline >= 0:
+                with suppress(OSError):  # it has ended
+                    os.write(lifeline, b"x")  # to close it is not enough if it has duplicates
+                os.close(lifeline)
+            if hasattr(self, "process"):
+                try:
+                    self.process.wait(timeout)
+                except subprocess.TimeoutExpired:
+                    self.process.kill()
+                    self.process.wait()
+            if hasattr(self, "connection"):
+                self.connection.close()
+
+    def _disown(self) -> None:
+        """Let go of the child in a forked copy of its parent."""
         lifeline, self._lifeline = self._lifeline, -1
         if lifeline >= 0:
             os.close(lifeline)
-        try:
-            self.process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
         self.connection.close()
+        if hasattr(self, "process"):
+            self.process.returncode = 0  # so that the copy neither waits for it nor kills it
 
 
-def main(control: int, lifeline: int, target: str) -> None:
-    """Run in the child: watch the lifeline, then call the function."""
-    # A notebook's interrupt goes to the whole process group; it is meant for the cell.
+_children: "weakref.WeakValueDictionary[int, Child]" = weakref.WeakValueDictionary()
+
+
+def _disown_children() -> None:
+    for reference in _children.valuerefs():
+        if (child := reference()) is not None:
+            child._disown()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_disown_children)
+
+
+def main(control: int, lifeline: int, parent: int, target: str) -> None:
+    """Run in the child: watch the parent, then call the function."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_watch, args=(lifeline,), daemon=True).start()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    threading.Thread(target=_watch, args=(lifeline, parent), daemon=True).start()
     module, function = target.split(":")
-    getattr(importlib.import_module(module), function)(Connection(control))
+    connection: Connection[Any, Any] = Connection(control)
+    try:
+        getattr(importlib.import_module(module), function)(connection)
+    except (EOFError, OSError):
+        if not _has_hung_up(control):
+            raise
 
 
-def _watch(lifeline: int) -> None:
-    """Block until the parent closes the lifeline or ends, then exit at once."""
-    os.read(lifeline, 1)
+def _has_hung_up(control: int) -> bool:
+    """Return whether the parent has closed its end of the connection, as when it is interrupted."""
+    poll = select.poll()
+    poll.register(control, 0)
+    return any(mask & select.POLLHUP for _, mask in poll.poll(0))
+
+
+def _watch(lifeline: int, parent: int) -> None:
+    """Exit at once when the parent writes to the lifeline, closes it, or ends."""
+    poll = select.poll()
+    poll.register(lifeline, select.POLLIN)
+    timeout = None
+    try:
+        poll.register(os.pidfd_open(parent), select.POLLIN)
+    except OSError:  # Linux before 5.3, or a sandbox: look at the parent's number instead
+        timeout = 1_000
+    while os.getppid() == parent and not poll.poll(timeout):
+        pass
     os._exit(0)

@@ -38,18 +38,23 @@ import mmap
 import os
 import struct
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
+from pathlib import Path
 from typing import NamedTuple
 
+from epolllab.checks import check_int
 from epolllab.events import key_of
 
 __all__ = [
     "ROW_BYTES",
     "Recorder",
+    "Ring",
     "Snapshot",
+    "check_capacity",
     "memory_size",
     "read_ring",
     "shared_memory",
@@ -85,6 +90,41 @@ class Snapshot(NamedTuple):
 def memory_size(capacity: int) -> int:
     """Return the bytes of memory that a ring of `capacity` rows needs."""
     return HEADER_BYTES + (capacity + SLACK) * ROW_BYTES
+
+
+def check_capacity(name: str, value: object, rings: int = 1) -> int:
+    """Return `value` if this many rings of that capacity fit into the memory there is."""
+    capacity, memory = check_int(name, value, 1), _memory_limit()
+    if memory is not None and rings * memory_size(capacity) > memory:
+        most = max(0, (memory // rings - memory_size(0)) // ROW_BYTES)
+        raise ValueError(
+            f"{name} must be at most {most:,}{f' in each of {rings} loops' if rings > 1 else ''}, "
+            f"not {capacity:,}: an event takes {ROW_BYTES} bytes, and the memory here is "
+            f"{memory / 2**30:,.1f} GiB"
+        )
+    return capacity
+
+
+def _memory_limit() -> int | None:
+    """Bytes of memory of this machine, or of the container's limit; None if not known."""
+    found = []
+    for file in ("memory.max", "memory/memory.limit_in_bytes"):  # version 2 and 1 of cgroups
+        with suppress(OSError, ValueError):  # ValueError: "max"
+            found.append(int(Path("/sys/fs/cgroup", file).read_text()))
+    with suppress(OSError, ValueError, AttributeError):
+        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    return min(found, default=None)
+
+
+def _map(fd: int, capacity: int) -> mmap.mmap:
+    """Map a ring's memory: of a descriptor, or private with -1."""
+    try:
+        return mmap.mmap(fd, memory_size(capacity))
+    except (OSError, OverflowError) as error:
+        raise MemoryError(
+            f"capacity={capacity:,} needs {memory_size(capacity):,} bytes of memory, which the "
+            f"system refuses ({error}); use a smaller capacity"
+        ) from error
 
 
 @cache
@@ -125,7 +165,7 @@ class Recorder:
     ) -> None:
         self.capacity = capacity
         self.clock = clock
-        self.memory = memory or mmap.mmap(-1, memory_size(capacity))
+        self.memory = memory or _map(-1, capacity)
         if len(self.memory) < memory_size(capacity):
             raise ValueError(
                 f"memory must have {memory_size(capacity):,} bytes for a ring of {capacity:,} "
@@ -182,6 +222,11 @@ class Recorder:
         """Copy the rows settled up to now; safe while the loop writes."""
         return read_ring(self.memory, newest)
 
+    def close(self) -> None:
+        """Free the memory; nothing can be recorded or read afterwards."""
+        self._words.release()
+        self.memory.close()
+
 
 def _populate(memory: mmap.mmap) -> None:
     """Map a ring's first pages for writing, if the kernel can (Linux 5.14)."""
@@ -197,7 +242,8 @@ def read_ring(memory: mmap.mmap, newest: int | None = None) -> Snapshot:
     """
     complete, capacity = _word(memory, COMPLETE), _word(memory, CAPACITY)
     slots = capacity + SLACK
-    first = max(0, complete - (capacity if newest is None else min(newest, capacity)))
+    wanted = capacity if newest is None else min(check_int("newest", newest, 0), capacity)
+    first = max(0, complete - wanted)
     copied = _copy(memory, first, complete, slots)
     whole = min(max(first, _word(memory, CLAIMED) - slots), complete)
     return Snapshot(copied[(whole - first) * ROW_BYTES :] if whole > first else copied, whole)
@@ -223,12 +269,84 @@ def _copy(memory: mmap.mmap, first: int, last: int, slots: int) -> bytes:
     return memory[start : HEADER_BYTES + slots * ROW_BYTES] + memory[HEADER_BYTES:stop]
 
 
+class Ring:
+    """A ring for its readers, which outlives the loop: :meth:`free` keeps only the rows.
+
+    A notebook keeps every handle that a cell displayed, and with it the whole ring.
+    """
+
+    def __init__(self, memory: mmap.mmap) -> None:
+        self._memory = memory
+        self._final: Snapshot | None = None
+        self._lock = threading.RLock()
+
+    def read(self, newest: int | None = None) -> Snapshot:
+        """As :func:`read_ring`."""
+        if self._final is None:
+            with suppress(ValueError):  # freed meanwhile
+                return read_ring(self._memory, newest)
+        words, overwritten = self._final or Snapshot(b"", 0)
+        n_rows = len(words) // ROW_BYTES
+        skipped = 0 if newest is None else max(0, n_rows - newest)
+        return Snapshot(words[skipped * ROW_BYTES :], overwritten + skipped)
+
+    def written(self) -> int:
+        """As :func:`written_in`."""
+        if self._final is None:
+            with suppress(ValueError):  # freed meanwhile
+                return written_in(self._memory)
+        words, overwritten = self._final or Snapshot(b"", 0)
+        return overwritten + len(words) // ROW_BYTES
+
+    def free(self, recorder: Recorder | None = None) -> None:
+        """Keep the rows and free the memory; for when the loop and its recorder have ended."""
+        with self._lock:
+            if self._final is None:
+                self._final = read_ring(self._memory)
+                if recorder is not None:
+                    recorder.close()
+                self._memory.close()
+
+
 def shared_memory(capacity: int) -> tuple[int, mmap.mmap]:
     """Make memory for a ring that a child process can map as well.
 
-    Returns a memfd to pass to the child, and this process's mapping of it. The memory has
-    no name in any file system, so nothing is left behind whichever process ends first.
+    Returns a descriptor to pass to the child, and this process's mapping of it. The memory
+    has no name in any file system, so nothing is left behind whichever process ends first.
     """
-    fd = os.memfd_create("epolllab-ring", os.MFD_CLOEXEC)
-    os.ftruncate(fd, memory_size(capacity))
-    return fd, mmap.mmap(fd, memory_size(capacity))
+    fd = _unnamed_file(memory_size(check_capacity("capacity", capacity)))
+    try:
+        return fd, _map(fd, capacity)
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def _unnamed_file(size: int) -> int:
+    """Open a memfd, or a deleted temporary file where a sandbox refuses memfd_create."""
+    try:
+        fd = os.memfd_create("epolllab-ring", os.MFD_CLOEXEC)
+    except OSError as error:
+        return _temporary_file(size, error)
+    try:
+        os.ftruncate(fd, size)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _temporary_file(size: int, refusal: OSError) -> int:
+    """Open a temporary file of full size: a page that cannot be had later ends the process."""
+    import tempfile  # a tenth of a client's start, and rarely needed
+
+    for folder in ("/dev/shm", None):
+        with suppress(OSError), tempfile.TemporaryFile(dir=folder) as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+            return os.dup(file.fileno())
+    raise OSError(
+        refusal.errno,
+        f"no memory to share with a child process: memfd_create is refused ({refusal.strerror}), "
+        f"and neither /dev/shm nor {tempfile.gettempdir()} has {size:,} bytes. Use a smaller "
+        'capacity, or threads: process=False for a server, where="thread" for clients',
+    )

@@ -1,6 +1,7 @@
 """Where a loop runs: in a thread of this process, or in a child process.
 
-Both hosts have the same methods, and ``memory``, the ring that the loop records in.
+Both hosts have the same methods, and ``ring``, in which the loop records. A host owns the
+loop before it waits for it, so that an interrupt during the wait loses nothing.
 """
 
 import mmap
@@ -17,8 +18,9 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from epolllab import kernel
-from epolllab.child import Child, ChildDied
-from epolllab.recording.recorder import Recorder, memory_size, shared_memory
+from epolllab.child import Child, ChildDied, HeldInterrupts
+from epolllab.kernel.proc import is_suspended
+from epolllab.recording.recorder import Recorder, Ring, memory_size, shared_memory
 from epolllab.server.loop import Loop
 from epolllab.server.options import ServerOptions
 
@@ -30,44 +32,66 @@ STOP_S = 2.0
 REPLY_S = 5.0
 """How long a child may take to reply to a query."""
 
+STEP_S = 0.05
+"""Interval at which a wait for a reply looks at the child's state."""
+
 START_S = 30.0
 """How long a child may take to start, on a busy machine."""
 
 Failure = tuple[str, BaseException | None]
 """The traceback of the error that ended a loop, and the error if it is in this process."""
 
+Interest = tuple[list[kernel.InterestEntry], dict[int, int]]
+"""The kernel's interest list, empty for poll and select, and the loop's own table."""
+
 
 class ThreadHost:
     """A loop in a daemon thread of this process."""
 
+    unavailable: str | None = None
+
     def __init__(self, listener: socket.socket, options: ServerOptions) -> None:
         self.pid = os.getpid()
-        recorder = Recorder(options.capacity, populate=True) if options.record else None
-        self.memory = recorder.memory if recorder else mmap.mmap(-1, memory_size(1))
-        self.loop = Loop(listener, options, recorder)
+        self._recorder = Recorder(options.capacity, populate=True) if options.record else None
+        memory = self._recorder.memory if self._recorder else mmap.mmap(-1, memory_size(1))
+        self.ring = Ring(memory)
+        self.loop = Loop(listener, options, self._recorder)
+        self._run_once = threading.Lock()
         # A daemon, so that the interpreter's exit does not wait for it: finalizers stop it.
-        self.thread = threading.Thread(target=self.loop.run, name="epolllab-loop", daemon=True)
+        self.thread = threading.Thread(target=self._run, name="epolllab-loop", daemon=True)
         try:
             self.thread.start()
-        except BaseException:  # no thread could be started, or an interrupt meanwhile
+        except BaseException:
             self.loop.stop()
-            if self.thread.ident is None:
-                self.loop.run()  # it is stopped already, so this only closes its descriptors
+            self._run()  # without a thread, this only closes the loop's descriptors
             raise
+
+    def _run(self) -> None:
+        """Run the loop, unless another thread did."""
+        if self._run_once.acquire(blocking=False):
+            self.loop.run()
+
+    def until_ready(self) -> None:
+        """Do nothing: the listener accepts connections from the start."""
 
     def running(self) -> bool:
         """Whether the loop runs."""
         return self.thread.is_alive()
 
-    def stats(self) -> dict[str, int]:
+    def stats(self) -> dict[str, Any]:
         """The loop's counters; the last ones once it has ended."""
         return self.loop.stats()
 
-    def interest(self) -> tuple[list[kernel.InterestEntry], dict[int, int]]:
-        """The kernel's interest list, empty for poll and select, and the loop's own table."""
-        epfd = self.loop.poller.fileno() if self.running() else -1
-        entries = kernel.interest_list(epfd) if epfd >= 0 else []
-        return entries, self.loop.interest() if self.running() else {}
+    def interest(self) -> Interest:
+        """The interest on both sides; nothing once the loop has ended."""
+        try:
+            epfd = self.loop.poller.fileno()
+            entries = kernel.interest_list(epfd) if epfd >= 0 else []
+        except (OSError, ValueError):
+            if not self.loop.ended:
+                raise
+        # Once the loop has ended, the number may be another file's.
+        return ([], {}) if self.loop.ended else (entries, self.loop.interest())
 
     def failure(self) -> Failure | None:
         """What ended the loop; None while it runs and after a stop."""
@@ -80,65 +104,94 @@ class ThreadHost:
 
     def stop(self) -> None:
         """End the loop and wait for it; further calls do nothing."""
-        self.loop.stop()
-        if threading.current_thread() is self.thread:
-            return  # called by a handler or the garbage collector: ends after this batch
-        self.thread.join(STOP_S)
-        if self.thread.is_alive():
-            frame = sys._current_frames().get(self.thread.ident or 0)
-            where = "".join(traceback.format_stack(frame)[-2:]) if frame else ""
-            raise TimeoutError(
-                f"stop() timed out after {STOP_S} s: a handler or protocol is still running:\n"
-                f"{where}The loop ends when it returns. A server with process=True can be killed"
-            )
+        with HeldInterrupts():
+            self.loop.stop()
+            if threading.current_thread() is self.thread:
+                return  # called by a handler or the garbage collector: ends after this batch
+            self.thread.join(STOP_S)
+            if not self.thread.is_alive():
+                self.ring.free(self._recorder)
+                return
+        frame = sys._current_frames().get(self.thread.ident or 0)
+        where = "".join(traceback.format_stack(frame)[-2:]) if frame else ""
+        raise TimeoutError(
+            f"stop() timed out after {STOP_S} s: a handler or protocol is still running:\n"
+            f"{where}The loop ends when it returns. A server with process=True can be killed"
+        )
 
 
 class ProcessHost:
-    """A loop in a child process; its ring is memory that both processes map."""
+    """A loop in a child process; its ring is memory that both processes map.
+
+    Attributes
+    ----------
+    unavailable : str or None
+        Why the child did not reply to the last query.
+    """
 
     def __init__(self, listener: socket.socket, options: ServerOptions) -> None:
-        payload = _pickled(options)
+        self._payload = _pickled(options)
         self._lock = threading.Lock()
         self._stop_lock = threading.Lock()
-        self._ended: tuple[str | None, dict[str, int]] | None = None
-        self._last_stats: dict[str, int] = {}
+        self._stopping = False
+        self._n_asked = 0
+        self._ended: tuple[str | None, dict[str, Any]] | None = None
+        self._counters: dict[str, Any] = {}
         self._last_fault: str | None = None
-        ring, self.memory = shared_memory(options.capacity if options.record else 1)
-        with listener:
-            try:
-                self.child = Child("epolllab.server.hosts:serve", fds=[listener.fileno(), ring])
-                try:
-                    self.child.send((payload, listener.fileno(), ring))
-                    kind, reply = self.child.receive(START_S)
-                    if kind != "ready":
-                        raise RuntimeError(f"the server's process could not start:\n{reply}")
-                except BaseException:
-                    self.child.close(0)
-                    raise
-            finally:
-                os.close(ring)
+        self.unavailable: str | None = None
+        shared, memory = shared_memory(options.capacity if options.record else 1)
+        self.ring = Ring(memory)
+        try:
+            self._inherited = listener.fileno(), shared
+            self.child = Child("epolllab.server.hosts:serve", fds=self._inherited)
+        finally:
+            os.close(shared)
         self.pid = self.child.pid
-        self.epfd: int = reply
+
+    def until_ready(self) -> None:
+        """Wait until the child runs the loop."""
+        self.child.send((self._payload, *self._inherited))
+        kind, reply = self.child.receive(START_S)
+        if kind != "ready":
+            raise RuntimeError(f"the server's process could not start:\n{reply}")
+        self._counters = dict.fromkeys(reply)
 
     def running(self) -> bool:
-        if self._ended is not None:
+        if self._ended is not None or self.child.connection.closed:
             return False
         alive = self.child.alive  # first, so that a last message is not missed
-        with self._lock, suppress(ChildDied, OSError):
-            while self._ended is None and self.child.connection.poll(0):
-                self._receive()
+        if self._lock.acquire(blocking=False):  # otherwise another thread reads the messages
+            try:
+                with suppress(ChildDied, TimeoutError, OSError):
+                    while self._ended is None and self.child.connection.poll(0):
+                        self._receive()
+            finally:
+                self._lock.release()
         return self._ended is None and alive
 
-    def stats(self) -> dict[str, int]:
-        self._last_stats = self._query("stats") or self._last_stats
-        return self._last_stats
+    def stats(self) -> dict[str, Any]:
+        """The loop's counters; None for those that are not known because of `unavailable`."""
+        reply: dict[str, Any] | None = self._query("stats")
+        if self._ended is not None:
+            return self._ended[1]
+        if reply is None and not self.running():  # killed, which closed its connections
+            self.unavailable = str(self.child.death())
+            return {**self._counters, "connections": 0, "staged": 0}
+        return reply or self._counters
 
-    def interest(self) -> tuple[list[kernel.InterestEntry], dict[int, int]]:
-        table: dict[int, int] = self._query("interest") or {}
-        entries: list[kernel.InterestEntry] = []
-        if self.epfd >= 0 and self.running():
-            entries = kernel.interest_list(self.epfd, self.pid)
-        return entries, table
+    def interest(self) -> Interest:
+        """The interest on both sides; TimeoutError if the child does not reply."""
+        reply = self._query("interest")
+        try:
+            if reply is not None:
+                epfd, table = reply
+                return kernel.interest_list(epfd, self.pid) if epfd >= 0 else [], table
+        except OSError:
+            if self.running():
+                raise
+        if self.running():
+            raise TimeoutError(f"interest() cannot be read: {self.unavailable}")
+        return [], {}
 
     def failure(self) -> Failure | None:
         if self.running():
@@ -151,39 +204,70 @@ class ProcessHost:
         return self._last_fault
 
     def stop(self) -> None:
-        with self._stop_lock:
+        with HeldInterrupts(), self._stop_lock:
+            self._stopping = True
             if self.running():
                 self._query("stop", STOP_S)
-                if self._ended is None and self.child.alive:
-                    self._ended = (None, self._last_stats)  # killed below, which is no failure
-            self.child.close(STOP_S)
+                if self._ended is None and self.child.alive:  # killed below, which is no failure
+                    self._ended = None, {**self._counters, "connections": 0, "staged": 0}
+            with self._lock:
+                self.child.close(STOP_S if self.unavailable is None else 0)
+            self.ring.free()
 
     def _query(self, query: str, timeout: float = REPLY_S) -> Any:
-        """Ask the child; None once it has ended, or where it is too busy to reply."""
+        """Ask the child; None once it has ended, or where it does not reply."""
         if not self.running():
             return None
-        with self._lock, suppress(ChildDied, TimeoutError, OSError):
-            self.child.send(query)
-            kind, reply = self._receive(timeout)
-            while kind not in (query, "ended"):  # the reply to a query that timed out
-                kind, reply = self._receive(timeout)
-            return reply if kind == query else None
-        return None
+        with self._lock:
+            try:
+                self._require_awake(query)
+                self._n_asked += 1
+                self.child.send((self._n_asked, query))
+                reply = self._await_reply(query, timeout)
+                self.unavailable = None
+                return reply
+            except (ChildDied, TimeoutError, OSError) as error:
+                self.unavailable = str(error)
+                return None
 
-    def _receive(self, timeout: float | None = None) -> tuple[str, Any]:
+    def _await_reply(self, query: str, timeout: float) -> Any:
+        """Return the reply to the last query; skip replies to earlier ones that timed out."""
+        deadline = time.monotonic() + timeout
+        while True:
+            while not self.child.connection.poll(STEP_S):
+                self._require_awake(query)
+                if time.monotonic() > deadline:
+                    raise TimeoutError(
+                        f"process {self.pid} did not reply within {timeout:g} s: it is busy in code "
+                        "that keeps the interpreter lock, or the machine is"
+                    )
+            serial, reply = self._receive()
+            if serial in (self._n_asked, "ended"):
+                return reply if serial != "ended" else None
+
+    def _require_awake(self, query: str) -> None:
+        """Raise TimeoutError where no reply can be expected."""
+        if self._stopping and query != "stop":
+            raise TimeoutError(f"process {self.pid} is being stopped")
+        if is_suspended(self.pid):
+            raise TimeoutError(f"process {self.pid} is suspended (SIGSTOP); SIGCONT resumes it")
+
+    def _receive(self) -> tuple[Any, Any]:
         """Receive a message of the child; note the end of its loop."""
-        kind, reply = self.child.receive(timeout)
-        if kind == "ended":
+        serial, reply = self.child.receive()
+        if serial == "ended":
             self._ended = reply
-            self._last_stats = reply[1]
-        return kind, reply
+        return serial, reply
 
 
 Host = ThreadHost | ProcessHost
 
 
 def start_host(listener: socket.socket, options: ServerOptions) -> Host:
-    """Run a loop in a thread, or in a child process where the options say so."""
+    """Run a loop in a thread, or in a child process where the options say so.
+
+    A thread takes the listener over; a child inherits it, and the caller closes it here.
+    """
     return ProcessHost(listener, options) if options.process else ThreadHost(listener, options)
 
 
@@ -216,7 +300,7 @@ def serve(connection: Connection) -> None:
     except BaseException:
         connection.send(("failed", traceback.format_exc()))
         return
-    connection.send(("ready", loop.poller.fileno()))
+    connection.send(("ready", list(loop.stats())))
     sending = threading.Lock()  # a long message takes two writes
     threading.Thread(target=_reply, args=(connection, loop, sending), daemon=True).start()
     loop.run()
@@ -231,16 +315,17 @@ def _reply(connection: Connection, loop: Loop, sending: threading.Lock) -> None:
     """Reply to the parent's queries until it stops asking."""
     replies: dict[str, Callable[[], object]] = {
         "stats": loop.stats,
-        "interest": loop.interest,
+        "interest": lambda: (loop.poller.fileno(), loop.interest()),
         "fault": lambda: loop.last_fault,
     }
     while True:
         try:
-            query = connection.recv()
+            serial, query = connection.recv()
         except (EOFError, OSError):
             return
         if query == "stop":
             loop.stop()
             return
-        with sending:
-            connection.send((query, replies[query]()))
+        # The loop has ended meanwhile, or the parent has.
+        with suppress(ValueError, OSError), sending:
+            connection.send((serial, replies[query]()))

@@ -13,6 +13,12 @@ the call's result says what happened to the connection.
 *Anything that pauses accepting also resumes it.* A full table or a lack of descriptors
 takes the listener's interest away, so that the loop does not spin, and every closed
 connection restores it.
+
+A process that was forked while the loop ran holds duplicates of its descriptors. Where
+Python is told of the fork, the child closes them. Otherwise epoll goes on reporting a
+connection that the loop has closed, which no epoll_ctl can name any more: after a few
+such events the loop replaces its epoll instance. A close alone then ends no connection
+for its peer, so those that may be duplicated are shut down first.
 """
 
 import errno
@@ -21,12 +27,15 @@ import socket
 import threading
 import time
 import traceback
+import weakref
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from itertools import count
+from types import SimpleNamespace
 from typing import Any
 
-from epolllab.events import EPOLLIN, key_of
+from epolllab.events import EPOLLIN, error_name, key_of
 from epolllab.kernel.pollers import Poller, make_poller
 from epolllab.kernel.syscalls import RecordedCalls, Socket, SystemCalls
 from epolllab.recording.recorder import Recorder
@@ -37,12 +46,34 @@ from epolllab.server.options import ServerOptions
 __all__ = ["Loop"]
 
 LINGER_S = 2.0
+"""How long a peer may be silent after the last response before the loop closes."""
+
+LINGER_MOST_S = 30.0
 """How long the loop reads from a peer that keeps sending after the last response."""
 
-RETRY_S = 0.1
-"""Interval between attempts to accept while the process has no descriptor left."""
+LINGER_MOST_BYTES = 1 << 26
+"""How many bytes it reads from such a peer."""
 
-OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+RETRY_S = 0.1
+"""Interval between attempts to accept while it is not possible."""
+
+NO_MEMORY_S = 0.01
+"""Pause before a wait that failed for lack of memory is repeated."""
+
+MOST_FAILURES = 16
+"""Connections that accept may fail for before the loop turns to others."""
+
+STALE_LIMIT = 8
+"""Events without a connection after which the loop replaces its epoll instance."""
+
+LISTENER_BROKEN = (errno.EBADF, errno.EINVAL, errno.ENOTSOCK, errno.EFAULT)
+"""Errors of accept that no later attempt can mend."""
+
+CONNECTION_BROKEN = (
+    errno.ECONNABORTED, errno.EINTR, errno.EPROTO, errno.ENOPROTOOPT, errno.EOPNOTSUPP,
+    errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENONET,
+)  # fmt: skip
+"""Errors of accept that concern the first connection of the queue; the next is tried."""
 
 
 class _OwnEndpoint:
@@ -66,7 +97,9 @@ class _Descriptor:
         self._fd = fd
 
     def close(self) -> None:
-        os.close(self._fd)
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
 
 
 class Loop:
@@ -88,7 +121,8 @@ class Loop:
     error : BaseException or None
         What ended :meth:`run`, unless it was :meth:`stop`.
     last_fault : str or None
-        Traceback of the last exception in a protocol or a handler.
+        Traceback of the last exception in a protocol or a handler, or the last call that
+        failed without ending the loop.
     """
 
     def __init__(
@@ -103,12 +137,7 @@ class Loop:
         self._new_session = options.session_factory()
         wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         try:
-            self.poller: Poller = make_poller(
-                options.poller,
-                edge=options.trigger == "edge",
-                oneshot=options.lifecycle == "oneshot",
-                exempt=frozenset([wakeup]),
-            )
+            self.poller = self._make_poller(wakeup)
         except BaseException:
             os.close(wakeup)
             raise
@@ -147,7 +176,10 @@ class Loop:
             self._listener.fd: self._listener,
             self._wakeup.fd: self._wakeup,
         }
-        self._lingering: dict[Connection, int] = {}
+        self._lingering: dict[Connection, tuple[int, int]] = {}
+        self._requests: OrderedDict[Connection, int] = OrderedDict()
+        """Connections with an incomplete request, and since when; the oldest first."""
+        self._request_ns = int((options.request_timeout or 0) * 1e9)
         self._stopping = False
         self._ended = False
         # Re-entrant: the garbage collector may stop a dropped server in any place.
@@ -155,10 +187,23 @@ class Loop:
         self._paused: str | None = None
         self._retry_ns: int | None = None
         self._sweep_ns = 0
+        self._stale_run = self._rebuilt_at = 0
+        self._stale_limit = STALE_LIMIT
+        self._duplicated = 0  # keys below this may have a duplicate in another process
         self.accepted = self.closed = self.wakeups = self.events = 0
         self.stale = self.lost = self.faults = self.timeouts = self.pauses = 0
+        self.errors = self.rebuilds = 0
         self.error: BaseException | None = None
         self.last_fault: str | None = None
+        _loops.add(self)
+
+    def _make_poller(self, wakeup: int) -> Poller:
+        return make_poller(
+            self.options.poller,
+            edge=self.options.trigger == "edge",
+            oneshot=self.options.lifecycle == "oneshot",
+            exempt=frozenset([wakeup]),
+        )
 
     def run(self) -> None:
         """Wait and handle until stopped; then close everything that the loop owns."""
@@ -167,7 +212,12 @@ class Loop:
             self.calls.register(self._listener, EPOLLIN)
             wait, handle = self.calls.wait, self.handle
             while not self._stopping:
-                handle(wait(self.timeout()))
+                try:
+                    ready = wait(self.timeout())
+                except OSError as error:
+                    self._wait_failed(error)
+                else:
+                    handle(ready)
         except BaseException as error:
             self.error = error
         finally:
@@ -180,6 +230,11 @@ class Loop:
             # Once the loop has ended, the number may be another file.
             if not self._ended:
                 os.eventfd_write(self._wakeup.fd, 1)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the loop has closed its descriptors, or is about to."""
+        return self._ended
 
     def stats(self) -> dict[str, int]:
         """Return the counters: each is exact, but the loop may run while they are read."""
@@ -194,17 +249,16 @@ class Loop:
             "faults": self.faults,
             "timeouts": self.timeouts,
             "pauses": self.pauses,
+            "errors": self.errors,
             "stale": self.stale,
+            "rebuilds": self.rebuilds,
             "staged": self.recorder.staged if self.recorder else 0,
         }
 
     def interest(self) -> dict[int, int]:
         """Return the program's own table: descriptor to interest mask, with flags."""
-        flags = self.poller.flags
-        listening = 0 if self._paused else EPOLLIN
-        table = {self._wakeup.fd: EPOLLIN, self._listener.fd: listening | flags}
-        for connection in self._connections():
-            table[connection.fd] = connection.interest | flags
+        table = {endpoint.fd: mask | self.poller.flags for endpoint, mask in self._interests()}
+        table[self._wakeup.fd] = EPOLLIN
         return table
 
     @property
@@ -220,19 +274,82 @@ class Loop:
         """Handle each ready descriptor of a batch; never blocks."""
         self.wakeups += 1
         self.events += len(ready)
+        timed = self._timed or self._requests or self._lingering or self._retry_ns is not None
+        # Before the batch: what arrives during a slow handler has arrived in time.
+        now = self.clock() if timed else 0
+        stale = 0
         find = self._endpoints.get
         for fd, mask in ready:
             endpoint = find(fd)
             if endpoint is None:
-                self.stale += 1
+                stale += 1
                 self.calls.note_ready(fd, mask)
                 continue
             try:
                 endpoint.on_ready(endpoint, mask)
             except OSError as error:
                 self._call_failed(endpoint, error)
-        if self._lingering or self._retry_ns is not None or self._timed:
-            self._sweep(self.clock())
+        if timed:
+            self._sweep(now)
+        if stale:
+            self._note_stale(stale)
+
+    def _wait_failed(self, error: OSError) -> None:
+        """Wait again after an error that may pass; raise any other."""
+        if error.errno not in (errno.EINTR, errno.ENOMEM, errno.EAGAIN):
+            raise error
+        self._note_error("wait", error)
+        if error.errno != errno.EINTR:
+            time.sleep(NO_MEMORY_S)
+
+    def _note_error(self, call: str, error: OSError) -> None:
+        """Count and describe a failed call that does not end the loop."""
+        self.errors += 1
+        name = error_name(error.errno or 0)
+        self.last_fault = f"{call} failed with {name}: {error.strerror}. The server continues."
+
+    def _note_stale(self, n_events: int) -> None:
+        """Count stale events; replace the epoll instance when there are too many."""
+        self.stale += n_events
+        if self._stale_run == 0 and self.wakeups - self._rebuilt_at > STALE_LIMIT:
+            self._stale_limit = STALE_LIMIT  # the last rebuild, if any, has helped
+        self._stale_run += n_events
+        if self._stale_run >= self._stale_limit and self.options.poller == "epoll":
+            self._rebuild()
+            self._stale_run, self._rebuilt_at = 0, self.wakeups
+            self._stale_limit *= 2
+
+    def _rebuild(self) -> None:
+        """Replace the epoll instance by a new one that has only what is open here.
+
+        A failure leaves the old one in place. Registering reports what is ready once more,
+        so that no edge is lost.
+        """
+        self._duplicated = self.accepted + 1 << 32
+        try:
+            new = self._make_poller(self._wakeup.fd)
+        except OSError as error:
+            self._note_error("epoll_create1", error)
+            return
+        self.calls.poller = new
+        try:
+            for endpoint, mask in self._interests():
+                self.calls.register(endpoint, mask)
+            fd = self.poller.fileno()
+            # The new instance takes the old one's number, and dup2 closes the old one.
+            replace = SimpleNamespace(close=lambda: os.dup2(new.fileno(), fd, inheritable=False))
+            self.calls.close(_OwnEndpoint(replace, fd))
+            self.rebuilds += 1
+        except OSError as error:
+            self._note_error("epoll_ctl", error)
+        finally:
+            self.calls.poller = self.poller
+            new.close()
+
+    def _interests(self) -> list[tuple[Any, int]]:
+        """Every open endpoint with its interest mask, without flags."""
+        own = [(self._wakeup, EPOLLIN), (self._listener, 0 if self._paused else EPOLLIN)]
+        return [*own, *((one, one.interest) for one in self._connections())]
 
     def _ready_timed(self, connection: Connection, mask: int) -> None:
         """Handle a connection and note the time, for ``idle_timeout``."""
@@ -241,9 +358,12 @@ class Loop:
 
     def timeout(self) -> float | None:
         """Return the seconds that the next wait may take; None without a limit."""
-        if not (self._lingering or self._retry_ns is not None or self._timed):
+        if not (self._requests or self._lingering or self._retry_ns is not None or self._timed):
             return None
         waits = []
+        if self._requests:
+            left = next(iter(self._requests.values())) + self._request_ns - self.clock()
+            waits.append(max(left, 0) / 1e9)
         if self._lingering:
             waits.append(LINGER_S / 4)
         if self.options.idle_timeout is not None and self.open_connections:
@@ -254,7 +374,8 @@ class Loop:
 
     def _wakeup_ready(self, wakeup: _OwnEndpoint, mask: int) -> None:
         self.calls.note_ready(wakeup.key, mask)
-        self.calls.read(wakeup, 8)
+        with suppress(BlockingIOError):  # a process that shares it may have read it
+            self.calls.read(wakeup, 8)
 
     def _listener_ready(self, listener: _OwnEndpoint, mask: int) -> None:
         self.calls.note_ready(listener.key, mask)
@@ -274,9 +395,10 @@ class Loop:
         if self._accept == "drain":
             attempts = count()
         elif self._accept == "ask":
-            attempts = range(self.calls.queue_length(listener))
+            attempts = self._queued(listener)
         else:
             attempts = range(self._accept)
+        failures = 0
         for _ in attempts:
             if limit is not None and self.open_connections >= limit:
                 self._pause("max_connections")
@@ -285,23 +407,34 @@ class Loop:
                 fd, _ = accept(listener, self.accepted + 1)
             except BlockingIOError:
                 return
-            except ConnectionAbortedError:
-                continue  # the peer closed while it was queued (accept(2))
             except OSError as error:
-                if error.errno not in OUT_OF_DESCRIPTORS:
+                if error.errno in LISTENER_BROKEN:
                     raise
-                self._pause(errno.errorcode[error.errno])
+                failures += 1
+                self._note_error("accept", error)
+                if error.errno in CONNECTION_BROKEN and failures < MOST_FAILURES:
+                    continue
+                self._pause(error_name(error.errno or 0))
                 return
             self._add_connection(fd)
 
+    def _queued(self, listener: _OwnEndpoint) -> Iterable[int]:
+        """One for each connection in the queue; without end if its length is unknown."""
+        try:
+            return range(self.calls.queue_length(listener))
+        except OSError as error:
+            self._note_error("getsockopt", error)
+            return count()
+
     def _add_connection(self, fd: int) -> None:
         self.accepted += 1
-        sock = Socket(self._family, self._sock_type, 0, fd)
-        sock.setblocking(False)
+        sock: Any = None
         try:
+            sock = Socket(self._family, self._sock_type, 0, fd)
+            sock.setblocking(False)
             session = self._new_session()
         except Exception as error:
-            self._close(_OwnEndpoint(sock, fd, conn=self.accepted))
+            self._close(_OwnEndpoint(sock or _Descriptor(fd), fd, conn=self.accepted))
             self.closed += 1
             self._note_exception(error)
             return
@@ -311,8 +444,9 @@ class Loop:
         self._endpoints[fd] = connection
         try:
             self._register(connection, interest)
-        except OSError:
+        except OSError as error:
             self.lost += 1
+            self._note_error("epoll_ctl", error)
             self.close(connection, registered=False)
 
     def _pause(self, reason: str) -> None:
@@ -327,16 +461,30 @@ class Loop:
 
     def _resume(self) -> None:
         """Accept again; with edges, the modify reports what is already queued."""
-        self._paused = self._retry_ns = None
-        self.calls.modify(self._listener, EPOLLIN)
+        try:
+            self.calls.modify(self._listener, EPOLLIN)
+        except OSError as error:
+            self._note_error("epoll_ctl", error)
+            self._retry_ns = self.clock() + int(RETRY_S * 1e9)
+        else:
+            self._paused = self._retry_ns = None
 
     def close(self, connection: Connection, registered: bool = True) -> None:
         """Close a connection and remove it; closing it again does nothing."""
         if self._endpoints.pop(connection.fd, None) is None:
             return
-        if registered and self.life.unregisters:
-            self.calls.unregister(connection)
-        self._close(connection)
+        duplicated = connection.key < self._duplicated
+        try:
+            if registered and (self.life.unregisters or duplicated):
+                self.calls.unregister(connection)
+            if duplicated:
+                self.calls.shutdown(connection, socket.SHUT_RDWR)
+        except OSError:
+            pass  # such as a reset; the close ends the connection in any case
+        try:
+            self._close(connection)
+        except OSError as error:
+            self._note_error("close", error)  # the descriptor is free all the same (close(2))
         connection.fd = -1
         try:
             connection.session.on_close()
@@ -345,6 +493,8 @@ class Loop:
         self.closed += 1
         if self._lingering:
             self._lingering.pop(connection, None)
+        if self._requests:
+            self._requests.pop(connection, None)
         if self._paused:
             self._resume()
 
@@ -368,20 +518,57 @@ class Loop:
     def _note_exception(self, error: Exception) -> None:
         self.note_fault("".join(traceback.format_exception(error)))
 
+    def request_began(self, connection: Connection) -> None:
+        """Start the time that a request may take, or start it again."""
+        if self._request_ns:
+            self._requests.pop(connection, None)
+            self._requests[connection] = self.clock()
+            connection.in_request = True
+
+    def request_ended(self, connection: Connection) -> None:
+        """Stop the time of a request."""
+        self._requests.pop(connection, None)
+        connection.in_request = False
+
     def linger(self, connection: Connection) -> None:
         """Give a peer some time to close, now that our half is shut down."""
-        self._lingering[connection] = self.clock() + int(LINGER_S * 1e9)
+        self.request_ended(connection)
+        now = self.clock()
+        self._lingering[connection] = now + int(LINGER_S * 1e9), now + int(LINGER_MOST_S * 1e9)
+
+    def ignored(self, connection: Connection, n_bytes: int) -> None:
+        """Give a peer more time, since it is still sending; up to a number of bytes."""
+        connection.ignored += n_bytes
+        if connection.ignored > LINGER_MOST_BYTES:
+            self.close(connection)
+        else:
+            last = self._lingering[connection][1]
+            self._lingering[connection] = min(self.clock() + int(LINGER_S * 1e9), last), last
 
     def _sweep(self, now: int) -> None:
         """Close what has been idle or lingering for too long; try to accept again."""
-        for connection, deadline in list(self._lingering.items()):
+        for connection, (deadline, _) in list(self._lingering.items()):
             if now >= deadline:
                 self.close(connection)
+        if self._requests:
+            self._close_slow(now - self._request_ns)
         if self._retry_ns is not None and now >= self._retry_ns:
             self._resume()
         if self.options.idle_timeout is not None and now >= self._sweep_ns:
             self._sweep_ns = now + int(self.options.idle_timeout * 1e9 / 4)
             self._close_idle(now)
+
+    def _close_slow(self, oldest: int) -> None:
+        """Close connections whose request began before `oldest` and is not complete."""
+        while self._requests:
+            connection, began = next(iter(self._requests.items()))
+            if began > oldest:
+                return
+            if connection.out:  # not read before the peer takes this response
+                self.request_began(connection)
+            else:
+                self.timeouts += 1
+                self._time_out(connection)
 
     def _close_idle(self, now: int) -> None:
         oldest = now - int((self.options.idle_timeout or 0) * 1e9)
@@ -394,10 +581,17 @@ class Loop:
 
     def _time_out(self, connection: Connection) -> None:
         """Send the protocol's response to a timeout, if it fits; then close."""
+        session = connection.session
         try:
-            responses = [] if connection.out else connection.session.timed_out()
+            responses = [] if connection.out else session.timed_out()
             if responses:
                 self.calls.send(connection, b"".join(responses))
+                session.closing = session.linger = True
+                self.life.linger(connection)
+                deadline = self.clock() + int(LINGER_S * 1e9)
+                if connection in self._lingering:
+                    self._lingering[connection] = deadline, deadline  # it was slow before
+                return
         except OSError:
             pass  # the peer is gone
         except Exception as error:
@@ -405,16 +599,43 @@ class Loop:
         self.close(connection)
 
     def _close_all(self) -> None:
+        """Close everything; shut down first, since a forked process may hold duplicates."""
         with self._wakeup_lock:
+            if self._ended:
+                return  # in a forked child, which has closed everything
             self._ended = True
         self.closed += self.open_connections
         for endpoint in self._endpoints.values():
+            if endpoint is not self._wakeup:
+                with suppress(OSError):
+                    self.calls.shutdown(endpoint, socket.SHUT_RDWR)
             self.calls.close(endpoint)
         for connection in self._connections():
             with suppress(Exception):  # a session's own; nothing is left to report it to
                 connection.session.on_close()
         self._endpoints = {}
         self._lingering.clear()
+        self._requests.clear()
         if self.poller.fileno() >= 0:
             self.calls.close(_OwnEndpoint(self.poller, self.poller.fileno()))
         self.calls.publish()
+
+    def _close_in_child(self) -> None:
+        """Close this process's duplicates; leaves the files, the ring and the parent alone."""
+        self._wakeup_lock = threading.RLock()  # a thread that is not here may hold the other
+        self._stopping = self._ended = True
+        endpoints, self._endpoints = self._endpoints, {}
+        for owner in (*(endpoint.sock for endpoint in endpoints.values()), self.poller):
+            with suppress(OSError):
+                owner.close()
+
+
+_loops: "weakref.WeakSet[Loop]" = weakref.WeakSet()
+
+
+def _close_in_child() -> None:
+    for loop in list(_loops):
+        loop._close_in_child()
+
+
+os.register_at_fork(after_in_child=_close_in_child)

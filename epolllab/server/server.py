@@ -14,10 +14,11 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from epolllab import kernel
+from epolllab.checks import check_int
+from epolllab.child import HeldInterrupts
 from epolllab.kernel.pollers import PollerName
 from epolllab.notebook import cells, html
 from epolllab.recording import environment
-from epolllab.recording.recorder import read_ring, written_in
 from epolllab.recording.recording import Recording
 from epolllab.schema import EVENTS, INTEREST, REQUESTS, WAKEUPS, returns
 from epolllab.server.hosts import Host, start_host
@@ -101,10 +102,18 @@ class Server:
 
     @property
     def last_fault(self) -> str | None:
-        """Traceback of the last exception in a handler or protocol."""
+        """Traceback of the last exception in a handler or protocol, or the last failed call."""
         return self._host.last_fault()
 
-    def stats(self, *, raise_error: bool = True) -> dict[str, int]:
+    @property
+    def unavailable(self) -> str | None:
+        """Why the last :meth:`stats` had None for counters; None if it had them all.
+
+        A child process that was killed or suspended, or that is too busy, does not reply.
+        """
+        return self._host.unavailable
+
+    def stats(self, *, raise_error: bool = True) -> dict[str, Any]:
         """Counters of the loop; cheap while it runs.
 
         Parameters
@@ -120,14 +129,17 @@ class Server:
             ``wakeups`` (waits that returned) and ``events`` (descriptors returned)
             since the start; ``lost`` connections ended by an error such as a reset;
             ``faults``, exceptions in a protocol or handler; ``timeouts``; ``pauses``
-            in accepting, because of descriptors or max_connections; ``stale`` events
-            whose descriptor an earlier event of the batch had closed; ``staged``
-            events that readers see only after the loop's next wait; ``recorded`` and
-            ``overwritten`` events.
+            in accepting, because of descriptors or max_connections; ``errors``, failed
+            calls such as an accept, which :attr:`last_fault` describes; ``stale`` events
+            whose descriptor the loop had closed before; ``rebuilds`` of the epoll
+            instance, because stale events of a forked process's duplicates did not end;
+            ``staged`` events that readers see only after the loop's next wait;
+            ``recorded`` and ``overwritten`` events. A counter that a child process cannot
+            be asked for is None, and :attr:`unavailable` says why.
         """
         if raise_error:
             self._raise_if_failed()
-        stats, written = self._host.stats(), written_in(self._host.memory)
+        stats, written = self._host.stats(), self._host.ring.written()
         kept = min(written, self.options.capacity)
         return {**stats, "recorded": kept, "overwritten": written - kept}
 
@@ -135,19 +147,21 @@ class Server:
         """The `newest` events, cheap enough to be read ten times a second.
 
         Unlike :meth:`recording` it asks the loop nothing, its metadata holds only the
-        options, and it does not raise an error that ended the loop.
+        options, and it does not raise an error that ended the loop. `newest` may be more
+        than there are, but not negative.
         """
-        snapshot = read_ring(self._host.memory, newest)
+        snapshot = self._host.ring.read(check_int("newest", newest, 0))
         return Recording(snapshot.rows, self.options.metadata(), snapshot.overwritten)
 
     def recording(self) -> Recording:
         """Everything recorded so far; the server continues."""
         self._raise_if_failed()
-        snapshot = read_ring(self._host.memory)
+        snapshot = self._host.ring.read()
         return Recording(
             snapshot.rows,
             {
                 **self.environment,
+                **environment.at_end(),
                 **self.options.metadata(),
                 "address": list(self.address),
                 "pid": self.pid,
@@ -181,6 +195,12 @@ class Server:
         raise_error : bool
             As for :meth:`stats`.
 
+        Raises
+        ------
+        TimeoutError
+            The server's process does not reply; with ``raise_error=False`` the frame is
+            empty then, as it is after a stop.
+
         Notes
         -----
         poll and select keep no list in the kernel, so only the program's side exists.
@@ -191,7 +211,12 @@ class Server:
 
         if raise_error:
             self._raise_if_failed()
-        entries, table = self._host.interest()
+        try:
+            entries, table = self._host.interest()
+        except TimeoutError:
+            if raise_error:
+                raise
+            entries, table = [], {}
         return frames.interest_list(entries, table, inodes=_inodes(self.pid, table))
 
     def settle(self, timeout: float = 5.0) -> "Server":
@@ -203,11 +228,13 @@ class Server:
         still open after `timeout` seconds, such as a client's keep-alive connections.
         """
         deadline = time.monotonic() + timeout
-        while (stats := self.stats())["connections"] or stats["staged"]:
+        while (stats := self.stats())["connections"] != 0 or stats["staged"]:
             if time.monotonic() > deadline:
+                n_open = stats["connections"]
+                found = f"{self.unavailable}" if n_open is None else f"{n_open} connections open"
                 raise TimeoutError(
-                    f"settle() timed out after {timeout} s with {stats['connections']} "
-                    "connections open; close them, or read the recording as it is"
+                    f"settle() timed out after {timeout} s with {found}; close the connections, "
+                    "or read the recording as it is"
                 )
             time.sleep(0.001)
         return self
@@ -240,9 +267,10 @@ class Server:
         A handler may call it too: the loop then ends after its current batch. Raises
         TimeoutError if a handler or protocol does not return.
         """
-        self._host.stop()
-        _running.discard(self)
-        self._finalizer.detach()
+        with HeldInterrupts():
+            self._host.stop()
+            _running.pop(id(self), None)
+            self._finalizer.detach()
         self._raise_if_failed()
 
     def __enter__(self) -> "Server":
@@ -287,11 +315,15 @@ class Server:
             "loop": f"{options.poller} {options.trigger} {options.lifecycle}",
             "runs in": f"process {self.pid}" if options.process else "a thread",
             "state": state,
-            "connections now": f"{stats.get('connections', 0):,}",
-            "requests": f"{stats.get('requests', 0):,}",
+            "connections now": _count(stats["connections"]),
+            "requests": _count(stats["requests"]),
             "events recorded": f"{stats['recorded']:,}" if options.record else "none",
             "events overwritten": f"{stats['overwritten']:,}",
         }
+
+
+def _count(number: int | None) -> str:
+    return "unknown" if number is None else f"{number:,}"
 
 
 def _inodes(pid: int, fds: Iterable[int]) -> dict[int, int]:
@@ -311,12 +343,15 @@ def _stop_quietly(host: Host) -> None:
         warnings.warn(str(error), RuntimeWarning, stacklevel=2)
 
 
-_running: "weakref.WeakSet[Server]" = weakref.WeakSet()
+_running: "weakref.WeakValueDictionary[int, Server]" = weakref.WeakValueDictionary()
 
 
 def servers() -> list[Server]:
     """The servers running now, in the order of their ports."""
-    return sorted((s for s in _running if s.is_running), key=lambda server: server.port)
+    # A list of the references is made in one step, while other threads start and stop servers.
+    handles = [reference() for reference in _running.valuerefs()]
+    found = [handle for handle in handles if handle is not None and handle.is_running]
+    return sorted(found, key=lambda server: server.port)
 
 
 def stop_all() -> None:
@@ -351,6 +386,7 @@ def start_server(
     cork: bool = False,
     max_connections: int | None = None,
     max_request_bytes: int = 1 << 20,
+    request_timeout: float | None = 30.0,
     idle_timeout: float | None = None,
     capacity: int = 1_000_000,
     record: bool = True,
@@ -408,6 +444,10 @@ def start_server(
         Maximum number of open connections; further ones wait in the accept queue.
     max_request_bytes : int
         A larger request is refused with 413 or 431.
+    request_timeout : float, optional
+        Seconds in which a whole request must arrive, head and body, from its first byte;
+        blank lines before it count. A slower one gets a 408, and the connection is closed.
+        For ``"hello"``, ``"http"`` and sessions that set ``in_request``. None: no limit.
     idle_timeout : float, optional
         Seconds after which a silent connection is closed; in the middle of an HTTP
         request with a 408.
@@ -440,18 +480,17 @@ def start_server(
     kernel.require_linux("start_server()")
     # Before the loop runs, which would disturb the measurement of clock and recorder.
     facts = environment.collect(recorder_cost_ns=None if options.record else 0.0)
-    listener = listen(options)
-    address = listener.getsockname()[:2]
-    place: Host | None = None
+    server: Server | None = None
     try:
-        with room_for_connections(options):
-            place = start_host(listener, options)
-        server = Server(address, options, place, facts)
-        _running.add(server)
+        with HeldInterrupts(), listen(options) as listener:
+            address = listener.getsockname()[:2]
+            with room_for_connections(options):
+                server = Server(address, options, start_host(listener, options), facts)
+        server._host.until_ready()
+        _running[id(server)] = server
         cells.register(server)
     except BaseException:  # an interrupted cell leaves nothing running either
-        listener.close()
-        if place is not None:
-            place.stop()
+        if server is not None:
+            _stop_quietly(server._host)
         raise
     return server

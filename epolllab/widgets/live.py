@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from epolllab.analysis.statistics import percentile
 from epolllab.recording.recording import Recording
 from epolllab.server.server import Server
 
@@ -101,6 +102,8 @@ class Live:
         now = time.monotonic()
         # An error that ended the loop is raised in a cell, not here.
         stats = server.stats(raise_error=False)
+        if stats["requests"] is None:  # the server's process does not reply
+            return Sample(self.now_s)
         self.tail = server.tail(TAIL_EVENTS)
         self._stats.append((now, stats))
         while len(self._stats) > 2 and self._stats[1][0] < now - WINDOW_S:
@@ -138,10 +141,7 @@ class Live:
 
     def _percentiles(self) -> tuple[float, float]:
         values = np.concatenate([part for _, part in self._latencies] or [np.empty(0)])
-        if not len(values):
-            return _NAN, _NAN
-        p50, p99 = np.percentile(values, (50, 99))
-        return float(p50), float(p99)
+        return percentile(values, 50), percentile(values, 99)
 
     def frame(self) -> pd.DataFrame:
         """The samples, one row per tick.
