@@ -18,14 +18,15 @@ from epolllab.analysis.statistics import (
     fits,
     growth,
     median_interval,
+    percentile,
     ratio_interval,
     summarise,
 )
 
 __all__ = [
     "Diagnosis", "Finding", "Interval", "Line", "Result", "beside", "crossover_ratios", "diagnose",
-    "fit_line", "fits", "growth", "literature", "literature_ratios", "median_interval", "ratio_interval",
-    "shape", "shares", "summarise",
+    "fit_line", "fits", "growth", "literature", "literature_ratios", "median_interval",
+    "percentile", "ratio_interval", "shape", "shares", "summarise",
 ]  # fmt: skip
 
 

@@ -7,11 +7,14 @@ section 3.8). Resampling all operations equally would treat a thousand operation
 slow round as a thousand independent observations.
 """
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+
+from epolllab.checks import check_number, shown
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -20,8 +23,8 @@ if TYPE_CHECKING:
     Ints = NDArray[np.integer[Any]]
 
 __all__ = [
-    "Interval", "Line", "fit_line", "fits", "growth", "median_interval", "percentiles", "ratio_interval",
-    "summarise", "without_warmup",
+    "Interval", "Line", "fit_line", "fits", "growth", "median_interval", "percentile",
+    "percentiles", "ratio_interval", "summarise", "without_warmup",
 ]  # fmt: skip
 
 RESAMPLES = 400
@@ -33,7 +36,7 @@ _UNEVEN = 1.5  # warn if medians of two rounds differ by more than this factor
 _CLOCK_SHARE = 0.1
 _LEAST_X = 100
 _FEW_ROUNDS = 3
-_PERCENTILES = ((50.0, 1), (90.0, 10), (99.0, 100), (99.9, 1000))  # and the values it needs
+_PERCENTILES = (50.0, 90.0, 99.0, 99.9)
 
 
 class Interval(NamedTuple):
@@ -111,17 +114,52 @@ def _resampled_medians(values: "ArrayLike", rounds: "ArrayLike | None", seed: in
     return medians
 
 
-def percentiles(values: "ArrayLike") -> dict[float, float]:
-    """The 50th, 90th, 99th and 99.9th percentile, as far as the number of values supports them.
+def percentile(values: "ArrayLike", p: float) -> float:
+    """A percentile, as every summary, table and chart of this package has it.
 
-    Each is the smallest value with at least that share at or below it. The 90th needs 10
-    values, the 99th 100, and the 99.9th 1,000.
+    It is the smallest value with at least `p` per cent of the values at or below it, so it
+    is one of them. Above the median it needs 100 / (100 - p) values: the 90th needs 10, the
+    99th 100, the 99.9th 1,000. With fewer it would be the maximum under another name.
+
+    Parameters
+    ----------
+    values : array-like
+        Numbers in any unit; missing ones are ignored.
+    p : float
+        Above 0 and below 100, in steps of a hundredth.
+
+    Returns
+    -------
+    float
+        NaN if there are too few values.
     """
-    ordered = np.sort(np.asarray(values, dtype=float))
-    n = len(ordered)
-    # In tenths of a per cent, as 0.999 * 1000 in floats is a little over 999.
-    ranks = {p: -(-n * round(p * 10) // 1000) - 1 for p, least in _PERCENTILES if n >= least}
-    return {p: float(ordered[rank]) for p, rank in ranks.items()}
+    known = check_numbers("values", values)
+    known = known[~np.isnan(known)]
+    n = len(known)
+    # In hundredths of a per cent, as 0.999 * 1000 in floats is a little over 999.
+    share = round(check_number("p", p, 0.01, 99.99) * 100)
+    if n < (1 if share <= 5000 else 10_000 / (10_000 - share)):
+        return math.nan
+    rank = -(-n * share // 10_000) - 1
+    return float(np.partition(known, rank)[rank])
+
+
+def percentiles(values: "ArrayLike") -> dict[float, float]:
+    """The 50th, 90th, 99th and 99.9th :func:`percentile`; without those that are missing."""
+    found = {p: percentile(values, p) for p in _PERCENTILES}
+    return {p: value for p, value in found.items() if not math.isnan(value)}
+
+
+def check_numbers(name: str, values: "ArrayLike") -> "Floats":
+    """Return array-like numbers as a flat array of floats, missing ones as NaN."""
+    try:
+        numbers: Any = pd.Series(values)
+        array: Floats = numbers.to_numpy(dtype=float, na_value=np.nan)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise TypeError(f"{name} must be a sequence of numbers: {error}") from None
+    if np.ndim(values) != 1:
+        raise ValueError(f"{name} must be a sequence of numbers, not {shown(values)}")
+    return array
 
 
 def summarise(

@@ -34,7 +34,7 @@ def latency(
 
     The vertical axis gives each further nine the same height (90 %, 99 %, 99.9 %), since
     an even axis hides the slow values in its top edge. The percentiles that the number of
-    values supports are marked and written out: the 99th needs 100 values, the 99.9th 1,000.
+    values supports, by :func:`epolllab.analysis.percentile`, are marked and written out.
     Missing values are left out; values of 0 or less count, but have no place on a
     logarithmic axis.
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from epolllab import clients
 from epolllab.checks import check_int
-from epolllab.clients.result import Run
+from epolllab.clients.result import Run, milliseconds
 from epolllab.clients.script import script
 from epolllab.server.server import Server
 
@@ -132,7 +132,7 @@ class Load:
 
 def _summary(run: Run) -> list[str]:
     sums = run.summary()
-    latency = ", ".join(f"{name} {sums[f'{name}_us'] / 1e3:,.2f} ms" for name in ("p50", "p99"))
+    latency = ", ".join(f"{name} {milliseconds(sums[f'{name}_us'])}" for name in ("p50", "p99"))
     asked = f" of {sums['asked_per_s']:,.0f} requested" if "asked_per_s" in sums else ""
     rate = f"{sums['requests_per_s']:,.0f} requests/s{asked}"
     cpu = f"the clients used {sums['client_cpu']:.0%} of a core"

@@ -143,4 +143,23 @@ def test_fits_have_a_row_per_variant():
 ])  # fmt: skip
 def test_percentiles_that_the_number_of_values_supports(n, expected):
     """Each is one of the values, the smallest with that share at or below it."""
-    assert statistics.percentiles(np.arange(n, 0, -1)) == expected
+    values = np.arange(n, 0, -1)
+    assert statistics.percentiles(values) == expected
+    for p in (50, 90, 99, 99.9):
+        assert statistics.percentile(values, p) == pytest.approx(
+            expected.get(p, np.nan), nan_ok=True
+        )
+
+
+@pytest.mark.parametrize(("p", "least"), [(75, 4), (95, 20), (99.99, 10_000), (33, 1)])
+def test_a_percentile_needs_a_value_beyond_it(p, least):
+    """Missing values do not count."""
+    values = [np.nan, *range(1, least + 1), None]
+    assert statistics.percentile(values, p) == -(-least * round(p * 100) // 10_000)
+    assert least == 1 or np.isnan(statistics.percentile(values[:-2], p))
+
+
+@pytest.mark.parametrize("p", [0, 100, -1, np.nan, 1e300, True, "99"])
+def test_a_percentile_is_between_0_and_100(p):
+    with pytest.raises((TypeError, ValueError), match=r"^p\b"):
+        statistics.percentile([1, 2], p)

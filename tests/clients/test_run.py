@@ -12,13 +12,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from itertools import pairwise, product
+from math import isnan
 from typing import Any
 
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
 import epolllab
-from epolllab import kernel
+from epolllab import kernel, plots
 from epolllab.clients.options import ClientOptions, Share, resolve_target
 from epolllab.clients.result import Run
 from epolllab.clients.run import run_clients
@@ -26,6 +28,7 @@ from epolllab.events import Op
 from epolllab.frames.journeys import CLIENT_REQUESTS
 from epolllab.recording.recording import Recording
 from tests import wire
+from tests.plots.samples import by_gid
 from tests.server.helpers import CUTS
 
 WHERE = pytest.mark.parametrize("where", ["process", "thread"])
@@ -399,8 +402,33 @@ def test_the_summary_agrees_with_the_frame(http: Any) -> None:
     assert sums["requests"] == sums["succeeded"] == 200
     assert sums["failed"] == 0
     assert sums["max_us"] == pytest.approx(frame["latency_ns"].max() / 1e3, abs=0.01)
-    assert sums["p50_us"] <= sums["p90_us"] <= sums["p99_us"] <= sums["p99_9_us"] <= sums["max_us"]
+    assert sums["p50_us"] <= sums["p90_us"] <= sums["p99_us"] <= sums["max_us"]
     assert sums["requests_per_s"] == pytest.approx(200 / sums["elapsed_s"], rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("requests", "missing"),
+    [(9, ["p90_us", "p99_us", "p99_9_us"]), (99, ["p99_us", "p99_9_us"]), (150, ["p99_9_us"])],
+)
+def test_the_summary_the_chart_and_the_card_have_the_same_percentiles(
+    server: Any, requests: int, missing: list[str]
+) -> None:
+    """A percentile that the number of requests does not support is missing everywhere."""
+    run = load(server, connections=2, requests=requests)
+    sums = run.summary()
+    latency = run.requests()["latency_ns"]
+    assert [name for name in ("p50_us", "p90_us", "p99_us", "p99_9_us") if isnan(sums[name])] == (
+        missing
+    )
+    ordered = sorted(latency)
+    for name, share in (("p50_us", 50), ("p90_us", 90), ("p99_us", 99)):
+        if name not in missing:
+            rank = -(-requests * share // 100) - 1
+            assert sums[name] == pytest.approx(ordered[rank] / 1e3, abs=0.001)
+    dots = by_gid(plots.latency(latency, ax=Figure().subplots()), "percentiles")[0]
+    known = [sums[name] for name in ("p50_us", "p90_us", "p99_us") if name not in missing]
+    assert [ns / 1e3 for ns in dots.get_xdata()] == pytest.approx(known, abs=0.001)
+    assert ("p99 \N{EN DASH}" in run._repr_html_()) == ("p99_us" in missing)
 
 
 def test_littles_law_holds() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from epolllab import kernel
+from epolllab.analysis.statistics import percentile
 from epolllab.clients.run import run_clients
 
 __all__ = ["cpu_reader", "measure_load"]
@@ -35,14 +36,13 @@ def measure_load(
     rows = run.requests()
     good = rows[rows["error"].isna()]
     latency = good["latency_ns"].to_numpy(dtype=float) / 1000
-    p50, p99 = np.percentile(latency, (50, 99)) if len(latency) else (np.nan, np.nan)
     n = len(good)
     lasted_ns = float(good["done_ns"].max() - rows["intended_ns"].min()) if n else np.nan
     return {
         "requests": n,
         "errors": len(rows) - n,
         "requests_per_s": n / lasted_ns * 1e9 if n else np.nan,
-        "p50_us": p50,
-        "p99_us": p99,
+        "p50_us": percentile(latency, 50),
+        "p99_us": percentile(latency, 99),
         **{column: ns / n / 1000 if n else np.nan for column, ns in spent.items()},
     }
