@@ -37,6 +37,7 @@ LAYERS = {
     "clients/test_response.py": "unit",
     "conformance": "processes",
     "experiments": "processes",
+    "external": "processes",
     "experiments/test_phenomena.py": "kernel",
     "experiments/test_registry.py": "kernel",
     "experiments/test_scaling.py": "kernel",

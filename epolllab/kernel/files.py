@@ -50,8 +50,8 @@ def descriptors(pid: int) -> dict[int, str]:
 
 
 def program(pid: int) -> str:
-    """The path of a process's executable file; "" for a kernel thread."""
-    with suppress(FileNotFoundError):
+    """The path of a process's executable file; "" for a kernel thread, or if it is hidden."""
+    with suppress(OSError):
         return os.readlink(f"/proc/{pid}/exe")
     return ""
 
