@@ -3,9 +3,10 @@
 httptools does the parsing: the C parser of Node.js (llhttp).
 """
 
+import re
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from functools import lru_cache
@@ -13,7 +14,19 @@ from http import HTTPStatus
 from importlib import import_module
 from typing import Any
 
-from epolllab.server.session import Session
+from epolllab.checks import check_int
+from epolllab.server.heads import (
+    CHUNKED,
+    MAX_HEADERS,
+    PLAIN,
+    TOKEN,
+    Refused,
+    check_new_bytes,
+    chunk_size,
+    is_trailer,
+    read_head,
+)
+from epolllab.server.session import MAX_WAITING, Session
 
 __all__ = ["Handler", "Http", "Request", "Response"]
 
@@ -60,6 +73,9 @@ class Request:
 SERVER_HEADERS = ("content-length", "transfer-encoding", "date", "connection")
 """Headers that the server sends itself."""
 
+_NAME = re.compile(TOKEN)
+_VALUE = re.compile(r"[\t -~\x80-\xff]*")
+
 
 class Response:
     """What a handler returns.
@@ -67,9 +83,9 @@ class Response:
     Parameters
     ----------
     body : bytes or str
-        A str is sent as UTF-8.
+        A str is sent as UTF-8. A response with status 204, 205 or 304 has none.
     status : int
-        HTTP status code.
+        HTTP status code, from 200 to 599.
     content_type : str
         The media type.
     headers : mapping of str to str, optional
@@ -78,57 +94,61 @@ class Response:
     Raises
     ------
     ValueError
-        A header contains a line break, which would turn one header into two; or it is
+        The status is outside the range; a header's name is not a token of RFC 9110; a value
+        has a control character, such as a line break, or one outside Latin-1; or a header is
         one that the server sends.
     TypeError
-        The body is neither bytes nor a str.
+        An argument has the wrong type.
     """
 
-    __slots__ = ("_cached", "_cached_until", "_close_head", "_keep_head", "body", "status")
+    __slots__ = (
+        "_cached",
+        "_cached_from",
+        "_cached_until",
+        "_close_head",
+        "_keep_head",
+        "body",
+        "status",
+    )
 
     def __init__(
         self,
         body: bytes | str = b"",
         status: int = 200,
         content_type: str = "text/plain; charset=utf-8",
-        headers: dict[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         if not isinstance(body, str | bytes | bytearray | memoryview):
             raise TypeError(f"body of a response must be bytes or a str, not {body!r:.80}")
-        self.status = status
+        self.status = status = check_int("status", status, 200, 599)
         lines = [
             f"HTTP/1.1 {status} {_reason(status)}",
-            f"Content-Type: {content_type}",
-            *(f"{name}: {value}" for name, value in (headers or {}).items()),
+            f"Content-Type: {_check_value('content_type', content_type)}",
+            *_header_lines({} if headers is None else headers),
         ]
-        if any("\r" in line or "\n" in line for line in lines):
-            raise ValueError(f"headers and content_type must have no line break: {lines!r}")
-        for name in headers or ():
-            if name.lower() in SERVER_HEADERS:
-                raise ValueError(f"headers must not contain {name}: the server sends it")
         head = "\r\n".join(lines).encode("latin-1") + b"\r\n"
-        # 1xx, 204 and 304 have no body and no length (RFC 9110, section 8.6).
-        if status < 200 or status in (204, 304):
+        self.body = body.encode() if isinstance(body, str) else bytes(body)
+        if status in (204, 205, 304):
             self.body = b""
-        else:
-            self.body = body.encode() if isinstance(body, str) else bytes(body)
+        if status not in (204, 304):  # they have no length either (RFC 9110, section 8.6)
             head += b"Content-Length: %d\r\n" % len(self.body)
         # Both end where the date is inserted, so that a response is formatted in one step.
         self._keep_head = head + b"Date: "
         self._close_head = head + b"Connection: close\r\nDate: "
         self._cached = b""
-        self._cached_until = 0.0
+        self._cached_from = self._cached_until = 0.0
 
     def wire(self) -> bytes:
         """The bytes of the usual response: with its body, on a connection that stays open.
 
-        They are cached for a second, since only the date changes.
+        They are cached for a second of the wall clock, since only the date changes.
         """
         now = time.time()
-        if now >= self._cached_until:
+        if not self._cached_from <= now < self._cached_until:
             # In this order, because the threads of two servers may share the response.
             self._cached = self.encode()
-            self._cached_until = int(now) + 1.0
+            self._cached_from = float(int(now))
+            self._cached_until = self._cached_from + 1.0
         return self._cached
 
     def encode(
@@ -143,6 +163,32 @@ class Response:
         keep = b"\r\nConnection: keep-alive" if confirm and not close else b""
         date = _date(int(time.time()))
         return b"%b%b%b\r\n\r\n%b" % (head, date, keep, b"" if head_only else self.body)
+
+
+def _header_lines(headers: Mapping[str, str]) -> list[str]:
+    if not isinstance(headers, Mapping):
+        raise TypeError(f"headers must be a mapping of str to str, not {headers!r:.80}")
+    for name in headers:
+        if not isinstance(name, str):
+            raise TypeError(f"headers must have names of type str, not {name!r:.80}")
+        if not name.isascii() or not _NAME.fullmatch(name.encode()):
+            raise ValueError(f"headers must have tokens as names, such as X-Name, not {name!r:.80}")
+        if name.lower() in SERVER_HEADERS:
+            raise ValueError(f"headers must not contain {name}: the server sends it")
+        if name.lower() == "content-type":
+            raise ValueError(f"headers must not contain {name}: use content_type=")
+    return [f"{n}: {_check_value(f'headers[{n!r}]', value)}" for n, value in headers.items()]
+
+
+def _check_value(name: str, value: str) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a str, not {value!r:.80}")
+    if not _VALUE.fullmatch(value):
+        raise ValueError(
+            f"{name} must have no line break, other control character or character outside "
+            f"Latin-1: {value!r:.80}"
+        )
+    return value
 
 
 def _reason(status: int) -> str:
@@ -160,8 +206,18 @@ def _date(second: int) -> bytes:
 
 Handler = Callable[[Request], Response | bytes | str]
 
+HEAD_END = b"\r\n\r\n"
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+_OFFER = re.compile(rb"\r\n(-*upgrade):", re.IGNORECASE)
+_HIDDEN = re.compile(rb"-+upgrade", re.IGNORECASE)
+"""An Upgrade header, and one under the name that hides it from the parser. A name that looks
+hidden is hidden too, so that the handler gets every name as it was sent."""
+
 GREETING = Response(b"Hello, world!")
 """The response of ``protocol="http"`` without a handler."""
+
+INTERNAL_ERROR = Response("Internal Server Error\n", 500)
 
 _httptools: Any = None
 
@@ -172,8 +228,18 @@ def import_parser() -> None:
     _httptools = import_module("httptools")
 
 
+_known: set[bytes] = set()
+"""Whole plain requests that were accepted before: a load sends the same bytes again and again,
+which then go to the parser without further checks."""
+
+MAX_KNOWN, MAX_KNOWN_BYTES = 64, 2_048
+
+
 class Http(Session):
     """HTTP/1.1 with keep-alive and pipelining.
+
+    The parser gets a request in pieces that end where its head, a chunk or its body ends,
+    each after the checks of ``heads``. Offers to upgrade to another protocol are ignored.
 
     Parameters
     ----------
@@ -185,58 +251,156 @@ class Http(Session):
         A longer head gets a 431, a longer body a 413.
     """
 
+    # Class attributes rather than instance attributes: most requests do not change them.
+    _framing = PLAIN
+    _left = 0  # bytes of the body still to come, or CHUNKED
+    _expects = False  # the head was complete in this call, and asks for a 100 Continue
+    _is_plain = True  # what the last head was
+    # Of a chunked body:
+    _body_bytes = 0
+    _in_chunk = 0  # bytes of the chunk still to come, with its line break
+    _line_bytes = 0  # since the last chunk
+    _n_trailers = 0
+    _n_headers: int | None = None  # known after the last chunk; trailers follow
+
     def __init__(self, handler: Handler | None = None, max_request_bytes: int = 1 << 20) -> None:
         self._handler = handler
         self._limit = max_request_bytes
+        self._known_most = min(max_request_bytes, MAX_KNOWN_BYTES)
         self._parser: Any = _httptools.HttpRequestParser(self)
         self._feed = self._parser.feed_data
         self._responses: list[bytes] = []
         self._path = b""
         self._headers: list[tuple[bytes, bytes]] = []
-        self._n_headers: int | None = None  # without trailers; known from the first chunk on
+        self._head = bytearray()  # of a request that is not complete
+        self._line = bytearray()  # an incomplete line between chunks
         self._body: list[bytes] = []
-        self._head_bytes = 0
-        self._body_bytes = 0
-        self._body_bytes_before = 0  # when the head was last checked
-        self._confirms = False  # an HTTP/1.0 peer asked for keep-alive
-        self._may_exceed = False  # enough was read that a complete head may be too large
 
     def receive(self, data: bytes) -> list[bytes]:
         """Parse; the handler runs for each complete request."""
         if self.closing:
             return []
-        responses: list[bytes] = []
-        self._responses = responses
-        if len(data) + self._head_bytes > self._limit:
-            self._may_exceed = True
+        self._responses = responses = []
         try:
-            self._feed(data)
-        except _httptools.HttpParserUpgrade:
-            # The peer offers another protocol; the response was in HTTP, and the session ends.
-            self.closing = True
+            if not self.in_request and len(data) <= self._known_most and data in _known:
+                self._feed(data)
+            else:
+                self._receive_new(data)
+        except Refused as refused:
+            self._refuse(refused.status)
+        except _httptools.HttpParserCallbackError:
+            self._fail()
+        except _httptools.HttpParserInvalidMethodError:
+            self._refuse(501)
         except _httptools.HttpParserError:
-            # After "Connection: close" the parser rejects further bytes, which are ignored.
-            if not self.closing:
-                self._refuse(400)
-        self.in_request = bool(self._path) and not self.closing
-        # A head that began in the same piece as the end of a request is checked when complete.
-        if self._path and not self.closing and not responses:
-            self._check_head(len(data))
+            self._refuse(400)
         return responses
 
-    def _check_head(self, size: int) -> None:
-        """Count the bytes outside the body: the head, trailers and chunk extensions."""
-        if self._body_bytes > self._body_bytes_before:
-            self._body_bytes_before = self._body_bytes
-            self._head_bytes = 0
+    def _receive_new(self, data: bytes) -> None:
+        """Check and parse; stop when the responses have more than MAX_WAITING bytes."""
+        responses, began = self._responses, self.in_request
+        at = size = n_before = 0
+        while at < len(data) and not self.closing and size <= MAX_WAITING:
+            n_before = len(responses)
+            if self._left == CHUNKED:
+                at = self._receive_chunked(data, at)
+            elif self._left:
+                at = self._receive_body(data, at)
+            else:
+                at = self._receive_head(data, at)
+            if len(responses) > n_before:
+                size += len(responses[-1])
+        self.unhandled = b"" if self.closing else data[at:]
+        # A blank line before a request counts as its beginning.
+        self.in_request = not self.closing and len(responses) == n_before
+        if self._expects:
+            self._continue()
+        is_one = len(responses) == 1 and at == len(data) and not (began or self.in_request)
+        if is_one and self._is_plain and at <= MAX_KNOWN_BYTES:
+            _remember(data)
+
+    def _receive_head(self, data: bytes, at: int) -> int:
+        """Take bytes of a head, and parse it when it is complete; return where they end."""
+        head = self._head
+        begin = len(head)
+        if begin:
+            head += data[at:]
+            end = head.find(HEAD_END, max(0, begin - 3)) + 4
+            del head[end if end > 3 else len(head) :]
+        else:
+            while at < len(data) and data[at] in b"\r\n":
+                at += 1
+            end = data.find(HEAD_END, at) + 4
+            head += data[at : end if end > 3 else len(data)]
+        stop = at + len(head) - begin
+        check_new_bytes(head, begin, self._limit)
+        if end > 3:
+            self._parse_head(bytes(head))
+        return stop
+
+    def _parse_head(self, head: bytes) -> None:
+        self._framing = framing = read_head(head, self._limit)
+        self._is_plain = framing == PLAIN
+        self._left, self._expects = framing.length, framing.expects
+        if framing.offers:
+            # The parser stops where another protocol would begin, so it must not see the offer.
+            head = _OFFER.sub(rb"\r\n-\1:", head)
+        self._feed(head)
+
+    def _continue(self) -> None:
+        """Ask for the body, unless it has begun to arrive."""
+        self._expects = False
+        if self._body or not self._left:
             return
-        self._head_bytes += size
-        if self._head_bytes > self._limit:
-            self._refuse(431)
+        if self._responses:
+            self._responses[-1] += CONTINUE  # sent together with the response before it
+        else:
+            self.interim = CONTINUE
+
+    def _receive_body(self, data: bytes, at: int) -> int:
+        """Take bytes of a body of known length; return where they end."""
+        stop = min(len(data), at + self._left)
+        self._left -= stop - at
+        self._feed(data[at:stop])
+        return stop
+
+    def _receive_chunked(self, data: bytes, at: int) -> int:
+        """Take bytes of a chunk, or a line between chunks; return where they end."""
+        if self._in_chunk:
+            stop = min(len(data), at + self._in_chunk)
+            self._in_chunk -= stop - at
+            self._feed(data[at:stop])
+            return stop
+        stop = data.find(b"\n", at) + 1 or len(data)
+        self._line += data[at:stop]
+        self._line_bytes += stop - at
+        if self._line_bytes > self._limit:
+            raise Refused(431)
+        if self._line.endswith(b"\n"):
+            line = bytes(self._line)
+            self._line.clear()
+            self._read_line(line)
+            self._feed(line)
+        return stop
+
+    def _read_line(self, line: bytes) -> None:
+        """Read the size of a chunk, or count a trailer."""
+        if self._n_headers is not None:
+            self._n_trailers += is_trailer(line)
+            if self._n_trailers > MAX_HEADERS:
+                raise Refused(431)
+        elif size := chunk_size(line):
+            self._body_bytes += size
+            if self._body_bytes > self._limit:
+                raise Refused(413)
+            self._in_chunk = size + len(b"\r\n")
+            self._line_bytes = 0
+        else:
+            self._n_headers = len(self._headers)
 
     def timed_out(self) -> list[bytes]:
         """Return a 408 in the middle of a request, and nothing between requests."""
-        if not self._path or self.closing:
+        if not self.in_request:
             return []
         self._responses = []
         self._refuse(408)
@@ -249,89 +413,62 @@ class Http(Session):
     # The parser calls these.
 
     def on_url(self, url: bytes) -> None:
-        """A part of the request's target."""
+        """The request's target."""
         self._path += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """One header; the lengths are those of the three that the session reads itself."""
+        """One header, or one trailer."""
         self._headers.append((name, value))
-        if len(name) in (6, 10, 14) and self._n_headers is None:
-            self._read_header(name.lower(), value)
-
-    def _read_header(self, name: bytes, value: bytes) -> None:
-        if name == b"content-length" and value.isdigit() and int(value) > self._limit:
-            self._refuse(413)
-        elif name == b"expect" and not self.closing:
-            self._head_bytes = 1  # so that _reset runs at the end of the request
-            interim = b"HTTP/1.1 100 Continue\r\n\r\n"
-            if self._responses:
-                self._responses[-1] += interim  # sent together with the response before it
-            else:
-                self.interim = interim
-        elif name == b"connection":
-            self._confirms = self._parser.get_http_version() == "1.0"
-
-    def on_chunk_header(self) -> None:
-        """A chunk begins: fields after this are trailers."""
-        if self._n_headers is None:
-            self._n_headers = len(self._headers)
 
     def on_body(self, body: bytes) -> None:
         """A part of the body."""
-        self._body_bytes += len(body)
-        if self._body_bytes <= self._limit:
-            self._body.append(body)
-        elif not self.closing:
-            self._refuse(413)
+        self._body.append(body)
 
     def on_message_complete(self) -> None:
         """Respond to a complete request."""
-        if self.closing:
-            return
-        if self._may_exceed and self._head_size() > self._limit:
-            self._refuse(431)
-            return
         parser = self._parser
         if not parser.should_keep_alive():
             self.closing = True
         method = parser.get_method()
         handler = self._handler
         response = self._call_handler(handler, method) if handler else GREETING
-        if self.closing or self._confirms or method == b"HEAD":
+        is_old = self._framing.is_old
+        if self.closing or is_old or method == b"HEAD":
             encoded = response.encode(
-                head_only=method == b"HEAD", close=self.closing, confirm=self._confirms
+                head_only=method == b"HEAD", close=self.closing, confirm=is_old
             )
         else:
             encoded = response.wire()
         self._responses.append(encoded)
         self._path = b""
         self._headers.clear()
-        if self._head_bytes or self._body_bytes or self._confirms or self._n_headers:
+        if self._head:
             self._reset()
 
-    def _head_size(self) -> int:
-        """Bytes of the head, without the method and version in its first line."""
-        return len(self._path) + sum(len(name) + len(value) + 4 for name, value in self._headers)
-
     def _reset(self) -> None:
-        """Clear what only some requests set."""
-        self._head_bytes = self._body_bytes = self._body_bytes_before = 0
-        self._body = []
-        self._confirms = False
-        self._n_headers = None
-        self.interim = b""
+        """Clear what a request that was not known before has set."""
+        self._head.clear()
+        if not self._is_plain:
+            self._framing, self._left = PLAIN, 0
+            self._body = []
+            self._body_bytes = self._line_bytes = self._n_trailers = 0
+            self._n_headers = None
+            self.interim = b""
 
     def _call_handler(self, handler: Handler, method: bytes) -> Response:
         """Return the handler's response; if it raises, a 500 that closes the connection."""
         n_headers = len(self._headers) if self._n_headers is None else self._n_headers
+        headers, trailers = self._headers[:n_headers], self._headers[n_headers:]
+        if self._framing.offers:
+            headers = [(n[1:] if _HIDDEN.fullmatch(n) else n, value) for n, value in headers]
         request = Request(
             method.decode("latin-1"),
             self._path.decode("latin-1"),
             self._parser.get_http_version(),
-            self._headers[:n_headers],
+            headers,
             b"".join(self._body),
             not self.closing,
-            self._headers[n_headers:],
+            trailers,
         )
         try:
             response = handler(request)
@@ -339,9 +476,23 @@ class Http(Session):
         except BaseException:  # sys.exit() too, which httptools would report as a parser error
             self.fault = traceback.format_exc()
             self.closing = True
-            return Response("Internal Server Error\n", 500)
+            return INTERNAL_ERROR
 
     def _refuse(self, status: int) -> None:
         """Respond with an error and close, but read on, so that the response arrives."""
         self.closing = self.linger = True
-        self._responses.append(Response(f"{_reason(status)}\n", status).encode(close=True))
+        self.in_request = False
+        response = Response(f"{_reason(status)}\n", status)
+        head_only = self._head.startswith(b"HEAD ")
+        self._responses.append(response.encode(head_only=head_only, close=True))
+
+    def _fail(self) -> None:
+        """Respond to an exception that was raised while the parser called this session."""
+        self.fault = traceback.format_exc()
+        self._refuse(500)
+
+
+def _remember(data: bytes) -> None:
+    if len(_known) >= MAX_KNOWN:
+        _known.clear()
+    _known.add(data)

@@ -1,6 +1,13 @@
 """The base class of every protocol: one session for each connection."""
 
-__all__ = ["Session"]
+__all__ = ["MAX_WAITING", "Session"]
+
+MAX_WAITING = 1 << 18
+"""Bytes of responses after which further requests wait until these have been sent.
+
+A single response may have any size. Without this limit, a peer that sends many small
+requests and reads no response would make the server hold all the responses.
+"""
 
 
 class Session:
@@ -25,7 +32,13 @@ class Session:
         Traceback of an exception that the session caught and responded to itself.
     in_request : bool
         Set it while a request has begun and is not complete, so that ``request_timeout``
-        applies to it.
+        applies to it: from the :meth:`receive` that leaves it true, or that returns a
+        response too, to the one that leaves it false. A session that never sets it has
+        no limit of time.
+    unhandled : bytes
+        Set it to the rest of `data` once the responses have more than MAX_WAITING bytes.
+        The server passes it to :meth:`receive` again when they have been sent, and reads
+        nothing more before that. It must be shorter than `data`.
     """
 
     closing = False
@@ -33,6 +46,7 @@ class Session:
     interim = b""
     fault: str | None = None
     in_request = False
+    unhandled = b""
 
     def receive(self, data: bytes) -> list[bytes]:
         """Take the bytes just read; return the responses that are complete, one per request.

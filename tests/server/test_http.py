@@ -14,6 +14,8 @@ from epolllab.server import Http, Request
 from epolllab.server.protocols import make_session_factory
 from tests.server.helpers import BODIES, CONTINUE, CUTS, DATE, EXPECTING, GET, responses_of
 
+CHUNKED = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+
 LIMIT = 2_000
 """max_request_bytes in the tests of limits."""
 
@@ -100,7 +102,7 @@ def test_the_handler_gets_the_whole_request(
 
 def test_trailers_after_an_empty_body_are_not_headers() -> None:
     """A field after the last chunk is a trailer, and has no effect."""
-    head = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nX: head\r\n\r\n"
+    head = CHUNKED[:-2] + b"X: head\r\n\r\n"
     empty = head + b"0\r\nX: tail\r\n\r\n"
     seen: list[Request] = []
     session = http(handler_that_appends(seen))
@@ -227,12 +229,48 @@ def test_bytes_after_a_close_are_ignored() -> None:
         assert len(responses_of(http(), pieces)) == 1
 
 
-def test_an_upgrade_is_declined() -> None:
-    """A request for another protocol gets an HTTP response, and the session closes."""
-    session = http()
-    offer = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"
-    assert statuses(session.receive(offer + b"\x81\x05hello")) == [200]
-    assert session.closing
+OFFERS = [
+    b"Connection: upgrade\r\nUpgrade: websocket\r\n",
+    b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n",
+    b"upgrade: TLS/1.0, HTTP/3\r\nCONNECTION: keep-alive, Upgrade\r\n",
+    b"Upgrade: a\r\nUpgrade: b\r\nConnection: upgrade\r\n",
+    b"-Upgrade: not an offer\r\nConnection: upgrade\r\nUpgrade: h2c\r\n--upgrade: x\r\n",
+    b"Upgrade: h2c\r\n",
+]
+
+
+@CUTS
+@pytest.mark.parametrize("offer", OFFERS)
+@pytest.mark.parametrize("framing", ["none", *BODIES])
+def test_an_offer_to_upgrade_is_ignored(
+    framing: str, offer: bytes, cut: Callable[[bytes], list[bytes]]
+) -> None:
+    """The handler gets the whole request, the connection stays open, and the next is served."""
+    plain = BODIES.get(framing, GET)
+    seen: list[Request] = []
+    session = http(handler_that_appends(seen))
+    data = plain.replace(b"Host: a\r\n", b"Host: a\r\n" + offer)
+    responses = responses_of(session, cut(data + BODIES["length"] + GET))
+    assert statuses(responses) == [200] * 3
+    assert b"Connection:" not in b"".join(responses)
+    first, second, third = seen
+    assert first.body == (b"" if framing == "none" else b"hello world")
+    sent = [tuple(line.split(b": ", 1)) for line in offer.splitlines()]
+    assert first.raw_headers[1 : 1 + len(sent)] == sent
+    assert (second.body, third.raw_headers) == (b"hello world", [(b"Host", b"a")])
+    assert not session.closing
+
+
+def test_an_offer_in_http_1_0_or_in_trailers_is_ignored() -> None:
+    offer = b"Connection: keep-alive, upgrade\r\nUpgrade: h2c\r\n"
+    old = b"POST / HTTP/1.0\r\n" + offer + b"Content-Length: 5\r\n\r\nhello"
+    chunked = CHUNKED.replace(b"\r\n\r\n", b"\r\n" + offer + b"\r\n")
+    trailer = chunked + b"5\r\nhello\r\n0\r\nUpgrade: b\r\n-Upgrade: c\r\n\r\n"
+    seen: list[Request] = []
+    session = http(handler_that_appends(seen))
+    assert statuses(session.receive(old + trailer + GET)) == [200] * 3
+    assert [request.body for request in seen] == [b"hello", b"hello", b""]
+    assert seen[1].raw_trailers == [(b"Upgrade", b"b"), (b"-Upgrade", b"c")]
 
 
 def test_a_closed_session_is_freed() -> None:
@@ -316,12 +354,11 @@ def test_requests_before_an_invalid_one_are_served() -> None:
     assert statuses(http().receive(GET + GET + b"\0\0")) == [200, 200, 400]
 
 
-CHUNKED = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
 ENDLESS = {
     "target": (b"GET /", b"a" * 100, 431),
     "header": (b"GET / HTTP/1.1\r\nA: ", b"a" * 100, 431),
     "headers": (b"GET / HTTP/1.1\r\n", b"A: b\r\n", 431),
-    "length": (b"POST / HTTP/1.1\r\nContent-Length: 2001\r\n\r\n", b"a", 413),
+    "length": (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2001\r\n\r\n", b"a", 413),
     "chunks": (CHUNKED, b"64\r\n" + b"a" * 100 + b"\r\n", 413),
     "one chunk": (CHUNKED + b"fffff\r\n", b"a" * 100, 413),
     "trailer": (CHUNKED + b"1\r\na\r\n0\r\n", b"A: b\r\n", 431),
@@ -352,7 +389,7 @@ def test_a_request_that_never_ends(part: str) -> None:
 def test_the_limit_of_a_body_is_exact(framing: str, size: int) -> None:
     body = b"a" * size
     if framing == "length":
-        data = b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n%b" % (size, body)
+        data = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%b" % (size, body)
     else:
         data = CHUNKED + b"%x\r\n%b\r\n0\r\n\r\n" % (size, body)
     expected = 200 if size == LIMIT else 413

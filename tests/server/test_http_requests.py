@@ -126,7 +126,7 @@ CHUNKS = b"5\r\nHello\r\n7;a=b\r\n, world\r\n0\r\nX-Sum: 1\r\n\r\n"
             b"POST / 1.1 12 Hello, world",
         ),
         (b"GET / HTTP/1.0\r\nHost: test\r\n\r\n", b"GET / 1.0 0 "),
-        (request(Connection="Upgrade", Upgrade="websocket"), b"GET / 1.1 0 "),
+        (request(Connection="close, Upgrade", Upgrade="websocket"), b"GET / 1.1 0 "),
     ],
     ids=["length", "chunked", "1.0", "upgrade"],
 )
