@@ -21,6 +21,9 @@ class Connection:
     ending = False
     corked = False
     active_ns = 0
+    in_request = False  # the loop limits the time of a request that has begun
+    handling = False  # what the session put back is being handled
+    ignored = 0  # bytes read after the last response
 
     def __init__(
         self,
@@ -47,6 +50,15 @@ class ConnectionOwner(Protocol):
 
     def linger(self, connection: Connection) -> None:
         """Close a connection once its peer has closed, or after a time limit."""
+
+    def ignored(self, connection: Connection, n_bytes: int) -> None:
+        """Note what was read from a lingering connection."""
+
+    def request_began(self, connection: Connection) -> None:
+        """Start the time that a request may take, or start it again."""
+
+    def request_ended(self, connection: Connection) -> None:
+        """Stop the time of a request."""
 
     def session_failed(self, connection: Connection, error: Exception) -> None:
         """Close a connection whose session raised."""

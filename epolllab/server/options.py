@@ -27,8 +27,10 @@ Accept = Literal["drain", "ask"]
 TRIGGERS: tuple[Trigger, ...] = get_args(Trigger)
 LIFECYCLES: tuple[Lifecycle, ...] = get_args(Lifecycle)
 
-MAX_IDLE_S = 1_000_000
-"""About eleven days; a quarter of it still fits the milliseconds of epoll_wait's timeout."""
+MAX_TIMEOUT_S = 1_000_000
+"""About eleven days, which fits the milliseconds of epoll_wait's timeout."""
+
+_check_timeout = partial(check_number, above=0, most=MAX_TIMEOUT_S, unit="seconds")
 
 
 def _check_accept(name: str, value: object) -> str | int:
@@ -47,7 +49,8 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "max_events": partial(check_int, least=1, most=65_534),
     "accept": _check_accept,
     "backlog": partial(check_int, least=0),
-    "idle_timeout": partial(check_number, above=0, most=MAX_IDLE_S, unit="seconds"),
+    "request_timeout": lambda name, value: value if value is None else _check_timeout(name, value),
+    "idle_timeout": _check_timeout,
     **dict.fromkeys(
         ("send_buffer", "recv_buffer", "max_connections", "max_request_bytes", "capacity"),
         partial(check_int, least=1),
@@ -79,6 +82,7 @@ class ServerOptions:
     cork: bool = False
     max_connections: int | None = None
     max_request_bytes: int = 1 << 20
+    request_timeout: float | None = 30.0
     idle_timeout: float | None = None
     capacity: int = 1_000_000
     record: bool = True

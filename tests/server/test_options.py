@@ -79,7 +79,7 @@ def test_not_an_integer(name: str, value: object) -> None:
     refused(TypeError, f"^{name}\\b", **{name: value})
 
 
-@pytest.mark.parametrize("name", sorted(set(CHECKS) - set(OPTIONAL)))
+@pytest.mark.parametrize("name", sorted(set(CHECKS) - {*OPTIONAL, "request_timeout"}))
 def test_none_where_there_is_a_default(name: str) -> None:
     refused((TypeError, ValueError), f"^{name}\\b", **{name: None})  # type: ignore[arg-type]
 
@@ -88,17 +88,19 @@ def test_none_where_it_is_the_default() -> None:
     assert ServerOptions(**dict.fromkeys(OPTIONAL)) == ServerOptions()  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("name", ["idle_timeout", "request_timeout"])
 @pytest.mark.parametrize("value", [0, -1, -0.5, 0.0, float("nan"), float("inf"), 1_000_001])
-def test_bounds_of_idle_timeout(value: float) -> None:
-    """It must be above 0 and no longer than epoll_wait can sleep."""
-    refused(ValueError, "^idle_timeout", idle_timeout=value)
-    assert ServerOptions(idle_timeout=1_000_000).idle_timeout == 1_000_000
+def test_bounds_of_timeouts(name: str, value: float) -> None:
+    """They must be above 0 and no longer than epoll_wait can sleep; None switches them off."""
+    refused(ValueError, f"^{name}", **{name: value})
+    for accepted in (1_000_000, None):
+        assert getattr(ServerOptions(**{name: accepted}), name) == accepted  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        *product(["idle_timeout"], ["1", b"1", [1], True]),
+        *product(["idle_timeout", "request_timeout"], ["1", b"1", [1], True]),
         *product(["nodelay", "cork", "record", "process"], [1, 0, "no"]),
         ("drain", "yes"),
         *product(["host"], [127, b"127.0.0.1", ("127.0.0.1", 80)]),
