@@ -111,8 +111,7 @@ class Inspection:
     def _heading(self, epfd: int) -> str:
         rows = self.waits[self.waits["epfd"] == epfd]
         sleeping = "; ".join(
-            f"thread {row.tid} in {row.call} ({_timeout(row.timeout_ms)})"
-            for row in rows.itertuples()
+            f"thread {row.tid} in {row.call} ({_timeout(row.timeout_ms)})" for row in _named(rows)
         )
         unknown = "" if "waits" in self.missing else "no thread waits now"
         watched = f"epoll fd {epfd}: {self.epolls[epfd]:,} watched"
@@ -278,8 +277,8 @@ def _findings(e: _Entry, waiting: list[files.Waiter]) -> Iterator[tuple[Any, ...
         yield *where, QUEUE_FULL
     elif info and info.state == "CLOSE_WAIT":
         yield *where, PEER_CLOSED
-    elif info and info.state == "ESTABLISHED" and mask & EPOLLOUT and not mask & EPOLLET:
-        if info.send_queue == 0:
+    elif info and info.state == "ESTABLISHED" and info.send_queue == 0:
+        if mask & (EPOLLOUT | EPOLLET) == EPOLLOUT:
             yield *where, WRITABLE
 
 

@@ -164,6 +164,7 @@ def callbacks(records: Records, names: Sequence[str]) -> pd.DataFrame:
         }
     ).astype({"name": "str"})
     groups = took.groupby("name", sort=False)["dur_ns"]
-    table = groups.agg(n="count", total_ns="sum", longest_ns="max").astype("i8")
+    columns: Any = {"n": groups.count(), "total_ns": groups.sum(), "longest_ns": groups.max()}
+    table = pd.DataFrame(columns).astype("i8")
     table["at_ns"] = took["at_ns"].loc[groups.idxmax()].to_numpy("i8")
     return table.sort_values("total_ns", ascending=False, kind="stable").reset_index()

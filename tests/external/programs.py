@@ -95,7 +95,7 @@ def until_accepting(port: int, program: "subprocess.Popen[str]") -> None:
 
 @contextmanager
 def nginx(folder: Path) -> Iterator[tuple[int, list[int]]]:
-    """nginx with two workers: its port, and the workers' process ids."""
+    """Start nginx with two workers; yield its port and the workers' process ids."""
     [path] = needs("nginx")
     port = free_port()
     config = folder / "nginx.conf"
@@ -106,7 +106,7 @@ def nginx(folder: Path) -> Iterator[tuple[int, list[int]]]:
 
 @contextmanager
 def redis(folder: Path) -> Iterator[tuple[int, int]]:
-    """redis: its port and process id."""
+    """Start redis; yield its port and process id."""
     [path] = needs("redis-server")
     port = free_port()
     options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
@@ -144,8 +144,10 @@ def _compiled() -> str:
 def sick(kind: str) -> Iterator[tuple[socket.socket, int]]:
     """The program in ``sick.c`` with one fault: a connection to it, and its process id."""
     port = free_port()
-    with running([_compiled(), kind, str(port)], port, accepts=False) as program:
-        with socket.create_connection(("127.0.0.1", port)) as client:
-            assert program.stdout is not None
-            program.stdout.readline()
-            yield client, program.pid
+    with (
+        running([_compiled(), kind, str(port)], port, accepts=False) as program,
+        socket.create_connection(("127.0.0.1", port)) as client,
+    ):
+        assert program.stdout is not None
+        program.stdout.readline()
+        yield client, program.pid

@@ -92,15 +92,15 @@ def test_nginx_keeps_pointers(tmp_path):
 def test_healthy_programs(program, tmp_path):
     """A connected client is among what they watch, and nothing is wrong."""
     start = getattr(programs, program)
-    with start(*([tmp_path] if program == "redis" else [])) as (port, pid):
-        with socket.create_connection(("127.0.0.1", port)) as client:
-            peer = client.getsockname()[1]
-            deadline = time.monotonic() + 10
-            wanted = f"127.0.0.1:{port} <- 127.0.0.1:{peer} ESTABLISHED"
-            while not (found := until_waiting(pid)).frame["what"].str.contains(wanted).any():
-                assert time.monotonic() < deadline, found
-            assert found.healthy, found
-            assert found.frame["what"].str.contains(f"127.0.0.1:{port} LISTEN").any()
+    folder = [tmp_path] if program == "redis" else []
+    with start(*folder) as (port, pid), socket.socket() as client:
+        client.connect(("127.0.0.1", port))
+        wanted = f"127.0.0.1:{port} <- 127.0.0.1:{client.getsockname()[1]} ESTABLISHED"
+        deadline = time.monotonic() + 10
+        while not (found := until_waiting(pid)).frame["what"].str.contains(wanted).any():
+            assert time.monotonic() < deadline, found
+    assert found.healthy, found
+    assert found.frame["what"].str.contains(f"127.0.0.1:{port} LISTEN").any()
 
 
 def test_a_ghost_is_named_with_what_holds_it():
@@ -114,7 +114,7 @@ def test_a_ghost_is_named_with_what_holds_it():
 
 
 def test_a_ghost_of_a_number_that_is_used_again():
-    """kcmp tells the new file of that number from the one watched."""
+    """Another file has the number now; kcmp tells it from the one watched."""
     watched, peer = socket.socketpair()
     with peer, select.epoll() as epoll:
         epoll.register(watched, select.EPOLLIN)
