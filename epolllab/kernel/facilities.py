@@ -38,7 +38,7 @@ def has_loopback() -> bool:
 def not_possible_reason(error: BaseException) -> str:
     """Say what this machine lacks if that explains an exception; "" if it does not."""
     if isinstance(error, NotPossible | DescriptorLimitError):
-        return str(error)
+        return error.strerror or str(error)
     number = error.errno if isinstance(error, OSError) else None
     if number in _NO_DESCRIPTOR:
         return f"no descriptor is free: this process may have {descriptor_limits().soft:,} open"

@@ -25,6 +25,7 @@ from typing import Any, Generic, NamedTuple, Self, TypeVar
 from epolllab import kernel
 from epolllab.child import Child
 from epolllab.events import FOREVER, Op, error_name, mask_names
+from epolllab.kernel import NotPossible
 from epolllab.kernel.waiting import PATIENCE_S, is_asleep
 from epolllab.recording.recorder import Recorder
 from epolllab.recording.recording import Recording
@@ -38,10 +39,6 @@ ONE = (1).to_bytes(8, sys.byteorder)
 """What to write to an eventfd to add 1 to its counter."""
 
 SEND_BUFFER = 200_000
-
-
-class NotPossible(Exception):
-    """A phenomenon cannot be shown on this machine; the message gives the reason."""
 
 
 class Step(NamedTuple):
@@ -215,6 +212,10 @@ class Bench:
         """Put a descriptor on the bench, which closes it at the end."""
         return self._add(Descriptor(fd, name, next(self._serials)))
 
+    def room_up_to(self, number: int) -> None:
+        """Raise the limit so that descriptors up to `number` can be opened, until the end."""
+        self.cleanup.enter_context(kernel.raise_descriptor_limit(number + 8))
+
     def add_socket(self, sock: socket.socket, name: str) -> Socket:
         """Put a socket on the bench and make it non-blocking."""
         sock.setblocking(False)
@@ -291,6 +292,8 @@ class Bench:
 
     def dup(self, target: Descriptor, name: str, *, at_least: int = 0) -> Descriptor:
         """Duplicate a descriptor: a second number for the same open file description."""
+        if at_least:
+            self.room_up_to(at_least)
         dup = fcntl.F_DUPFD_CLOEXEC
         return self.add(
             self.call(f"dup({target.name})", fcntl.fcntl, target.fd, dup, at_least), name
@@ -298,6 +301,7 @@ class Bench:
 
     def renumber(self, target: Descriptor, at_least: int = 200) -> Descriptor:
         """Move a descriptor to a high number, which other threads do not get by chance."""
+        self.room_up_to(at_least)
         fd = fcntl.fcntl(target.fd, fcntl.F_DUPFD_CLOEXEC, at_least)
         target.close()
         return self.add(fd, target.name)

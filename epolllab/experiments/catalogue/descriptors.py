@@ -33,6 +33,8 @@ MAN = "epoll(7)"
 SELFTEST = "Linux selftest epoll_wakeup_test.c"
 WAIT_S = 0.02
 KCMP_EPOLL_TFD = 7
+HIGH_FD = 200
+"""A number that no other thread or process of the experiment gets by chance."""
 
 
 @phenomenon(
@@ -48,14 +50,6 @@ def maxevents_rotation(bench: Bench) -> list[str]:
     return [" ".join(bench.name_of(fd) for fd, _ in batch) for batch in batches]
 
 
-def _raise_limit(bench: Bench, least: int) -> None:
-    """Raise the soft limit of descriptors until the bench is closed."""
-    try:
-        bench.cleanup.enter_context(kernel.raise_descriptor_limit(least))
-    except kernel.DescriptorLimitError as error:
-        raise NotPossible(str(error)) from error
-
-
 @phenomenon(
     claim="CPython's poll() returns at most 1,023 events by default, even if more are ready.",
     expected={"poll()": 1023, "poll(maxevents=2000)": 1030},
@@ -63,7 +57,7 @@ def _raise_limit(bench: Bench, least: int) -> None:
     picture=partial(picture_of_numbers, what="events returned by one wait, of 1,030 ready"),
 )
 def python_cuts_batches(bench: Bench) -> Iterator[object]:
-    _raise_limit(bench, kernel.descriptors_open() + 1100)
+    bench.room_up_to(kernel.descriptors_open() + 1100)
     epoll = bench.epoll()
     poll = epoll.epoll.poll
     for _ in range(1030):
@@ -238,6 +232,7 @@ def fork_shares_interest(bench: Bench) -> Iterator[object]:
     edge, level = bench.eventfd("edge"), bench.eventfd("level")
     bench.register(epoll, edge, EPOLLIN | EPOLLET)
     bench.register(epoll, level, EPOLLIN)
+    bench.room_up_to(HIGH_FD)
     child = bench.child("epolllab.experiments.workers.herd:make_calls", epoll, edge, level)
 
     def in_child(what: str, *command: object) -> object:
@@ -247,7 +242,8 @@ def fork_shares_interest(bench: Bench) -> Iterator[object]:
 
         return bench.call(f"child: {what}", ask)
 
-    foreign = in_child("register an eventfd of its own", "register ready eventfd", epoll.fd)
+    command = "register ready eventfd", epoll.fd, HIGH_FD
+    foreign = in_child("register an eventfd of its own", *command)
     ready = [fd for fd, _ in bench.wait(epoll)]
     unknown = ready == [foreign] and foreign not in (edge.fd, level.fd)
     yield "a number the parent did not register" if unknown else f"{ready}"
@@ -456,7 +452,6 @@ def register_does_wake(bench: Bench) -> Iterator[object]:
 )
 def fd_setsize_wall(bench: Bench) -> Iterator[object]:
     number = 1024
-    _raise_limit(bench, number + 8)
     target = bench.dup(bench.eventfd(value=1), f"fd {number}", at_least=number)
     start = bench.clock()
     try:

@@ -31,7 +31,8 @@ from typing import Any
 import pandas as pd
 from tqdm.auto import tqdm
 
-from epolllab.experiments.catalogue.bench import Bench, NotPossible
+from epolllab import kernel
+from epolllab.experiments.catalogue.bench import Bench
 from epolllab.experiments.catalogue.outcome import (
     Outcome,
     Phenomenon,
@@ -204,10 +205,9 @@ def _try(entry: Phenomenon, bench: Bench) -> tuple[Any, Verdict, str]:
         if inspect.isgenerator(observed):
             observed = dict(zip(entry.expected, observed, strict=True))
         holds = entry.judge(observed) if entry.judge else observed == entry.expected
-    except (NotPossible, PermissionError) as error:
-        # PermissionError: a sandbox refuses a call, or hides files of /proc.
-        return None, Verdict.NOT_POSSIBLE, str(error)
     except Exception as error:
+        if reason := kernel.not_possible_reason(error):
+            return None, Verdict.NOT_POSSIBLE, reason
         where = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{where.filename.rpartition('/')[2]} line {where.lineno}"
         return None, Verdict.RAISED, f"{type(error).__name__}: {error} ({place})"

@@ -35,10 +35,8 @@ def make_calls(control: Connection) -> None:
             control.send(errno.errorcode.get(error.errno or 0, str(error)))
 
 
-def _register_ready_eventfd(epfd: int) -> int:
-    # A high number, so that the parent does not have the same one by chance.
+def _register_ready_eventfd(epfd: int, fd: int) -> int:
     low = os.eventfd(1, os.EFD_NONBLOCK)
-    fd = 300
     os.dup2(low, fd)
     os.close(low)
     _epoll(epfd).register(fd, select.EPOLLIN)
