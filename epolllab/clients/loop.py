@@ -66,6 +66,8 @@ class Facts(NamedTuple):
     """Integral over time of the requests in flight, including queued ones."""
     n_conns: int
     """Connections opened; their serials are 1 to this."""
+    n_unfinished: int
+    """Requests, or peers, that have no row, because the run was interrupted."""
 
 
 @dataclass(slots=True, eq=False)
@@ -164,7 +166,8 @@ class ClientLoop(ABC, Generic[C]):
         finally:
             self.close()
         cpu_ns = time.thread_time_ns() - cpu_ns
-        return Facts(self.share.process, start_ns, end_ns, cpu_ns, self.in_flight_ns, self.n_conns)
+        totals = (cpu_ns, self.in_flight_ns, self.n_conns, self.in_flight)
+        return Facts(self.share.process, start_ns, end_ns, *totals)
 
     def _handle(self, ready: Ready, now: int) -> None:
         by_fd, note_ready, on_ready = self.by_fd, self.calls.note_ready, self.on_ready

@@ -19,6 +19,7 @@ from epolllab.checks import (
     check_text,
 )
 from epolllab.clients.script import Step
+from epolllab.recording.recorder import check_capacity
 from epolllab.server.http import Http
 from epolllab.server.protocols import Echo, Hello
 
@@ -53,7 +54,8 @@ def _check_path(name: str, value: object) -> str:
 CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "protocol": partial(check_choice, allowed=get_args(ClientProtocol)),
     "where": partial(check_choice, allowed=get_args(Place)),
-    **dict.fromkeys(("connections", "requests", "capacity"), partial(check_int, least=1)),
+    **dict.fromkeys(("connections", "requests"), partial(check_int, least=1)),
+    "capacity": check_capacity,
     "processes": partial(check_int, least=1, most=256),
     "source_addresses": partial(check_int, least=1, most=250),
     **dict.fromkeys(("duration", "timeout"), partial(check_number, above=0, unit="seconds")),
@@ -122,6 +124,7 @@ class ClientOptions:
                 f"processes={self.processes} is more than connections={self.connections}: "
                 "each process needs at least one connection"
             )
+        check_capacity("capacity", self.capacity, self.processes if self.record else 1)
         if self.protocol == "echo" and self.payload == b"":
             raise ValueError("payload must have at least one byte for echo: nothing comes back")
         if self.source_addresses is not None and not self.target.is_ipv4_loopback:

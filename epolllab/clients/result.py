@@ -60,6 +60,11 @@ class Run:
         self._parts = sorted(parts, key=lambda part: part.facts.process)
         self.metadata = MappingProxyType(dict(metadata))
 
+    @property
+    def interrupted(self) -> bool:
+        """Whether KeyboardInterrupt ended the run early; the rows are those until then."""
+        return bool(self.metadata.get("interrupted", False))
+
     def __len__(self) -> int:
         """Count the requests (or scripted peers)."""
         return sum(len(part.rows) for part in self._parts) // loop.ROW.size
@@ -262,6 +267,12 @@ class Run:
                 "more connections, a lower rate or a faster server"
             )
             notes.append(f"reached {reached:,.0f} of {rate:,.0f} requests/s: {reason}")
+        if self.interrupted:
+            n_unfinished = sum(part.facts.n_unfinished for part in self._parts)
+            notes.append(
+                f"interrupted after {self._elapsed_ns() / 1e9:.1f} s; what was in flight then "
+                f"({n_unfinished:,}) has no row"
+            )
         lost = sum(part.snapshot.overwritten for part in self._parts)
         if lost:
             notes.append(f"{lost:,} of the clients' events were overwritten; raise capacity")

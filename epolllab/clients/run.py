@@ -1,14 +1,22 @@
 """``run_clients()``: checks its options, starts the client loops, and returns a Run."""
 
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from epolllab import kernel
 from epolllab.checks import check_bool
-from epolllab.clients.executors import ShowProgress, run_in_processes, run_in_threads
+from epolllab.clients.executors import (
+    Interrupts,
+    ShowProgress,
+    run_in_processes,
+    run_in_threads,
+)
 from epolllab.clients.options import CHECKS, ClientOptions, ClientProtocol, Place, resolve_target
 from epolllab.clients.result import Run
 from epolllab.clients.script import Script
+from epolllab.notebook import cells
 from epolllab.recording import environment
 from epolllab.server.server import Server
 
@@ -73,7 +81,7 @@ def run_clients(
     timeout : float
         Seconds, from when a request was due, after which it fails.
     progress : bool
-        Show a progress bar.
+        Show a progress bar; with `duration` the time left, in a notebook or a terminal only.
     where : {"process", "thread"}
         ``"thread"`` runs the clients in threads of this process, which shows the effect
         of sharing the interpreter lock with the server or the notebook.
@@ -93,7 +101,9 @@ def run_clients(
     -------
     Run
         ``requests()``, ``summary()``, ``recording()``, ``journeys(server)``; ``steps()``
-        of a script. A failed request is a row with its error.
+        of a script. A failed request is a row with its error. An interrupt (Ctrl-C, the
+        notebook's stop button) ends the load early: the rows until then are returned, with
+        a note, and ``interrupted`` is True.
 
     Raises
     ------
@@ -103,8 +113,11 @@ def run_clients(
         The host is unknown; too few descriptors for so many connections.
     ChildDied
         A client process was killed.
+    TimeoutError
+        A client process has sent nothing for ten seconds, for example because it was
+        suspended.
     KeyboardInterrupt
-        After the clients have been stopped; their rows are dropped.
+        Interrupted before the load began, or for the second time.
 
     Examples
     --------
@@ -131,9 +144,12 @@ def run_clients(
     kernel.require_linux("run_clients()")
     metadata = environment.collect(recorder_cost_ns=None if record else 0.0, **options.metadata())
     execute = run_in_processes if where == "process" else run_in_threads
-    with kernel.raise_descriptor_limit(_descriptors(options)), _bar(options, progress) as show:
-        parts = execute(options.shares(), show)
-    return Run(parts, {**metadata, **environment.at_end()})
+    with Interrupts() as interrupts:
+        limit = kernel.raise_descriptor_limit(_descriptors(options))
+        with limit, _bar(options, progress) as show:
+            parts = execute(options.shares(), show, interrupts)
+        facts = {**environment.at_end(), "interrupted": interrupts.until_now()}
+    return Run(parts, {**metadata, **facts})
 
 
 def _descriptors(options: ClientOptions) -> int:
@@ -150,7 +166,32 @@ def _bar(options: ClientOptions, progress: bool) -> Iterator[ShowProgress | None
     if not progress:
         yield None
         return
+    if options.duration is not None:
+        with _time_left(options.duration) as show:
+            yield show
+        return
     from tqdm.auto import tqdm
 
     with tqdm(total=options.total, unit="requests", leave=False) as bar:
         yield lambda n_done: bar.update(n_done - bar.n)
+
+
+@contextmanager
+def _time_left(duration: float) -> Iterator[ShowProgress | None]:
+    """A function that shows the time left; None if no notebook or terminal would show it."""
+    streams = (sys.stdout, sys.stderr)
+    if not cells.in_notebook() and not all(stream and stream.isatty() for stream in streams):
+        yield None
+        return
+    from tqdm.auto import tqdm
+
+    began_s = 0.0
+
+    def show(n_done: int) -> None:
+        nonlocal began_s
+        began_s = began_s or time.monotonic()
+        bar.n = min(time.monotonic() - began_s, duration)
+        bar.set_description_str(f"{duration - bar.n:.0f} s left, {n_done:,} requests")
+
+    with tqdm(total=duration, bar_format="{bar} {desc}", leave=False) as bar:
+        yield show

@@ -10,7 +10,7 @@ import weakref
 from functools import partial
 from typing import Any, Protocol
 
-__all__ = ["is_cell_running", "register", "stop_previous", "watch_cells"]
+__all__ = ["in_notebook", "is_cell_running", "register", "stop_previous", "watch_cells"]
 
 
 class _Stoppable(Protocol):
@@ -26,6 +26,11 @@ def _shell() -> Any:
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython else None
     return shell if hasattr(shell, "get_parent") else None
+
+
+def in_notebook() -> bool:
+    """Return whether this process is the kernel of a notebook."""
+    return _shell() is not None
 
 
 def _running_cell() -> tuple[str, int] | None:

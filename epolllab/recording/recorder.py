@@ -314,7 +314,7 @@ def shared_memory(capacity: int) -> tuple[int, mmap.mmap]:
     Returns a descriptor to pass to the child, and this process's mapping of it. The memory
     has no name in any file system, so nothing is left behind whichever process ends first.
     """
-    fd = _unnamed_file(memory_size(check_capacity("capacity", capacity)))
+    fd = _unnamed_file(memory_size(capacity))
     try:
         return fd, _map(fd, capacity)
     except BaseException:

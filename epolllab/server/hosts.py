@@ -238,8 +238,8 @@ class ProcessHost:
                 self._require_awake(query)
                 if time.monotonic() > deadline:
                     raise TimeoutError(
-                        f"process {self.pid} did not reply within {timeout:g} s: it is busy in code "
-                        "that keeps the interpreter lock, or the machine is"
+                        f"process {self.pid} did not reply within {timeout:g} s: it, or the "
+                        "machine, is busy"
                     )
             serial, reply = self._receive()
             if serial in (self._n_asked, "ended"):

@@ -14,6 +14,7 @@ from epolllab.checks import (
     check_text,
 )
 from epolllab.kernel.pollers import POLLERS, PollerName
+from epolllab.recording.recorder import check_capacity
 from epolllab.server.http import Handler
 from epolllab.server.protocols import ProtocolName, make_session_factory
 from epolllab.server.session import Session
@@ -52,9 +53,10 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "request_timeout": lambda name, value: value if value is None else _check_timeout(name, value),
     "idle_timeout": _check_timeout,
     **dict.fromkeys(
-        ("send_buffer", "recv_buffer", "max_connections", "max_request_bytes", "capacity"),
+        ("send_buffer", "recv_buffer", "max_connections", "max_request_bytes"),
         partial(check_int, least=1),
     ),
+    "capacity": check_capacity,
     **dict.fromkeys(("drain", "nodelay", "cork", "record", "process"), check_bool),
 }
 """How :func:`check_fields` checks each option; make_session_factory checks protocol and handler."""

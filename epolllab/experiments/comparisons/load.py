@@ -32,6 +32,8 @@ def measure_load(
     """
     before = {column: read() for column, read in cpus.items()}
     run = run_clients(target, progress=False, record=False, **options)
+    if run.interrupted:
+        raise KeyboardInterrupt
     spent = {column: read() - before[column] for column, read in cpus.items()}
     rows = run.requests()
     good = rows[rows["error"].isna()]
