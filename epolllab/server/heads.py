@@ -7,7 +7,6 @@ were cut into pieces.
 
 import re
 import socket
-from collections.abc import Sequence
 from typing import NamedTuple
 
 __all__ = [
@@ -85,6 +84,8 @@ def check_new_bytes(head: bytearray, begin: int, limit: int) -> None:
     if line_end >= 0 and begin < line_end + 2 <= limit:
         _check_request_line(head[:line_end])
     most = limit if line_end >= 0 else min(limit, MAX_REQUEST_LINE + 2)
+    if line_end >= 0 and len(head) <= limit and head.endswith(b"\r\n\r\n"):
+        return  # read_head() checks all of it
     if _STRAY.search(head, max(0, begin - 1), most):
         raise Refused(400)
     if len(head) > limit == most:
@@ -126,11 +127,8 @@ def read_head(head: bytes, limit: int) -> Framing:
         length = _read_codings(codings, allowed=not is_old and not lengths)
     else:
         length = _read_length(lengths, limit) if lengths else 0
-    expected = _members(fields.get(b"expect", ())) - {b""}
-    if expected - {b"100-continue"}:
-        raise Refused(417)
-    expects = bool(expected) and not is_old and length != 0
-    return Framing(length, is_old, expects, b"upgrade" in fields)
+    expects = b"expect" in fields and _is_continue(fields[b"expect"])
+    return Framing(length, is_old, expects and length != 0 and not is_old, b"upgrade" in fields)
 
 
 def _is_host(value: bytes) -> bool:
@@ -144,13 +142,21 @@ def _is_host(value: bytes) -> bool:
     return True
 
 
-def _members(values: Sequence[bytes]) -> set[bytes]:
+def _is_continue(values: list[bytes]) -> bool:
+    """Whether Expect has its only known value; an empty list expects nothing."""
+    expected = set(_members(values)) - {b""}
+    if expected - {b"100-continue"}:
+        raise Refused(417)
+    return bool(expected)
+
+
+def _members(values: list[bytes]) -> list[bytes]:
     """The members of a comma-separated list, in lower case."""
-    return {member.strip(b" \t").lower() for value in values for member in value.split(b",")}
+    return [member.strip(b" \t").lower() for member in b",".join(values).split(b",")]
 
 
 def _read_codings(values: list[bytes], allowed: bool) -> int:
-    *others, last = (coding.strip(b" \t").lower() for coding in b",".join(values).split(b","))
+    *others, last = _members(values)
     if not allowed or last != b"chunked" or b"chunked" in others:
         raise Refused(400)  # where the body ends is unknown or ambiguous
     if others:

@@ -229,8 +229,8 @@ def import_parser() -> None:
 
 
 _known: set[bytes] = set()
-"""Whole plain requests that were accepted before: a load sends the same bytes again and again,
-which then go to the parser without further checks."""
+"""Heads of requests without a body that were accepted before. A load sends the same bytes again
+and again, which then go to the parser without further checks."""
 
 MAX_KNOWN, MAX_KNOWN_BYTES = 64, 2_048
 
@@ -280,7 +280,8 @@ class Http(Session):
         """Parse; the handler runs for each complete request."""
         if self.closing:
             return []
-        self._responses = responses = []
+        responses: list[bytes] = []
+        self._responses = responses
         try:
             if not self.in_request and len(data) <= self._known_most and data in _known:
                 self._feed(data)
@@ -298,7 +299,7 @@ class Http(Session):
 
     def _receive_new(self, data: bytes) -> None:
         """Check and parse; stop when the responses have more than MAX_WAITING bytes."""
-        responses, began = self._responses, self.in_request
+        responses = self._responses
         at = size = n_before = 0
         while at < len(data) and not self.closing and size <= MAX_WAITING:
             n_before = len(responses)
@@ -315,9 +316,6 @@ class Http(Session):
         self.in_request = not self.closing and len(responses) == n_before
         if self._expects:
             self._continue()
-        is_one = len(responses) == 1 and at == len(data) and not (began or self.in_request)
-        if is_one and self._is_plain and at <= MAX_KNOWN_BYTES:
-            _remember(data)
 
     def _receive_head(self, data: bytes, at: int) -> int:
         """Take bytes of a head, and parse it when it is complete; return where they end."""
@@ -331,7 +329,11 @@ class Http(Session):
             while at < len(data) and data[at] in b"\r\n":
                 at += 1
             end = data.find(HEAD_END, at) + 4
-            head += data[at : end if end > 3 else len(data)]
+            new = data[at : end if end > 3 else len(data)]
+            if new in _known and len(new) <= self._limit:
+                self._feed(new)
+                return end
+            head += new
         stop = at + len(head) - begin
         check_new_bytes(head, begin, self._limit)
         if end > 3:
@@ -346,6 +348,10 @@ class Http(Session):
             # The parser stops where another protocol would begin, so it must not see the offer.
             head = _OFFER.sub(rb"\r\n-\1:", head)
         self._feed(head)
+        if self._is_plain and len(head) <= MAX_KNOWN_BYTES:
+            if len(_known) >= MAX_KNOWN:
+                _known.clear()
+            _known.add(head)
 
     def _continue(self) -> None:
         """Ask for the body, unless it has begun to arrive."""
@@ -490,9 +496,3 @@ class Http(Session):
         """Respond to an exception that was raised while the parser called this session."""
         self.fault = traceback.format_exc()
         self._refuse(500)
-
-
-def _remember(data: bytes) -> None:
-    if len(_known) >= MAX_KNOWN:
-        _known.clear()
-    _known.add(data)

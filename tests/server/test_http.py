@@ -3,16 +3,27 @@
 import gc
 import re
 import sys
+import tracemalloc
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
 
 from epolllab import Response
 from epolllab.server import Http, Request
+from epolllab.server.heads import MAX_HEADERS, MAX_REQUEST_LINE
 from epolllab.server.protocols import make_session_factory
-from tests.server.helpers import BODIES, CONTINUE, CUTS, DATE, EXPECTING, GET, responses_of
+from tests.server.helpers import (
+    BODIES,
+    CONTINUE,
+    CUTS,
+    DATE,
+    EXPECTING,
+    GET,
+    bytewise,
+    responses_of,
+)
 
 CHUNKED = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
 
@@ -141,12 +152,12 @@ def test_what_a_handler_may_return(returned: Any, status: int, body: bytes) -> N
     assert int(parsed(response)[1][b"Content-Length"]) == len(body)
 
 
-@pytest.mark.parametrize("status", [204, 304])
-def test_statuses_without_a_body(status: int) -> None:
+@pytest.mark.parametrize(("status", "length"), [(204, None), (205, b"0"), (304, None)])
+def test_statuses_without_a_body(status: int, length: bytes | None) -> None:
     responses = responses_of(http(lambda _: Response("ignored", status)), [GET + GET])
     assert statuses(responses) == [status] * 2
     for response in responses:
-        assert b"Content-Length" not in parsed(response)[1]
+        assert parsed(response)[1].get(b"Content-Length") == length
         assert parsed(response)[2] == b""
 
 
@@ -166,6 +177,29 @@ def test_a_handlers_headers_are_sent() -> None:
         ({"content_type": "text/html\nX: y"}, ValueError, "content_type"),
         ({"headers": {"content-LENGTH": "3"}}, ValueError, "^headers.*content-LENGTH"),
         ({"headers": {"Connection": "close"}}, ValueError, "^headers.*Connection"),
+        ({"headers": {"Content-Type": "a/b"}}, ValueError, "^headers.*content_type"),
+        ({"headers": {"Transfer-Encoding ": "chunked"}}, ValueError, "^headers"),
+        ({"headers": {" Date": "x"}}, ValueError, "^headers"),
+        ({"headers": {"Transfer-Encoding\t": "chunked"}}, ValueError, "^headers"),
+        ({"headers": {"X:": "a"}}, ValueError, "^headers"),
+        ({"headers": {"": "a"}}, ValueError, "^headers"),
+        ({"headers": {"\u212aey": "a"}}, ValueError, "^headers"),
+        ({"headers": {b"X": "a"}}, TypeError, "^headers"),
+        ({"headers": {"X": "a\0"}}, ValueError, r"^headers\['X'\]"),
+        ({"headers": {"X": "\r"}}, ValueError, r"^headers\['X'\]"),
+        ({"headers": {"X": "\u20ac"}}, ValueError, r"^headers\['X'\]"),
+        ({"headers": {"X": 1}}, TypeError, r"^headers\['X'\]"),
+        ({"headers": [("X", "a")]}, TypeError, "^headers"),
+        ({"headers": ()}, TypeError, "^headers"),
+        ({"content_type": None}, TypeError, "^content_type"),
+        ({"status": 199}, ValueError, "^status"),
+        ({"status": 600}, ValueError, "^status"),
+        ({"status": -200}, ValueError, "^status"),
+        ({"status": True}, TypeError, "^status"),
+        ({"status": 200.0}, TypeError, "^status"),
+        ({"status": "200"}, TypeError, "^status"),
+        ({"status": None}, TypeError, "^status"),
+        ({"body": 5}, TypeError, "^body"),
         ({"body": None}, TypeError, "^body"),
         ({"body": ["a"]}, TypeError, "^body"),
     ],
@@ -175,15 +209,18 @@ def test_an_invalid_response(arguments: dict[str, Any], error: type[Exception], 
         Response(**arguments)
 
 
-def test_the_date_advances(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One Response serves many requests, and has the date of each second."""
+def test_the_date_follows_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One Response serves many requests, and has the date of each second, also backwards."""
     response = Response("x")
     dates = []
-    for now in (1_700_000_000.0, 1_700_000_000.9, 1_700_000_001.0, 1_700_000_063.5):
-        monkeypatch.setattr("epolllab.server.http.time.time", lambda now=now: now)
-        dates.append(parsed(response.wire())[1][b"Date"].decode())
+    for now in (0.0, 0.9, 1.0, 63.5, 0.5, -3600.0, 63.5):
+        monkeypatch.setattr("epolllab.server.http.time.time", lambda now=now: 1_700_000_000 + now)
+        (sent,) = (parsed(wire)[1][b"Date"].decode() for wire in [response.wire()])
+        assert parsed(response.encode(close=True))[1][b"Date"].decode() == sent
+        dates.append(sent)
     assert [date[-12:] for date in dates] == [
-        "22:13:20 GMT", "22:13:20 GMT", "22:13:21 GMT", "22:14:23 GMT",
+        "22:13:20 GMT", "22:13:20 GMT", "22:13:21 GMT", "22:14:23 GMT", "22:13:20 GMT",
+        "21:13:20 GMT", "22:14:23 GMT",
     ]  # fmt: skip
     assert dates[0].startswith("Tue, 14 Nov 2023")
 
@@ -384,6 +421,106 @@ def test_a_request_that_never_ends(part: str) -> None:
     assert fed <= 2 * LIMIT + len(head)
 
 
+def ways_to_cut(data: bytes) -> Iterator[list[bytes]]:
+    """Byte by byte, and in two at every place; of long data, at places near both ends."""
+    yield bytewise(data)
+    for place in range(1, len(data)):
+        if len(data) < 400 or min(place, len(data) - place) < 60 or place % 499 == 0:
+            yield [data[:place], data[place:]]
+
+
+def head_of_size(size: int, filler: bytes = b"a") -> bytes:
+    """A GET whose head has exactly `size` bytes."""
+    begin = GET[:-2] + b"A: b" + filler
+    return begin + b"a" * (size - len(begin) - 4) + b"\r\n\r\n"
+
+
+def with_fields(count: int) -> bytes:
+    """A GET with `count` header lines."""
+    return GET[:-2] + b"A: b\r\n" * (count - 1) + b"\r\n"
+
+
+def with_request_line(size: int) -> bytes:
+    """A GET whose first line has `size` bytes, without the line break."""
+    return b"GET /" + b"a" * (size - 14) + b" HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+LIMITS = {
+    "head": (head_of_size(LIMIT), 200),
+    "head, a byte more": (head_of_size(LIMIT + 1), 431),
+    "head, of white space": (head_of_size(LIMIT, b" " * 1_000), 200),
+    "head, of white space, a byte more": (head_of_size(LIMIT + 1, b" " * 1_000), 431),
+    "fields": (with_fields(MAX_HEADERS), 200),
+    "fields, one more": (with_fields(MAX_HEADERS + 1), 431),
+    "bad byte at the limit": (head_of_size(LIMIT)[: LIMIT - 1] + b"\0" * 9, 400),
+    "bad byte after the limit": (head_of_size(LIMIT + 9)[:LIMIT] + b"\0" * 9, 431),
+    "bad version before the limit": (b"GET / HTTP/2.0\r\nA:" + b"a" * LIMIT, 505),
+    "a HEAD too large": (head_of_size(LIMIT + 1).replace(b"GET", b"HEAD"), 431),
+    "length": (GET[:-2] + b"Content-Length: 2000\r\n\r\n" + b"a" * LIMIT, 200),
+    "length, a byte more": (GET[:-2] + b"Content-Length: 2001\r\n\r\n" + b"a" * 2_001, 413),
+    "chunk extension": (CHUNKED + b"1;" + b"a" * (LIMIT - 4) + b"\r\na\r\n0\r\n\r\n", 200),
+    "chunk extension, a byte more": (CHUNKED + b"1;" + b"a" * (LIMIT - 3) + b"\r\na\r\n", 431),
+    "extension, then body": (CHUNKED + b"fffff;" + b"a" * LIMIT + b"\r\n", 431),
+    "body, then extension": (CHUNKED + b"7d1\r\n" + b"a" * 2_001 + b"\r\n1;" + b"a" * LIMIT, 413),
+    "trailer": (CHUNKED + b"0\r\nA:" + b"a" * (LIMIT - 9) + b"\r\n\r\n", 200),
+    "trailer, a byte more": (CHUNKED + b"0\r\nA:" + b"a" * (LIMIT - 8) + b"\r\n\r\n", 431),
+    "trailers": (CHUNKED + b"0\r\n" + b"A: b\r\n" * MAX_HEADERS + b"\r\n", 200),
+    "trailers, one more": (CHUNKED + b"0\r\n" + b"A: b\r\n" * (MAX_HEADERS + 1) + b"\r\n", 431),
+}
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_limits_do_not_depend_on_the_cuts(name: str) -> None:
+    """Also behind other requests, and in front of them."""
+    data, expected = LIMITS[name]
+    after = [200, 200] if expected == 200 else []
+    for stream, before in ((data + GET + GET, []), (GET + BODIES["chunked"] + data, [200, 200])):
+        for pieces in [[stream], *ways_to_cut(stream)]:
+            session = http(lambda _: "x", LIMIT)
+            found = statuses(responses_of(session, pieces))
+            assert found == [*before, expected, *(after if not before else [])]
+            assert session.linger == (expected != 200)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [(MAX_REQUEST_LINE, 200), (MAX_REQUEST_LINE + 1, 414)]
+)
+@CUTS
+def test_the_limit_of_the_request_line(
+    cut: Callable[[bytes], list[bytes]], size: int, expected: int
+) -> None:
+    assert statuses(responses_of(http(), cut(with_request_line(size)))) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("begin", "end"),
+    [
+        (GET[:-2] + b"A: ", b"\r\n\r\n"),
+        (GET[:-2], b": b\r\n\r\n"),
+        (CHUNKED + b"0\r\nA: ", b"\r\n\r\n"),
+        (CHUNKED + b"1;", b"\r\na\r\n0\r\n\r\n"),
+    ],
+    ids=["value", "name", "trailer", "chunk extension"],
+)
+def test_a_long_line_in_small_pieces_is_copied_a_few_times(begin: bytes, end: bytes) -> None:
+    """To copy all that has arrived with every piece would take quadratic time."""
+    n_pieces = 4_000
+    session = http()
+    session.receive(begin)
+    copied = 0
+    tracemalloc.start()
+    try:
+        for n in range(n_pieces):
+            before = tracemalloc.get_traced_memory()[0]
+            tracemalloc.reset_peak()
+            assert session.receive(b"%064d" % n) == []
+            copied += tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
+    assert copied < 100 * 64 * n_pieces
+    assert statuses(session.receive(end)) == [200]
+
+
 @pytest.mark.parametrize("size", [LIMIT, LIMIT + 1])
 @pytest.mark.parametrize("framing", ["length", "chunked"])
 def test_the_limit_of_a_body_is_exact(framing: str, size: int) -> None:
@@ -427,15 +564,25 @@ def leave(_: Request) -> str:
     sys.exit("from a handler")
 
 
+class Unsendable(Response):
+    """Raises when the parser has already called the session."""
+
+    def encode(self, **_: bool) -> bytes:
+        """Fail."""
+        raise ZeroDivisionError
+
+
 @pytest.mark.parametrize(
     ("handler", "cause"),
     [
         (lambda _: 1 / 0, "ZeroDivisionError"),
         (lambda _: None, "TypeError: body of a response must be bytes or a str, not None"),
         (lambda _: Response("x", headers={"A": "\n"}), "line break"),
+        (lambda _: Response("x", 1_000), "ValueError: status"),
+        (lambda _: Unsendable("x"), "ZeroDivisionError"),
         (leave, "SystemExit: from a handler"),
     ],
-    ids=["raises", "returns-none", "bad-response", "exits"],
+    ids=["raises", "returns-none", "bad-header", "bad-status", "fails-later", "exits"],
 )
 def test_a_handler_that_fails_is_a_500(handler: Callable[[Request], Any], cause: str) -> None:
     """The peer gets no traceback; the session keeps it for the server."""
