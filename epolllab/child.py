@@ -28,7 +28,7 @@ from multiprocessing.connection import Connection
 from types import FrameType
 from typing import Any, Self
 
-__all__ = ["Child", "ChildDied", "HeldInterrupts"]
+__all__ = ["Child", "ChildDied", "HeldInterrupts", "import_path"]
 
 _BOOTSTRAP = (
     "import sys; sys.path[:] = {path}; "
@@ -96,6 +96,11 @@ class HeldInterrupts:
             self._handlers[number](number, frame)
 
 
+def import_path() -> str:
+    """Return ``sys.path`` as source code, without what imports ignore, such as a Path."""
+    return json.dumps([entry for entry in sys.path if isinstance(entry, str)])
+
+
 class ChildDied(RuntimeError):
     """A child process ended unexpectedly; the message has its exit status."""
 
@@ -136,11 +141,8 @@ class Child:
                 os.close(lifeline)
 
     def _spawn(self, control: int, lifeline: int, fds: Sequence[int]) -> None:
-        # Like an import, leave out what is not a string, such as a Path.
-        path = json.dumps([entry for entry in sys.path if isinstance(entry, str)])
-        bootstrap = _BOOTSTRAP.format(
-            path=path, control=control, lifeline=lifeline, parent=os.getpid(), target=self.target
-        )
+        numbers = {"control": control, "lifeline": lifeline, "parent": os.getpid()}
+        bootstrap = _BOOTSTRAP.format(path=import_path(), target=self.target, **numbers)
         # The child starts with SIGINT blocked: Ctrl-C in a terminal, and the interrupt of
         # some notebook servers, go to the whole process group and are meant for the parent.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})

@@ -23,7 +23,7 @@ from contextlib import ExitStack
 from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 from epolllab import kernel
-from epolllab.child import Child
+from epolllab.child import Child, HeldInterrupts
 from epolllab.events import FOREVER, Op, error_name, mask_names
 from epolllab.kernel import NotPossible
 from epolllab.kernel.waiting import PATIENCE_S, is_asleep
@@ -134,7 +134,8 @@ class Bench:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.cleanup.close()
+        with HeldInterrupts():
+            self.cleanup.close()
 
     def recording(self, metadata: Mapping[str, Any] | None = None) -> Recording:
         """Return the calls recorded so far."""
@@ -250,17 +251,20 @@ class Bench:
 
     def pipe(self, reader: str = "reader", writer: str = "writer") -> tuple[Descriptor, Descriptor]:
         """Open a pipe, non-blocking at both ends."""
-        read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        return self.add(read, reader), self.add(write, writer)
+        with HeldInterrupts():
+            read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+            return self.add(read, reader), self.add(write, writer)
 
     def eventfd(self, name: str = "eventfd", value: int = 0) -> Descriptor:
         """Open an eventfd, non-blocking."""
-        return self.add(os.eventfd(value, os.EFD_NONBLOCK | os.EFD_CLOEXEC), name)
+        with HeldInterrupts():
+            return self.add(os.eventfd(value, os.EFD_NONBLOCK | os.EFD_CLOEXEC), name)
 
     def pty(self, master: str = "master", slave: str = "slave") -> tuple[Descriptor, Descriptor]:
         """Open a pseudoterminal in raw mode, non-blocking."""
-        master_fd, slave_fd = pty.openpty()
-        ends = self.add(master_fd, master), self.add(slave_fd, slave)
+        with HeldInterrupts():
+            master_fd, slave_fd = pty.openpty()
+            ends = self.add(master_fd, master), self.add(slave_fd, slave)
         tty.setraw(slave_fd)
         for end in ends:
             os.set_blocking(end.fd, False)
@@ -534,8 +538,9 @@ class Bench:
     def child(self, target: str, *inherited: Descriptor) -> Child:
         """Start a process that inherits descriptors under the same numbers."""
         start = self.clock()
-        child = Child(target, fds=[descriptor.fd for descriptor in inherited])
-        self.cleanup.callback(child.close)
+        with HeldInterrupts():
+            child = Child(target, fds=[descriptor.fd for descriptor in inherited])
+            self.cleanup.callback(child.close)
         names = ", ".join(descriptor.name for descriptor in inherited)
         self.step(f"start a process that inherits {names}", child.pid, start)
         return child

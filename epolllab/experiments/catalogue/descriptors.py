@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from epolllab import kernel
+from epolllab.child import HeldInterrupts
 from epolllab.events import EPOLLET, EPOLLIN, EPOLLOUT, mask_names
 from epolllab.experiments.catalogue import registry
 from epolllab.experiments.catalogue.bench import (
@@ -291,13 +292,13 @@ def stale_event_in_batch(bench: Bench) -> Iterator[object]:
 )
 def cannot_be_watched(bench: Bench) -> Iterator[object]:
     epoll = bench.epoll()
-    regular, path = tempfile.mkstemp()
-    os.unlink(path)
-    files = [bench.add(regular, "regular file"), bench.add(os.open("/", os.O_RDONLY), "directory")]
-    files += [
-        bench.add(os.open(device, os.O_RDONLY), device)
-        for device in ("/dev/null", "/dev/zero", "/dev/urandom")
-    ]
+    with HeldInterrupts():
+        regular, path = tempfile.mkstemp()
+        os.unlink(path)
+        files = [bench.add(regular, "regular file")]
+        for name in ("directory", "/dev/null", "/dev/zero", "/dev/urandom"):
+            target = "/" if name == "directory" else name
+            files.append(bench.add(os.open(target, os.O_RDONLY), name))
     for file in files:
         yield {
             "epoll": bench.attempt(bench.register, epoll, file, EPOLLIN),
@@ -555,11 +556,12 @@ def _is_watched(epoll: Epoll, number: int, fd: int) -> bool:
     since=(5, 3),
 )
 def process_is_a_descriptor(bench: Bench) -> Iterator[object]:
-    child = subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
-    assert child.stdin is not None
-    bench.cleanup.callback(child.wait)
-    bench.cleanup.callback(child.stdin.close)
-    pidfd = bench.add(bench.call("pidfd_open(a child)", os.pidfd_open, child.pid), "pidfd")
+    with HeldInterrupts():
+        child = subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+        assert child.stdin is not None
+        bench.cleanup.callback(child.wait)
+        bench.cleanup.callback(child.stdin.close)
+        pidfd = bench.add(bench.call("pidfd_open(a child)", os.pidfd_open, child.pid), "pidfd")
     epoll = bench.watch(pidfd, EPOLLIN)
     yield bench.masks(epoll)
     bench.call("close the child's standard input", child.stdin.close)

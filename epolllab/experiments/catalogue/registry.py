@@ -243,18 +243,19 @@ def run_all(progress: bool = True, *, only: Iterable[str] | None = None) -> pd.D
         A row each: ``name``, ``family``, ``claim``, ``expected``, ``observed`` (str),
         ``verdict`` (category), ``seconds`` (float64), ``source``, ``reason`` (str: why
         not possible, or what was raised). ``attrs["circumstances"]`` has the
-        circumstances, ``attrs["interrupted"]`` whether KeyboardInterrupt ended it early;
-        the rows are then the phenomena that were run.
+        circumstances, ``attrs["interrupted"]`` whether KeyboardInterrupt ended it early,
+        and ``attrs["notes"]`` a sentence about it; the rows are then the phenomena that were
+        run.
     """
     outcomes: list[Outcome] = []
-    interrupted = False
+    notes: list[str] = []
     with tqdm(_select(only), unit="phenomenon", disable=not progress) as bar:
         try:
             for entry in bar:
                 bar.set_postfix_str(entry.name)
                 outcomes.append(_run(entry))
         except KeyboardInterrupt:
-            interrupted = True
+            notes.append(f"interrupted after {len(outcomes)} of {bar.total} phenomena")
     rows = [
         {
             **_describe(outcome.phenomenon),
@@ -266,7 +267,8 @@ def run_all(progress: bool = True, *, only: Iterable[str] | None = None) -> pd.D
         for outcome in outcomes
     ]
     frame = pd.DataFrame(rows, columns=list(_COLUMNS)).astype(_COLUMNS)
-    frame.attrs = {"circumstances": environment.collect(), "interrupted": interrupted}
+    facts = environment.collect()
+    frame.attrs = {"circumstances": facts, "interrupted": bool(notes), "notes": notes}
     return frame
 
 

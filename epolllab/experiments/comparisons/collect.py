@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 
 from epolllab.checks import check_names, check_sequence, check_text
 from epolllab.events import Op
+from epolllab.kernel import require_loopback
 from epolllab.recording import environment
 
 __all__ = ["COUNTS", "Describe", "Row", "Rows", "choose", "collect", "count_calls"]
@@ -37,12 +38,15 @@ def collect(
     """Measure step by step; return the rows as a frame with its circumstances.
 
     ``measure(describe)`` yields the rows of each of `total` steps; `columns` has the dtypes;
-    `parameters` are added to the circumstances. KeyboardInterrupt ends it early: the frame
-    then has the rows of the finished steps, and ``attrs["interrupted"]`` is True.
+    `parameters` are added to the circumstances. NotPossible is raised at once if 127.0.0.1
+    cannot be reached. KeyboardInterrupt ends it early: the frame
+    then has the rows of the finished steps, ``attrs["interrupted"]`` is True, and
+    ``attrs["notes"]`` has a sentence about it.
     """
+    require_loopback()
     facts = environment.collect(**parameters)
     rows: list[Any] = []
-    interrupted = False
+    notes: list[str] = []
     with tqdm(total=total, unit=unit, disable=not progress) as bar:
         try:
             with closing(measure(bar.set_postfix_str)) as steps:
@@ -50,10 +54,10 @@ def collect(
                     rows += step
                     bar.update()
         except KeyboardInterrupt:
-            interrupted = True
+            notes.append(f"interrupted after {bar.n} of {total} {unit}s")
     frame = pd.DataFrame(rows, columns=list(columns)).astype(dict(columns))
     facts |= environment.at_end()
-    frame.attrs = {"circumstances": facts, "interrupted": interrupted}
+    frame.attrs = {"circumstances": facts, "interrupted": bool(notes), "notes": notes}
     return frame
 
 

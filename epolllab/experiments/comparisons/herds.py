@@ -16,7 +16,7 @@ import pandas as pd
 
 from epolllab import kernel
 from epolllab.checks import check_bool, check_int, check_sizes
-from epolllab.child import Child
+from epolllab.child import Child, HeldInterrupts
 from epolllab.experiments.comparisons.collect import Describe, Row, Rows, choose, collect
 from epolllab.experiments.rounds import MOST_OPS
 from epolllab.experiments.workers import herd
@@ -93,9 +93,10 @@ class Herd:
         self.workers: list[Child] = []
         try:
             for _ in range(n_workers):
-                worker = Child("epolllab.experiments.workers.herd:accept_connections", fds=fds)
-                self.workers.append(worker)
-                self._open.callback(worker.close)
+                with HeldInterrupts():
+                    worker = Child("epolllab.experiments.workers.herd:accept_connections", fds=fds)
+                    self.workers.append(worker)
+                    self._open.callback(worker.close)
         except BaseException:
             self._open.close()
             raise

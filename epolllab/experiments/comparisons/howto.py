@@ -9,6 +9,7 @@ import select
 import socket
 import sys
 import threading
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Self
 
@@ -274,8 +275,9 @@ def serve(control: Connection) -> None:
     control.send(server.address)
 
     def reply() -> None:
-        while control.recv() == "stats":
-            control.send(server.stats())
+        with suppress(EOFError, OSError):  # the parent has ended
+            while control.recv() == "stats":
+                control.send(server.stats())
 
     threading.Thread(target=reply, daemon=True).start()
     try:

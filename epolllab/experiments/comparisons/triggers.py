@@ -128,7 +128,8 @@ def level_against_edge(
         ============== ======== ===================================================
 
         ``attrs["circumstances"]`` has the circumstances, ``attrs["interrupted"]``
-        whether KeyboardInterrupt ended it early; the rows are then the finished ones.
+        whether KeyboardInterrupt ended it early, and ``attrs["notes"]`` a sentence about
+        it; the rows are then the finished ones.
 
     Notes
     -----

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from epolllab import kernel
+from epolllab.child import HeldInterrupts
 from epolllab.experiments.rounds import ExperimentRun
 
 __all__ = ["KINDS", "Targets", "open_targets", "prepare"]
@@ -83,26 +84,30 @@ def open_targets(kind: str, n: int) -> Iterator[Targets]:
     targets = Targets((1).to_bytes(8, "little"), 8) if kind == "eventfd" else Targets(b"x", 1)
     try:
         if kind == "tcp":
+            kernel.require_loopback()
             with socket.create_server(("127.0.0.1", 0)) as listener:
                 _fill(targets, partial(_tcp_pair, listener), n)
         else:
             _fill(targets, _OPENERS[kind], n)
         yield targets
     finally:
-        for fd in {*targets.fds, *targets.writers}:
-            os.close(fd)
+        with HeldInterrupts():
+            for fd in {*targets.fds, *targets.writers}:
+                os.close(fd)
 
 
 def _fill(targets: Targets, open_pair: Callable[[], tuple[int, int]], n: int) -> None:
-    for _ in range(n):
-        try:
-            reader, writer = open_pair()
-        except OSError as error:
-            if error.errno not in (errno.EMFILE, errno.ENFILE):
-                raise
-            return
-        targets.fds.append(reader)
-        targets.writers.append(writer)
+    with HeldInterrupts() as interrupts:
+        for _ in range(n):
+            try:
+                reader, writer = open_pair()
+            except OSError as error:
+                if error.errno not in (errno.EMFILE, errno.ENFILE):
+                    raise
+                return
+            targets.fds.append(reader)
+            targets.writers.append(writer)
+            interrupts.deliver()
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from multiprocessing.connection import Connection
 from typing import NamedTuple
 
 from epolllab import kernel
-from epolllab.child import Child
+from epolllab.child import Child, HeldInterrupts
 
 __all__ = ["IdleConnections", "keep_open", "open_idle"]
 
@@ -47,8 +47,9 @@ def open_idle(address: tuple[str, int], n: int) -> Iterator[IdleConnections]:
     with ExitStack() as opened:
         children = []
         for i, first in enumerate(range(0, n, PER_CHILD)):
-            child = Child("epolllab.experiments.workers.idle:keep_open")
-            opened.callback(child.close, 5.0)
+            with HeldInterrupts():
+                child = Child("epolllab.experiments.workers.idle:keep_open")
+                opened.callback(child.close, 5.0)
             child.send((address, min(PER_CHILD, n - first), f"127.0.0.{i + 2}"))
             children.append(child)
         parts: list[IdleConnections] = [child.receive(START_S) for child in children]

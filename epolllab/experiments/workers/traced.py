@@ -13,12 +13,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+from epolllab.child import HeldInterrupts, import_path
 from epolllab.server.server import start_server
 
 __all__ = ["TracedServer", "TracerFailed", "serve_until_eof", "traced_server"]
 
 _BOOTSTRAP = (
-    "import sys; sys.path[:] = {path!r}; "
+    "import sys; sys.path[:] = {path}; "
     "from {module} import serve_until_eof; serve_until_eof({options!r})"
 )
 START_S = 30.0
@@ -47,14 +48,16 @@ def traced_server(prefix: Sequence[str], **options: Any) -> Iterator[TracedServe
     for none. Options are JSON values for :func:`epolllab.start_server`. TracerFailed if the
     command does not start a server: it is not permitted here, or does not work.
     """
-    code = _BOOTSTRAP.format(path=sys.path, module=__name__, options=json.dumps(options))
-    with subprocess.Popen(
-        [*prefix, sys.executable, "-c", code],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,  # a notebook's interrupt must not reach the tracer
-    ) as process:
+    code = _BOOTSTRAP.format(path=import_path(), module=__name__, options=json.dumps(options))
+    with HeldInterrupts():
+        process = subprocess.Popen(
+            [*prefix, sys.executable, "-c", code],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,  # a notebook's interrupt must not reach the tracer
+        )
+    with process:
         try:
             host, port, pid = _first_line(process)
             yield TracedServer((host, port), pid, process.pid if prefix else None)
