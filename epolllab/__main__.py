@@ -1,63 +1,117 @@
 """The command line: ``epolllab lab``, ``demo``, ``serve`` and ``info``."""
 
 import argparse
-import subprocess
+import codecs
+import io
+import os
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import epolllab
 from epolllab import kernel
+from epolllab.checks import check_int
 from epolllab.notebook import paths, voila
-from epolllab.recording import environment
+from epolllab.recording import environment, storage
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = ["main"]
 
+CHART_BYTES, BYTES_PER_REQUEST, MAX_RECORDING_BYTES = 500_000, 100, 10_000_000
+"""Estimates of what a demo writes; the recorder's ring bounds the recording."""
+
 _LAB_FOLDER = "where to copy the notebooks to outside a checkout (%(default)s)"
+_TOKEN_FILE = (
+    "file with the token that a page requires, readable by you only; by default the variable "
+    f"{voila.TOKEN_VARIABLE}, and without it a random token. Never give a token as an argument: "
+    "every user of the machine can read it there"
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return its exit status."""
-    parser = argparse.ArgumentParser(
-        prog="epolllab", description="Run an instrumented epoll server and look at its events."
-    )
-    parser.add_argument("--version", action="version", version=f"epolllab {epolllab.__version__}")
-    commands = parser.add_subparsers(dest="command", required=True)
-
-    lab = commands.add_parser("lab", help="open the notebooks in JupyterLab")
-    lab.add_argument("--folder", type=Path, default=Path("epolllab-lab"), help=_LAB_FOLDER)
-    lab.add_argument("jupyter", nargs=argparse.REMAINDER, help="arguments for JupyterLab")
-    lab.set_defaults(run=_lab)
-
-    demo = commands.add_parser("demo", help="serve requests, print a table, draw charts")
-    demo.add_argument("--folder", type=Path, default=Path("data/runs"), help="output folder")
-    demo.add_argument("--requests", type=int, default=2_000)
-    demo.add_argument("--connections", type=int, default=50)
-    demo.set_defaults(run=_demo)
-
-    serve = commands.add_parser("serve", help="serve the widget notebooks as web pages (Voila)")
-    serve.add_argument("--folder", type=Path, default=Path("epolllab-lab"), help=_LAB_FOLDER)
-    serve.add_argument("--port", type=int, default=0, help="loopback port; 0 takes a free one")
-    serve.add_argument("--token", help="token that a page requires; random by default")
-    serve.set_defaults(run=_serve)
-
-    info = commands.add_parser("info", help="print the environment and limits of this machine")
-    info.set_defaults(run=_info)
-
-    options = parser.parse_args(arguments)
+    _print_in_any_encoding()
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    cut = given.index("--") if "--" in given else len(given)
+    parser = _parser()
+    options, unknown = parser.parse_known_args(given[:cut])
+    options.passed = [*unknown, *given[cut + 1 :]]
+    if options.passed and options.command != "lab":
+        parser.error(
+            f"{options.command} has no argument {' '.join(options.passed)}; "
+            f"epolllab {options.command} --help lists them"
+        )
     try:
         status: int = options.run(options)
+        print(end="", flush=True)
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # as in `| head`; Python will flush once more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (OSError, ValueError, RuntimeError) as error:
         print(f"epolllab {options.command}: {error}", file=sys.stderr)
         return 1
     return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="epolllab",
+        description="Run an instrumented epoll server and look at its events.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"epolllab {epolllab.__version__}")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    def add(name: str, run: Callable[[argparse.Namespace], int], text: str, **more: Any) -> Any:
+        # Without abbreviations, which could swallow an option for JupyterLab.
+        command = commands.add_parser(name, help=text, allow_abbrev=False, **more)
+        command.set_defaults(run=run)
+        return command
+
+    lab = add(
+        "lab",
+        _lab,
+        "open the notebooks in JupyterLab",
+        usage="epolllab lab [-h] [--folder FOLDER] [options of JupyterLab]",
+        epilog="Other options are JupyterLab's: epolllab lab --no-browser --port 8899. "
+        "epolllab lab -- --help lists them.",
+    )
+    lab.add_argument("--folder", type=Path, default=Path("epolllab-lab"), help=_LAB_FOLDER)
+
+    demo = add("demo", _demo, "serve requests, print a table, draw charts")
+    demo.add_argument("--folder", type=Path, default=Path("data/runs"), help="output folder")
+    demo.add_argument("--requests", type=int, default=2_000)
+    demo.add_argument("--connections", type=int, default=50)
+
+    serve = add("serve", _serve, "serve the dashboard and the stepper as web pages (Voila)")
+    serve.add_argument("--folder", type=Path, default=Path("epolllab-lab"), help=_LAB_FOLDER)
+    serve.add_argument("--port", type=int, default=0, help="loopback port; 0 takes a free one")
+    serve.add_argument("--token-file", type=Path, metavar="FILE", help=_TOKEN_FILE)
+
+    add("info", _info, "print the environment and limits of this machine")
+    return parser
+
+
+def _print_in_any_encoding() -> None:
+    """Print characters that the output's encoding lacks, such as the micro sign, as ASCII."""
+    codecs.register_error("epolllab", _to_ascii)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="epolllab")
+
+
+def _to_ascii(error: UnicodeError) -> tuple[str | bytes, int]:
+    if isinstance(error, UnicodeEncodeError) and error.object.startswith("µs", error.start):
+        return "u", error.start + 1
+    return codecs.backslashreplace_errors(error)
 
 
 def _notebooks(folder: Path) -> Path:
@@ -70,17 +124,31 @@ def _notebooks(folder: Path) -> Path:
 
 
 def _lab(options: argparse.Namespace) -> int:
-    folder = _notebooks(options.folder)
-    passed = [argument for argument in options.jupyter if argument != "--"]
-    return subprocess.call([sys.executable, "-m", "jupyterlab", str(folder), *passed])
+    """Replace this process by JupyterLab, which then gets the terminal and the signals."""
+    if find_spec("jupyterlab") is None:
+        raise RuntimeError("JupyterLab is not installed; run: pip install jupyterlab")
+    # -P: files of the current folder must not stand in for modules.
+    command = [sys.executable, "-P", "-m", "jupyterlab"]
+    command.append(f"--ServerApp.root_dir={_notebooks(options.folder)}")
+    allows_root = any("allow-root" in part.replace("_", "-") for part in options.passed)
+    if os.geteuid() == 0 and not allows_root:
+        print(
+            "Warning: JupyterLab runs as root here (--allow-root), so every notebook can do "
+            "anything on this machine or in this container.",
+            file=sys.stderr,
+        )
+        command.append("--allow-root")
+    sys.stdout.flush()
+    os.execv(sys.executable, [*command, *options.passed])
 
 
 def _serve(options: argparse.Namespace) -> int:
     def say(line: str) -> None:
         print(line, flush=True)  # the address must also reach a pipe at once
 
+    token = voila.read_token(options.token_file)
     folder = _notebooks(options.folder)
-    return voila.serve(folder, port=options.port, token=options.token, say=say)
+    return voila.serve(folder, port=options.port, token=token, say=say)
 
 
 def _info(_: argparse.Namespace) -> int:
@@ -90,25 +158,58 @@ def _info(_: argparse.Namespace) -> int:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    options.folder.mkdir(parents=True, exist_ok=True)
-    name = time.strftime("demo-%Y%m%d-%H%M%S")
+    requests = check_int("requests", options.requests, 1)
+    connections = check_int("connections", options.connections, 1)
+    n_bytes = CHART_BYTES + min(requests * BYTES_PER_REQUEST, MAX_RECORDING_BYTES)
+    _check_folder(options.folder, n_bytes)
     with epolllab.start_server(process=True) as server:
         print(f"{server}\n")
-        run = epolllab.run_clients(
-            server, connections=options.connections, requests=options.requests
-        )
+        run = epolllab.run_clients(server, connections=connections, requests=requests)
         recording = server.recording()
     print(f"{run}\n\n{run.summary().to_string()}\n")
     counts = recording.counts() | recording.errors()
     print("calls and events of the server:")
     print("\n".join(f"  {name:<16}{count:>10,}" for name, count in counts.items()), end="\n\n")
-    for path in _draw(recording, run, options.folder / name):
-        print(f"wrote {path}")
+    path = _new_file(options.folder)
+    try:
+        recording.save(path)
+    except BaseException:
+        path.unlink()
+        raise
+    print(f"wrote {path}")
+    for chart in _draw(recording, run, path):
+        print(f"wrote {chart}")
     return 0
 
 
-def _draw(recording: epolllab.Recording, run: epolllab.Run, stem: Path) -> list[Path]:
-    """Write the recording and three charts; return their paths."""
+def _check_folder(folder: Path, n_bytes: int) -> None:
+    """Create the folder; raise OSError unless `n_bytes` can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(n_bytes))
+    except OSError as error:
+        raise type(error)(
+            f"folder {folder} cannot be written to ({os.strerror(error.errno or 0)}), so nothing "
+            "was run; choose another with --folder"
+        ) from error
+
+
+def _new_file(folder: Path) -> Path:
+    """Create an empty file for the recording, under a name that no other demo has taken."""
+    stem = time.strftime("demo-%Y%m%d-%H%M%S")
+    number = 1
+    while True:
+        path = folder / f"{stem}{f'-{number}' if number > 1 else ''}.parquet"
+        try:
+            path.touch(exist_ok=False)
+            return path
+        except FileExistsError:
+            number += 1
+
+
+def _draw(recording: epolllab.Recording, run: epolllab.Run, path: Path) -> list[Path]:
+    """Write three charts beside the recording; return their paths."""
     from matplotlib.figure import Figure
 
     from epolllab import plots
@@ -122,12 +223,13 @@ def _draw(recording: epolllab.Recording, run: epolllab.Run, stem: Path) -> list[
         "latency": lambda ax: plots.latency(run.requests(), column="latency_ns", ax=ax, note=note),
         "journey": lambda ax: plots.journey(journeys.head(20), ax=ax, note=note),
     }
-    paths = [recording.save(stem.with_name(f"{stem.name}.parquet"))]
+    paths = []
     for kind, draw in charts.items():
         figure = Figure(figsize=(9, 5), layout="constrained")
         draw(figure.add_subplot())
-        paths.append(stem.with_name(f"{stem.name}-{kind}.png"))
-        figure.savefig(paths[-1], dpi=120)
+        paths.append(path.with_name(f"{path.stem}-{kind}.png"))
+        with storage.write_atomically(paths[-1:]) as (temporary,):
+            figure.savefig(temporary, format="png", dpi=120)
     return paths
 
 

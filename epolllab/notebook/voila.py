@@ -1,32 +1,37 @@
-"""Serve the widget notebooks as web pages with Voila, for browsers on this machine.
+"""Serve the widgets as web pages with Voila, for browsers on this machine.
 
-Opening a page runs its code, so every page requires a token. Voila gets the token through
-the environment: every user of a machine can read every command line.
+Opening a page runs its code, so every page requires a token. Voila runs in this process,
+which gets the token from a variable or a file: every user of a machine can read every
+command line. Nothing outlives the process, however it ends: its port is closed by the
+kernel, and Jupyter kernels exit when their parent has gone.
 """
 
 import os
 import secrets
 import signal
 import socket
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from types import FrameType
+from typing import Any
 
-from epolllab.checks import check_int
+from epolllab.checks import check_int, check_text
 
-__all__ = ["NOTEBOOKS", "serve"]
+__all__ = ["NOTEBOOKS", "TOKEN_VARIABLE", "read_token", "serve"]
 
-NOTEBOOKS = ("14-drive-the-dashboard.ipynb", "15-step-through-edge-and-level.ipynb")
+NOTEBOOKS = {
+    "dashboard.ipynb": "start a server and clients, and watch their numbers",
+    "stepper.ipynb": "step through level and edge on one socket",
+}
+"""The notebook of each page, in the folder ``pages``, and what the page is for."""
+
 HOST = "127.0.0.1"
-START_S = 60.0
-END_S = 15.0
 IDLE_S = 30
 """How long a kernel without a page may be idle; one with a page may be idle forever."""
+PARENT_CHECK_MS = 500
+TOKEN_VARIABLE = "EPOLLLAB_TOKEN"
+MIN_TOKEN, MAX_TOKEN = 16, 1024
 
 
 def serve(
@@ -36,10 +41,11 @@ def serve(
     token: str | None = None,
     say: Callable[[str], object] = print,
 ) -> int:
-    """Serve the two widget notebooks until interrupted.
+    """Serve the pages until a signal ends it, or the parent process ends.
 
-    Each page has a kernel of its own, which ends within a minute after the page is closed,
-    and with it the server that the page started.
+    SIGINT, SIGTERM and SIGHUP end it. Where SIGHUP is ignored, as under ``nohup``, it
+    outlives its terminal and its parent. Each page has a kernel of its own, which ends
+    within a minute after the page is closed, and with it the server that the page started.
 
     Parameters
     ----------
@@ -48,120 +54,155 @@ def serve(
     port : int
         On the loopback interface; 0 for a free one.
     token : str, optional
-        What a page requires, at least 16 characters; a new one by default.
+        What a page requires: 16 to 1,024 printable ASCII characters without spaces; a new
+        one by default.
     say : callable
-        Called with each line to print once Voila accepts connections.
+        Called with each line to print once the port accepts connections.
 
     Returns
     -------
     int
-        Voila's exit status; 0 after an interrupt.
+        0, the exit status.
 
     Raises
     ------
     RuntimeError
-        Voila is not installed, or did not start.
+        Voila is not installed.
     FileNotFoundError
         The notebooks are not in the folder.
+    OSError
+        The port cannot be used.
     """
-    _check(folder, port, token)
-    secret = token or secrets.token_hex(24)
-    port = port or _free_port()
-    with _terminable(), _voila(folder, port, secret) as process:
-        try:
-            _wait_until_started(process, port)
-            say("These pages run code on this machine; anyone with the token can use them.")
-            for name in NOTEBOOKS:
-                say(f"  http://{HOST}:{port}/voila/render/{name}?token={secret}")
-            say("Interrupt (Ctrl-C) to end.")
-            return process.wait()
-        except KeyboardInterrupt:
-            return 0
+    parent = os.getppid()  # at once: loading Voila takes seconds
+    _check(folder, port)
+    secret = secrets.token_hex(24) if token is None else _check_token("token", token)
+    with _listener(port) as listener:
+        app = _application(folder / "pages", secret, listener, say)
+        with _ended_by_signals_and_parent(parent):
+            app.start()
+    return 0
 
 
-def _check(folder: Path, port: int, token: str | None) -> None:
+def read_token(path: Path | None) -> str | None:
+    """Return the token in a file, else the one in :data:`TOKEN_VARIABLE`, else None.
+
+    Raises
+    ------
+    PermissionError
+        Other users can read or write the file.
+    OSError, ValueError
+        The file cannot be read, or does not hold a token.
+    """
+    if path is None:
+        found = os.environ.get(TOKEN_VARIABLE)
+        return None if found is None else _check_token(TOKEN_VARIABLE, found)
+    with path.open("rb") as file:
+        mode = os.fstat(file.fileno()).st_mode & 0o777
+        if mode & 0o066:
+            raise PermissionError(
+                f"token file {path} can be read or written by other users (mode {mode:o}); "
+                f"run: chmod 600 {path}"
+            )
+        content = file.read(2 * MAX_TOKEN)
+    return _check_token(f"token file {path}", content.decode("ascii", "replace").strip())
+
+
+def _check_token(name: str, token: object) -> str:
+    text = check_text(name, token)
+    if not (MIN_TOKEN <= len(text) <= MAX_TOKEN and text.isascii() and text.isprintable()) or (
+        " " in text
+    ):
+        raise ValueError(  # without the token: messages end up in logs
+            f"{name} must have {MIN_TOKEN} to {MAX_TOKEN:,} printable ASCII characters without "
+            f"spaces, and has {len(text):,} characters; without one, a new token is made"
+        )
+    return text
+
+
+def _check(folder: Path, port: int) -> None:
     if find_spec("voila") is None:
         raise RuntimeError(
             "Voila, which serves notebooks as web pages, is not installed; it is an extra: "
             "pip install 'epolllab[app]', in a checkout pip install -e '.[app]'"
         )
-    missing = [name for name in NOTEBOOKS if not (folder / name).is_file()]
+    missing = [name for name in NOTEBOOKS if not (folder / "pages" / name).is_file()]
     if missing:
-        raise FileNotFoundError(f"{', '.join(missing)} not found in {folder}")
+        raise FileNotFoundError(f"{', '.join(missing)} not found in {folder / 'pages'}")
     check_int("port", port, 0, 65_535)
-    if token is not None and len(token) < 16:
-        raise ValueError(
-            "token must have at least 16 characters; without --token a new one is made"
-        )
 
 
-def _free_port() -> int:
-    # Voila accepts port 0, but does not print the port that it was given.
-    with socket.socket() as sock:
-        sock.bind((HOST, 0))
-        return int(sock.getsockname()[1])
+def _listener(port: int) -> socket.socket:
+    try:
+        listener = socket.create_server((HOST, port), backlog=128)
+    except OSError as error:
+        raise type(error)(
+            f"port {port} cannot be used ({os.strerror(error.errno or 0)}); choose another one, "
+            "or 0 for a free one"
+        ) from error
+    listener.setblocking(False)
+    return listener
 
 
-@contextmanager
-def _voila(folder: Path, port: int, secret: str) -> Iterator["subprocess.Popen[bytes]"]:
-    others = sorted(path.name for path in folder.iterdir() if path.name not in NOTEBOOKS)
-    command = [
-        sys.executable, "-m", "voila", str(folder), "--no-browser", f"--port={port}",
-        f"--Voila.ip={HOST}", "--Voila.auto_token=True", "--show_tracebacks=True",
+def _application(
+    pages: Path, secret: str, listener: socket.socket, say: Callable[[str], object]
+) -> Any:
+    # Of two copies of Jupyter's files, take those of this environment.
+    os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")
+    # Voila is slow to import, and not always installed.
+    from jupyter_server import DEFAULT_STATIC_FILES_PATH
+    from tornado.httpserver import HTTPServer
+    from voila.app import Voila
+
+    class Pages(Voila):  # type: ignore[misc]
+        def init_settings(self) -> Any:
+            # The pages of jupyter_server, such as /logout and errors, need its static files.
+            return {**super().init_settings(), "static_path": DEFAULT_STATIC_FILES_PATH}
+
+        def listen(self) -> None:
+            self.port = listener.getsockname()[1]
+            self.app.listen = lambda *_: HTTPServer(self.app).add_sockets([listener])
+            for line in _addresses(self.port, secret):
+                say(line)
+            super().listen()
+
+    app = Pages()
+    app.initialize([
+        str(pages), "--no-browser", "--show_tracebacks=True", "--Voila.log_level=WARN",
+        f"--Voila.ip={HOST}",
         # A page that is closed ends its kernel, but not in every browser.
         f"--MappingKernelManager.cull_idle_timeout={IDLE_S}",
         f"--MappingKernelManager.cull_interval={IDLE_S // 6}",
-        "--Voila.log_level=WARN", f"--ContentsManager.hide_globs={others!r}",
-    ]  # fmt: skip
-    process = subprocess.Popen(
-        command,
-        env={**os.environ, "JUPYTER_TOKEN": secret, "JUPYTER_PREFER_ENV_PATH": "1"},
-        start_new_session=True,  # so that Ctrl-C does not also interrupt it directly
-    )
-    try:
-        yield process
-    finally:
-        _stop(process)
+    ])  # fmt: skip
+    app.token = secret
+    return app
 
 
-def _stop(process: "subprocess.Popen[bytes]") -> None:
-    """Stop Voila, which stops its kernels; one that is left exits when its parent is gone."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, number)
-        except ProcessLookupError:
-            break
-        try:
-            process.wait(END_S)
-        except subprocess.TimeoutExpired:
-            continue
-    process.wait()
+def _addresses(port: int, secret: str) -> Iterator[str]:
+    from urllib.parse import quote
 
-
-def _wait_until_started(process: "subprocess.Popen[bytes]", port: int) -> None:
-    deadline = time.monotonic() + START_S
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            raise RuntimeError(
-                f"Voila exited with status {process.returncode} before it started; its output "
-                "is above"
-            )
-        with socket.socket() as sock:
-            if sock.connect_ex((HOST, port)) == 0:
-                return
-        time.sleep(0.05)
-    raise RuntimeError(f"Voila did not accept connections on port {port} within {START_S:g} s")
+    yield "These pages run code on this machine; anyone with the token can use them."
+    for name, purpose in NOTEBOOKS.items():
+        yield f"{name.removesuffix('.ipynb')}: {purpose}"
+        yield f"  http://{HOST}:{port}/voila/render/{name}?token={quote(secret, safe='')}"
+    yield "Interrupt (Ctrl-C) to end."
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
-    """Treat SIGTERM as an interrupt."""
+def _ended_by_signals_and_parent(parent: int) -> Iterator[None]:
+    """Stop tornado's loop at a signal or when the parent ends."""
+    from tornado.ioloop import IOLoop, PeriodicCallback
 
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
+    loop = IOLoop.current()
+    numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+    numbers = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+    before = [
+        signal.signal(number, lambda *_: loop.add_callback_from_signal(loop.stop))
+        for number in numbers
+    ]
+    if signal.SIGHUP in numbers:
+        PeriodicCallback(lambda: os.getppid() == parent or loop.stop(), PARENT_CHECK_MS).start()
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
