@@ -33,39 +33,49 @@ def in_notebook() -> bool:
     return _shell() is not None
 
 
-def _running_cell() -> tuple[str, int] | None:
-    """The running cell's id and execution count; None outside a cell."""
+def _running_cell() -> tuple[str, int, bool] | None:
+    """The running cell, its execution count, and whether it has an id; None outside a cell.
+
+    nbclient, papermill and consoles send no cell id. There the code stands for the cell.
+    """
     shell = _shell()
     request = (shell and shell.get_parent()) or {}
     if request.get("header", {}).get("msg_type") != "execute_request":
         return None
-    # JupyterLab sends a cell id. Other front ends do not; there the code identifies the cell.
-    cell = request.get("metadata", {}).get("cellId") or request.get("content", {}).get("code")
-    return (str(cell), shell.execution_count) if cell else None
+    cell_id = request.get("metadata", {}).get("cellId")
+    cell = cell_id or request.get("content", {}).get("code")
+    return (str(cell), shell.execution_count, bool(cell_id)) if cell else None
 
 
-def stop_previous() -> None:
-    """Stop what the running cell started in an earlier execution."""
+def stop_previous(port: int = 0) -> None:
+    """Stop what the running cell started in an earlier execution.
+
+    Two cells of the same code without ids cannot be told from one cell that runs twice.
+    Both may be meant, so this stops only what holds `port`, which could not start otherwise.
+    """
     running = _running_cell()
     if running is None:
         return
-    cell, count = running
+    cell, count, has_id = running
     previous_count, previous = _started.get(cell, (count, weakref.WeakSet()))
-    if previous_count != count:
-        del _started[cell]
-        for handle in list(previous):
-            try:
-                handle.stop()
-            except Exception as error:  # it failed earlier, or hangs: the cell can still run
-                message = f"from the previous run of this cell: {error}"
-                warnings.warn(message, RuntimeWarning, stacklevel=3)
+    if previous_count == count:
+        return
+    _started[cell] = (count, weakref.WeakSet() if has_id else previous)
+    for handle in list(previous):
+        if not has_id and not (port and getattr(handle, "port", 0) == port):
+            continue
+        try:
+            handle.stop()
+        except Exception as error:  # it failed earlier, or hangs: the cell can still run
+            message = f"from the previous run of this cell: {error}"
+            warnings.warn(message, RuntimeWarning, stacklevel=3)
 
 
 def register(handle: _Stoppable) -> None:
     """Record that the running cell started `handle`, for :func:`stop_previous`."""
     running = _running_cell()
     if running is not None:
-        cell, count = running
+        cell, count, _ = running
         _started.setdefault(cell, (count, weakref.WeakSet()))[1].add(handle)
 
 

@@ -396,7 +396,8 @@ def start_server(
 
     The server runs until its ``stop()``, until the end of a ``with`` block, or until the
     last reference to the handle is dropped. Running a notebook cell again first stops the
-    server that the cell started before.
+    server that the cell started before; where the front end sends no cell id, as nbclient
+    and consoles do, only if both have the same fixed `port`.
 
     Parameters
     ----------
@@ -476,7 +477,7 @@ def start_server(
     100
     """
     options = ServerOptions(**locals())  # the parameters, which are the only locals here
-    cells.stop_previous()
+    cells.stop_previous(options.port)
     kernel.require_linux("start_server()")
     # Before the loop runs, which would disturb the measurement of clock and recorder.
     facts = environment.collect(recorder_cost_ns=None if options.record else 0.0)
