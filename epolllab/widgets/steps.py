@@ -264,14 +264,17 @@ class Steps:
                     "event: it adds nothing to a ready list."
                 )
             else:
-                why = (
-                    f"recv took the last {_bytes(len(got))}. Only a recv that would block proves "
-                    "that, since more may arrive in the meantime."
+                shown = (
+                    "It was asked for more, and a short read of a stream shows that the buffer is "
+                    "empty."
+                    if len(got) < n_bytes
+                    else "Its result does not show that: it was asked for no more."
                 )
+                why = f"recv took the last {_bytes(len(got))}. {shown}"
             return self._add_row(action, _bytes(len(got)), f"{why} {self._readiness()}")
 
     def drain(self) -> Row:
-        """Read until recv would block, ends or fails, as an edge-triggered reader must."""
+        """Read until recv would block, ends or fails; nothing is left that no event reports."""
         with self._lock:
             total, ending = 0, ""
             while not ending:
@@ -404,8 +407,8 @@ def _require(possible: bool, why_not: str) -> None:
 def _explain_failure(name: str) -> str:
     if name == "EAGAIN":
         return (
-            "recv would block: the buffer is empty. After an edge-triggered event, a reader must "
-            "see this before it waits again."
+            "recv would block: the buffer is empty. So an edge-triggered reader leaves nothing "
+            "behind that no event would report."
         )
     if name == "ECONNRESET":
         return "recv returns the socket's pending error once; after that the stream has ended."
