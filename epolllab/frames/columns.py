@@ -1,14 +1,17 @@
 """Dtypes of the frames, and helpers that build columns from arrays of records."""
 
 import errno
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from pandas.api.types import is_numeric_dtype
 
-from epolllab.events import Op, error_name
+from epolllab.checks import shown
+from epolllab.events import FIELDS, Op, error_name
 
 Records = NDArray[Any]
 Ints = NDArray[np.integer[Any]]
@@ -24,8 +27,41 @@ NO_CALL_OPS = (Op.WAIT, Op.READY, Op.HANDLE, Op.CALLBACK)
 WOULD_BLOCK = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EINPROGRESS)
 
 
+def check_frame(name: str, value: Any, source: str, columns: str) -> pd.DataFrame:
+    """Return a frame that has the columns; those without a ``*`` at the end must be numbers.
+
+    `source` is the call that makes such a frame, as a docstring writes it.
+    """
+    call = re.sub(r":\w+:`([^`]+)`", r"\1()", source.partition(";")[0]).replace("`", "")
+    if not isinstance(value, pd.DataFrame):
+        methods = re.findall(r"\.((\w+)\([^)]*\))", call)
+        hint = "".join(f"; call its {whole}" for whole, method in methods if hasattr(value, method))
+        raise TypeError(f"{name} must be the DataFrame of {call}, not {shown(value)}{hint}")
+    if not value.columns.is_unique:
+        raise ValueError(f"{name} must not have two columns of the same name")
+    wanted = columns.split()
+    missing = [column for column in wanted if column.rstrip("*") not in value]
+    if missing:
+        listed = ", ".join(column.rstrip("*") for column in missing)
+        raise ValueError(f"{name} must be the frame of {call}, but has no column {listed}")
+    for column in wanted:
+        if len(value) and not column.endswith("*") and not is_numeric_dtype(value[column]):
+            raise TypeError(f"{name} must have numbers in the column {column}: see {call}")
+    return value
+
+
 def check_operations(records: Records) -> Records:
-    """Return the records; raise ValueError for an operation that this version does not know."""
+    """Return an array of records; raise ValueError for an unknown operation."""
+    if not isinstance(records, np.ndarray) or records.dtype.names is None:
+        hint = "; pass its array()" if hasattr(records, "array") else ""
+        raise TypeError(
+            f"records must be what Recording.array() returns, not {shown(records)}{hint}"
+        )
+    missing = {name for name, _ in FIELDS} - set(records.dtype.names)
+    if missing or records.ndim != 1:
+        raise ValueError(
+            f"records must be what Recording.array() returns, but lack {', '.join(sorted(missing))}"
+        )
     most = int(records["op"].max(initial=0))
     if most >= len(Op):
         raise ValueError(

@@ -4,7 +4,7 @@ import pandas as pd
 
 from epolllab.schema import JOURNEYS, returns
 
-__all__ = ["CLIENT_REQUESTS", "SPANS", "journeys"]
+__all__ = ["CLIENT_REQUESTS", "INSTANTS", "SPANS", "journeys"]
 
 CLIENT_REQUESTS = {
     "conn": "int64",
@@ -35,7 +35,7 @@ SPANS = {
 }
 """Columns between two instants, with the instants."""
 
-_INSTANTS = tuple(dict.fromkeys(name for span in SPANS.values() for name in span))
+INSTANTS = tuple(dict.fromkeys(name for span in SPANS.values() for name in span))
 
 
 @returns(JOURNEYS)
@@ -80,9 +80,9 @@ def journeys(requests: pd.DataFrame, clients: pd.DataFrame) -> pd.DataFrame:
     plausible = (joined["sent_ns"] <= joined["handled_ns"]) & ~(
         joined["done_ns"] < joined["handled_ns"]
     ).fillna(False)
-    joined = joined[plausible.fillna(False)].astype(dict.fromkeys(_INSTANTS, "Int64"))
+    joined = joined[plausible.fillna(False)].astype(dict.fromkeys(INSTANTS, "Int64"))
     joined = joined.sort_values(["intended_ns", "conn", "request"], ignore_index=True)
-    frame = joined[["conn", "request", "local_port", *_INSTANTS]].copy()
+    frame = joined[["conn", "request", "local_port", *INSTANTS]].copy()
     for name, (begin, end) in SPANS.items():
         frame[name] = frame[end] - frame[begin]
     return frame

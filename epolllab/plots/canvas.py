@@ -1,24 +1,34 @@
 """The frame of every chart: a styled Axes, and the legend and notes stacked below it.
 
-Also holds the description of the parameters that all charts share.
+Also holds the checks and the description of the parameters that all charts share.
 """
 
 import inspect
+import re
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
+from epolllab.analysis.result import Result
+from epolllab.checks import Check, check_instance, check_text, checked
+from epolllab.frames.columns import check_frame
 from epolllab.plots import style
 from epolllab.plots.style import Theme
+from epolllab.plots.text import LONGEST, plain, short, show_plain
 
-__all__ = ["SMALL", "Canvas", "canvas", "documented", "fixed_axis", "legend_mark", "log_axis"]
+__all__ = [
+    "SMALL", "Canvas", "From", "canvas", "chart_function", "fixed_axis", "legend_mark",
+    "log_axis", "log_limits",
+]  # fmt: skip
 
 SMALL = 7.0
 """Font size in points; smaller text is not legible at half width."""
@@ -41,22 +51,50 @@ matplotlib.axes.Axes
 Draw = TypeVar("Draw", bound=Callable[..., Axes])
 
 
-def documented(**source: str) -> Callable[[Draw], Draw]:
-    """Complete a docstring that ends with its own parameters by those that all charts have.
+@dataclass(frozen=True)
+class From:
+    """A chart's data: the call that makes the frame, and the columns that the chart reads.
 
-    The keyword is the name of the chart's data, and its value says where they come from; a
-    chart of other data describes them with its own parameters.
+    Columns are numbers, except those that end with ``*``.
+    """
+
+    source: str
+    columns: str
+    is_result: bool = False
+
+    def __call__(self, name: str, value: Any) -> Any:
+        """Check a frame, or a Result if that is accepted; return it."""
+        if self.is_result and isinstance(value, Result):
+            check_frame(name, value.frame, self.source, self.columns)
+            return value
+        return check_frame(name, value, self.source, self.columns)
+
+
+def chart_function(**checks: Check) -> Callable[[Draw], Draw]:
+    """Decorator of a chart's function: checks every argument, and completes the docstring.
+
+    There is a check for each parameter except those that all charts share. The first is of
+    the data; where it is :class:`From`, its description is added, too.
     """
 
     def complete(draw: Draw) -> Draw:
         summary, _, own = inspect.cleandoc(draw.__doc__ or "").partition(_OWN)
-        for name, where in source.items():
-            kind = "Result or pandas.DataFrame" if name == "data" else "pandas.DataFrame"
-            own = f"{name} : {kind}\n    From {where}.\n{own}".rstrip()
+        for name, check in checks.items():
+            if isinstance(check, From) and f"{name} : " not in own:
+                kind = "Result or pandas.DataFrame" if check.is_result else "pandas.DataFrame"
+                own = f"{name} : {kind}\n    From {check.source}.\n{own}".rstrip()
         draw.__doc__ = summary + _OWN + own + _SHARED
-        return draw
+        return checked(**checks, ax=check_axes, note=check_text)(draw)
 
     return complete
+
+
+def check_axes(name: str, value: Any) -> Axes:
+    """Return `value` if it is Axes in a figure."""
+    ax: Axes = check_instance(name, value, Axes, "matplotlib Axes, such as plt.subplots() returns")
+    if ax.get_figure() is None:
+        raise ValueError(f"{name} must be in a figure; these Axes were removed from theirs")
+    return ax
 
 
 @contextmanager
@@ -65,19 +103,21 @@ def canvas(
 ) -> Iterator[tuple[Axes, "Canvas"]]:
     """Yield an Axes in the package's style and its canvas; add the note at the end.
 
-    ``size`` is that of the new figure in inches, where `ax` is None.
+    ``size`` is that of the new figure in inches, where `ax` is None. The style is applied to
+    the Axes, since the caller may have made them in another one.
     """
     with style.use() as theme:
         if ax is None:
             import matplotlib.pyplot as plt
 
             _, ax = plt.subplots(figsize=size, layout="constrained")
-        ax.spines[["top", "right"]].set_visible(False)
+        style.apply(ax, theme)
         chart = Canvas(ax, theme)
-        ax.set_title(textwrap.fill(title, max(24, int(chart.width // 6.4))))
+        ax.set_title(textwrap.fill(plain(title)[:300], max(24, int(chart.width // 6.4))))
         yield ax, chart
         if note:
             chart.text(note)
+        show_plain(ax)
 
 
 class Canvas:
@@ -97,7 +137,11 @@ class Canvas:
         self._scale = figure.dpi_scale_trans
 
     def draw_empty(self, words: str) -> Axes:
-        """Write in the middle of the axes what is missing; return the Axes."""
+        """Write in the middle of the axes what is missing; return the Axes.
+
+        The scales are linear, since a logarithmic one has no place for data that are not there.
+        """
+        self.ax.set(xscale="linear", yscale="linear")
         middle: Any = {"transform": self.ax.transAxes, "ha": "center", "va": "center"}
         self.ax.text(0.5, 0.5, words, color=self.theme.muted, **middle)
         hidden: Any = {"left": False, "bottom": False, "labelleft": False, "labelbottom": False}
@@ -131,15 +175,19 @@ class Canvas:
 
     def legend(self, handles: Sequence[Any], *, columns: int = 0, **font: Any) -> None:
         """Add a legend below, in as many columns as the width allows."""
-        widths = [len(str(h.get_label())) * 4.4 + 27 for h in handles]
+        widths = [min(len(str(h.get_label())), LONGEST) * 4.4 + 27 for h in handles]
         columns = max(1, min(columns or len(handles), len(handles)))
         while columns > 1 and sum(max(widths[c::columns]) for c in range(columns)) > self.width:
             columns -= 1
         rows = -(-len(handles) // columns)
         # matplotlib fills a legend by column; this order makes it read by row.
         by_row = [handle for column in range(columns) for handle in handles[column::columns]]
+        # matplotlib leaves out labels that begin with an underscore.
+        labels = [
+            re.sub("^_", " _", plain(short(handle.get_label(), 2 * LONGEST))) for handle in by_row
+        ]
         drawn = self.ax.legend(
-            handles=by_row, ncols=columns, loc="upper left", bbox_to_anchor=(0, 0),
+            by_row, labels, ncols=columns, loc="upper left", bbox_to_anchor=(0, 0),
             bbox_transform=self._anchor(), borderaxespad=0, borderpad=0, handlelength=1.3,
             columnspacing=1.4, labelspacing=0.35, prop={"size": 8.0} | font,
         )  # fmt: skip
@@ -148,7 +196,7 @@ class Canvas:
 
     def text(self, words: str) -> None:
         """Add small grey text below, wrapped to the width."""
-        lines = textwrap.fill(words, max(24, int(self.width // 3.9)))
+        lines = textwrap.fill(plain(words)[:2000], max(24, int(self.width // 3.9)))
         self.ax.text(
             0, 0, lines, transform=self._anchor(), va="top", fontsize=SMALL, linespacing=1.3,
             color=self.theme.muted, gid="note",
@@ -166,6 +214,19 @@ def fixed_axis(axis: Axis, ticks: Sequence[float], text: Callable[[float, object
     axis.set_major_locator(FixedLocator(ticks))
     axis.set_major_formatter(text)
     axis.set_minor_locator(NullLocator())
+
+
+def log_limits(values: Any, below: float = 1.0, above: float = 1.0) -> tuple[float, float] | None:
+    """Limits of a logarithmic axis around values, of which it has a place for positive ones.
+
+    None if there are none. The limits differ also for a single value.
+    """
+    numbers = np.asarray(values, dtype=float)
+    known = numbers[np.isfinite(numbers) & (numbers > 0)]
+    if not len(known):
+        return None
+    low, high = float(known.min()) / below, float(known.max()) * above
+    return (low, high) if high > 1.01 * low else (low / 1.6, high * 1.6)
 
 
 def log_axis(axis: Axis, text: Callable[[float, object], str]) -> None:

@@ -1,5 +1,7 @@
 """Charts of servers under load: level against edge, life cycles, idle connections, observers."""
 
+from collections.abc import Collection
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -8,8 +10,17 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from epolllab.checks import check_choice
-from epolllab.plots.canvas import Canvas, canvas, documented, fixed_axis, legend_mark, log_axis
+from epolllab.checks import check_choice, check_text
+from epolllab.frames.columns import check_frame
+from epolllab.plots.canvas import (
+    Canvas,
+    From,
+    canvas,
+    chart_function,
+    fixed_axis,
+    legend_mark,
+    log_axis,
+)
 from epolllab.plots.results import Data, draw_intervals, in_order, mark_end, measured, note_of
 from epolllab.plots.units import byte_size, number, whole
 
@@ -35,11 +46,26 @@ _LABELS = {
     "requests_per_s": "requests per second",
     "watcher_us": "observer's CPU per request (µs)",
 }
+
+
+def _check_column(name: str, value: str, frame: pd.DataFrame, known: Collection[str]) -> None:
+    """Check that a parameter is one of the known columns, and that it holds numbers."""
+    check_choice(name, value, [column for column in known if column in frame])
+    check_frame(name, frame, "an experiment", value)
+
+
 _SENT = {"pieces": "in four pieces", "random": "in random pieces"}
 _READING: dict[str, Any] = {"drain": "-", "one read": (0, (3, 1.5))}
 
 
-@documented(frame=":func:`epolllab.experiments.level_against_edge`")
+@chart_function(
+    frame=From(
+        ":func:`epolllab.experiments.level_against_edge`",
+        "clients* trigger* reading* size n_stranded n_connections",
+    ),
+    what=partial(check_choice, allowed=METRICS),
+    clients=check_text,
+)
 def level_against_edge(
     frame: pd.DataFrame,
     *,
@@ -60,7 +86,7 @@ def level_against_edge(
     clients : str
         Which way of sending.
     """
-    check_choice("what", what, list(METRICS))
+    _check_column("what", what, frame, METRICS)
     rows = frame[frame["clients"] == clients]
     with canvas(ax, (6.4, 4.3), note, "Level and edge, by request size") as (ax, chart):
         ax.set(xlabel=f"request size, sent {_SENT.get(clients, clients)}", ylabel=METRICS[what])
@@ -109,7 +135,12 @@ def _mark_stranded(chart: Canvas, rows: pd.DataFrame) -> list[Line2D]:
     return [legend_mark(alarm, "edge, one read: share stranded", marker="X", ms=7)]
 
 
-@documented(frame=":func:`epolllab.experiments.strand_connections`")
+@chart_function(
+    frame=From(
+        ":func:`epolllab.experiments.strand_connections`",
+        "conn began_ns sent_ns last_event_ns gave_up_ns n_sent n_read",
+    )
+)
 def stranded(frame: pd.DataFrame, *, ax: Axes | None = None, note: str | None = None) -> Axes:
     """Draw stranded connections: bytes are there to be read, and no event reports them.
 
@@ -145,7 +176,10 @@ def stranded(frame: pd.DataFrame, *, ax: Axes | None = None, note: str | None = 
     return ax
 
 
-@documented(frame=":func:`epolllab.experiments.compare_lifecycles`")
+@chart_function(
+    frame=From(":func:`epolllab.experiments.compare_lifecycles`", "lifecycle* trigger*"),
+    what=check_text,
+)
 def lifecycles(
     frame: pd.DataFrame, *, what: str = "epoll_ctl", ax: Axes | None = None, note: str | None = None
 ) -> Axes:
@@ -159,7 +193,7 @@ def lifecycles(
     what : str
         ``"waits"``, ``"requests_per_s"`` or a key of :data:`METRICS`, as in the frame.
     """
-    check_choice("what", what, [name for name in _LABELS if name in frame.columns])
+    _check_column("what", what, frame, _LABELS)
     with canvas(ax, (6.4, 3.6), note, "Cost of a request, by life cycle") as (ax, chart):
         ax.set(xlabel=_LABELS[what], ylabel="life cycle")
         if frame.empty:
@@ -189,7 +223,10 @@ _SERVER_LOOKS: dict[str, tuple[str, Any]] = {
 }
 
 
-@documented(data=":func:`epolllab.experiments.idle_connections`")
+@chart_function(
+    data=From(":func:`epolllab.experiments.idle_connections`", "server* idle", is_result=True),
+    value=check_text,
+)
 def idle_connections(
     data: Data, *, ax: Axes | None = None, value: str = "cpu_us", note: str | None = None
 ) -> Axes:
@@ -205,7 +242,7 @@ def idle_connections(
         ``"p50_us"`` or ``"p99_us"``.
     """
     frame = measured(data)
-    check_choice("value", value, [name for name in _LABELS if name in frame])
+    _check_column("value", value, frame, _LABELS)
     size = (6.8, 4.4)
     with canvas(ax, size, note_of(data, note), "Servers with idle connections") as (ax, chart):
         ax.set(xlabel="idle connections", ylabel=_LABELS[value])
@@ -246,7 +283,11 @@ def _draw_servers(chart: Canvas, frame: pd.DataFrame, value: str) -> list[Any]:
     return handles
 
 
-@documented(data=":func:`epolllab.experiments.comparisons.observer_cost.observer_cost`")
+@chart_function(
+    data=From(":func:`epolllab.experiments.observer_cost`", "load* where* look*", is_result=True),
+    load=partial(check_choice, allowed=("echo", "http")),
+    value=check_text,
+)
 def observer_cost(
     data: Data,
     *,
@@ -269,7 +310,7 @@ def observer_cost(
         ``"p50_us"``, ``"p99_us"``, ``"requests_per_s"``, ``"cpu_us"`` or ``"watcher_us"``.
     """
     frame = measured(data)
-    check_choice("value", value, [name for name in _LABELS if name in frame])
+    _check_column("value", value, frame, _LABELS)
     frame = frame[frame["load"] == load]
     looks = in_order(frame["look"]) if len(frame) else []
     size = (6.8, 1.6 + 0.42 * max(len(looks), 3))

@@ -8,8 +8,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
+from pandas.api.types import is_bool_dtype
 
-from epolllab.plots.canvas import Canvas, canvas, documented, legend_mark
+from epolllab.checks import check_text
+from epolllab.frames.columns import check_frame
+from epolllab.plots.canvas import Canvas, From, canvas, chart_function, legend_mark
 from epolllab.plots.units import number
 
 __all__ = ["conformance", "masks", "numbers"]
@@ -18,7 +21,25 @@ MASK_BITS = ("IN", "OUT", "PRI", "RDHUP", "HUP", "ERR")
 """Columns of :func:`masks`: bits that must be requested, then those always reported."""
 
 
-@documented()
+def _check_masks(name: str, value: Any) -> pd.DataFrame:
+    frame = check_frame(name, value, "masks that were reported", "")
+    if not {"asked", "unasked"} & set(frame.columns):
+        raise ValueError(f"{name} must have a column asked or unasked, with masks as text")
+    return frame
+
+
+def _check_passed(name: str, value: Any) -> pd.DataFrame:
+    source = ":func:`epolllab.experiments.check_conformance`, a column ``passed`` for each server"
+    frame = check_frame(name, value, source, "")
+    if len(frame) and not all(map(is_bool_dtype, frame.dtypes)):
+        raise TypeError(f"{name} must have columns of True and False: passed, for each server")
+    return frame
+
+
+_check_numbers = From("numbers that were counted, a row for each", "observed expected")
+
+
+@chart_function(frame=_check_masks)
 def masks(frame: pd.DataFrame, *, ax: Axes | None = None, note: str | None = None) -> Axes:
     """Draw which bits of the mask are reported in each situation, requested or not.
 
@@ -64,7 +85,7 @@ def _draw_matrix(chart: Canvas, frame: pd.DataFrame, marks: Sequence[tuple[Any, 
     chart.legend(handles)
 
 
-@documented()
+@chart_function(frame=_check_passed)
 def conformance(frame: pd.DataFrame, *, ax: Axes | None = None, note: str | None = None) -> Axes:
     """Draw which checks each server passes: a dot for a pass, a cross for a failure.
 
@@ -92,7 +113,7 @@ def conformance(frame: pd.DataFrame, *, ax: Axes | None = None, note: str | None
     return ax
 
 
-@documented()
+@chart_function(frame=_check_numbers, what=check_text)
 def numbers(
     frame: pd.DataFrame, *, what: str = "", ax: Axes | None = None, note: str | None = None
 ) -> Axes:

@@ -1,6 +1,7 @@
 """Charts of a recording: its events, its wakeups, and the interest list."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,14 +12,36 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import FancyBboxPatch, Patch
 from matplotlib.ticker import MaxNLocator
 
+from epolllab.checks import check_int, check_number, check_sequence, shown
 from epolllab.plots import style
-from epolllab.plots.canvas import SMALL, Canvas, canvas, documented, log_axis
+from epolllab.plots.canvas import SMALL, Canvas, From, canvas, chart_function, log_axis
 from epolllab.plots.units import duration, plural, round_duration, unit_for, whole
 
 __all__ = ["batch_sizes", "interest", "timeline", "wakeups"]
 
 
-@documented(events="``recording.events()``")
+def _check_connections(name: str, value: Any) -> int | tuple[int, ...]:
+    if isinstance(value, Iterable):
+        return check_sequence(name, value, partial(check_int, least=0))
+    return check_int(name, value, 0)
+
+
+def _check_span(name: str, value: Any) -> tuple[float, float]:
+    span = check_sequence(name, value, check_number)
+    if len(span) != 2 or span[0] >= span[1]:
+        raise ValueError(
+            f"{name} must be (start, end) with start < end, in nanoseconds from the first "
+            f"event, not {shown(value)}"
+        )
+    return span
+
+
+@chart_function(
+    events=From("``recording.events()``", "t_ns dur_ns conn op* mask_names* error*"),
+    connections=_check_connections,
+    span=_check_span,
+    names=partial(check_int, least=0),
+)
 def timeline(
     events: pd.DataFrame,
     *,
@@ -80,11 +103,6 @@ def _within(events: pd.DataFrame, span: tuple[float, float] | None) -> tuple[pd.
     begin = int(events["t_ns"].iloc[0]) if len(events) else 0
     if span is None:
         return events, begin
-    if span[0] >= span[1]:
-        raise ValueError(
-            f"span is (start, end) with start < end, in nanoseconds from the first event; got "
-            f"{span[0]:g} to {span[1]:g} ns"
-        )
     at = events["t_ns"] - begin
     return events[(at + events["dur_ns"] >= span[0]) & (at <= span[1])], begin
 
@@ -189,7 +207,7 @@ def _write_beside(
         )  # fmt: skip
 
 
-@documented(wakeups="``recording.wakeups()``")
+@chart_function(wakeups=From("``recording.wakeups()``", "t_ns waited_ns handled_ns"))
 def wakeups(wakeups: pd.DataFrame, *, ax: Axes | None = None, note: str | None = None) -> Axes:
     """Draw how long each wait slept, and how long the loop then worked, over time.
 
@@ -236,27 +254,33 @@ def wakeups(wakeups: pd.DataFrame, *, ax: Axes | None = None, note: str | None =
     return ax
 
 
-@documented(wakeups="``recording.wakeups()``; waits that failed are left out")
+@chart_function(
+    wakeups=From("``recording.wakeups()``; waits that failed are left out", "n_returned error*")
+)
 def batch_sizes(wakeups: pd.DataFrame, *, ax: Axes | None = None, note: str | None = None) -> Axes:
     """Draw how many descriptors the waits returned at once.
 
     Large batches mean that one wait served many connections: the loop was busy, and
-    the connections shared the cost of waiting. There is a bar for each number up to 40,
-    and above that for each range of numbers; the bar at 0 is timeouts.
+    the connections shared the cost of waiting. There is a bar for each number up to 40;
+    with larger ones there is one for each of 1, 2, 3-4, 5-8 and so on. The bar at 0 is
+    timeouts.
     """
     with canvas(ax, (6.0, 3.4), note, "Batch sizes of the waits") as (ax, chart):
         ax.set(xlabel="descriptors returned by one wait", ylabel="waits")
-        sizes = wakeups.loc[wakeups["error"].isna(), "n_returned"].to_numpy()
+        sizes = wakeups.loc[wakeups["error"].isna(), "n_returned"].to_numpy(dtype=int)
         if not len(sizes):
             return chart.draw_empty("no waits")
-        step = max(1, -(-(int(sizes.max()) + 1) // 40))
-        counts = np.bincount(sizes // step)
-        left = np.arange(len(counts)) * step
-        bars = ax.bar(left + (step - 1) / 2, counts, width=0.82 * step, color=chart.theme.main)
+        is_single = sizes.max() <= 40
+        counts = np.bincount(sizes if is_single else _doubling(sizes))
+        bars = ax.bar(np.arange(len(counts)), counts, width=0.82, color=chart.theme.main)
         if len(counts) <= 12:
             shares = [f"{100 * c / len(sizes):.0f} %" if c else "" for c in counts]
             ax.bar_label(bars, shares, padding=2, fontsize=SMALL, color=chart.theme.muted)
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        if is_single:
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        else:
+            names = [_range_of(place) for place in range(len(counts))]
+            ax.set_xticks(range(len(counts)), names, rotation=30 if len(names) > 9 else 0)
         ax.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
         ax.yaxis.set_major_formatter(whole)
         ax.margins(y=0.12)
@@ -266,7 +290,24 @@ def batch_sizes(wakeups: pd.DataFrame, *, ax: Axes | None = None, note: str | No
     return ax
 
 
-@documented(frame="``frames.interest_list(entries, table)``")
+def _doubling(sizes: Any) -> Any:
+    """The place of each number among 0, 1, 2, 3-4, 5-8 and so on."""
+    return np.where(sizes > 0, np.ceil(np.log2(np.maximum(sizes, 1))) + 1, 0).astype(int)
+
+
+def _range_of(place: int) -> str:
+    """The numbers that have a place, in words."""
+    most = 1 << max(place - 1, 0)
+    return str(place) if place < 3 else f"{most // 2 + 1:,}\N{EN DASH}{most:,}"
+
+
+@chart_function(
+    frame=From(
+        "``server.interest()`` or ``frames.interest_list(entries, table)``",
+        "fd where* kernel_names* own_names*",
+    ),
+    limit=partial(check_int, least=0),
+)
 def interest(
     frame: pd.DataFrame, *, ax: Axes | None = None, limit: int = 24, note: str | None = None
 ) -> Axes:

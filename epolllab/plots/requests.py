@@ -1,6 +1,7 @@
 """Charts of requests: the distribution of latencies, and the spans of single requests."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from epolllab.analysis.statistics import percentiles
-from epolllab.checks import check_choice
-from epolllab.frames.journeys import SPANS
-from epolllab.plots.canvas import SMALL, Canvas, canvas, documented, fixed_axis, log_axis
+from epolllab.checks import check_choice, check_int, check_text, shown
+from epolllab.frames.journeys import INSTANTS, SPANS
+from epolllab.plots.canvas import SMALL, Canvas, From, canvas, chart_function, fixed_axis, log_axis
 from epolllab.plots.units import Unit, duration, plural, round_duration, unit_for
 
 __all__ = ["journey", "latency"]
@@ -20,7 +21,17 @@ __all__ = ["journey", "latency"]
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
 
-@documented()
+def _check_durations(name: str, value: Any) -> Any:
+    several = list(value.values()) if isinstance(value, Mapping) else [value]
+    if not all(isinstance(one, pd.Series | pd.DataFrame) for one in several):
+        raise TypeError(
+            f"{name} must be a Series or DataFrame of durations, such as run.requests() with "
+            f'column="latency_ns", or a mapping of names to them, not {shown(value)}'
+        )
+    return value
+
+
+@chart_function(data=_check_durations, column=check_text, label=check_text, what=check_text)
 def latency(
     data: "pd.Series[Any] | pd.DataFrame | Mapping[str, Any]",
     *,
@@ -136,7 +147,10 @@ def _scale_by_nines(ax: Axes, n: int) -> None:
     fixed_axis(ax.yaxis, shown, lambda share, _: f"{share * 100:.6g} %")
 
 
-@documented(journeys="``frames.journeys(...)``")
+@chart_function(
+    journeys=From("``run.journeys(server)``", f"conn request {' '.join(INSTANTS)} total"),
+    limit=partial(check_int, least=0),
+)
 def journey(
     journeys: pd.DataFrame, *, ax: Axes | None = None, limit: int = 20, note: str | None = None
 ) -> Axes:

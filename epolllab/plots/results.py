@@ -10,7 +10,10 @@ from epolllab.analysis.result import Result, frame_of
 from epolllab.analysis.statistics import without_warmup
 from epolllab.plots.canvas import Canvas
 
-__all__ = ["Data", "draw_intervals", "in_order", "mark_end", "measured", "note_of"]
+__all__ = [
+    "Data", "draw_intervals", "in_order", "mark_end", "measured", "note_of",
+    "positive",
+]  # fmt: skip
 
 Data = Result | pd.DataFrame
 
@@ -18,6 +21,13 @@ Data = Result | pd.DataFrame
 def measured(data: Data) -> pd.DataFrame:
     """The rows that count: without warm-up."""
     return without_warmup(frame_of(data))
+
+
+def positive(frame: pd.DataFrame, column: str) -> pd.DataFrame:
+    """The rows whose value has a place on a logarithmic axis."""
+    numbers = frame[column].to_numpy(dtype=float, na_value=np.nan)
+    kept: pd.DataFrame = frame[np.isfinite(numbers) & (numbers > 0)]
+    return kept
 
 
 def note_of(data: Data, note: str | None, *, circumstances: bool = True) -> str | None:
@@ -29,7 +39,7 @@ def note_of(data: Data, note: str | None, *, circumstances: bool = True) -> str 
 
 def in_order(names: "pd.Series[Any]") -> list[str]:
     """The names that occur, in the order of their categories."""
-    return [str(name) for name in names.cat.remove_unused_categories().cat.categories]
+    return [str(name) for name in pd.Categorical(names).remove_unused_categories().categories]
 
 
 def mark_end(chart: Canvas, x: float, y: float, color: str) -> None:

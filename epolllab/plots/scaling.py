@@ -1,7 +1,8 @@
 """Charts of the scaling experiments: the time of waits over the number of descriptors."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,30 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from epolllab.analysis import statistics
+from epolllab.analysis.literature import studies
 from epolllab.analysis.ratios import crossover_ratios, literature_ratios, shares
 from epolllab.analysis.result import frame_of
 from epolllab.analysis.shape import select_api
-from epolllab.plots.canvas import Canvas, canvas, documented, legend_mark, log_axis
-from epolllab.plots.results import Data, draw_intervals, in_order, mark_end, measured, note_of
+from epolllab.checks import check_choice, check_int, check_sequence
+from epolllab.frames.columns import check_frame
+from epolllab.plots.canvas import (
+    Canvas,
+    From,
+    canvas,
+    chart_function,
+    legend_mark,
+    log_axis,
+    log_limits,
+)
+from epolllab.plots.results import (
+    Data,
+    draw_intervals,
+    in_order,
+    mark_end,
+    measured,
+    note_of,
+    positive,
+)
 from epolllab.plots.units import duration, round_duration, whole
 
 __all__ = ["cost_split", "crossover", "ratio", "scaling", "staircase", "wait_kinds"]
@@ -34,9 +54,38 @@ _NAMES = {
     "epoll-oneshot": "epoll, one-shot",
 }
 _N = "descriptors watched, N"
+_TIMES = "poller* api* n_fds active round warmup wait_ns"
+_PUBLISHED = "study* arm* n_fds op_us source* circumstances*"
+
+_check_value = partial(check_choice, allowed=("wait_ns", "op_ns"))
+_check_api = partial(check_choice, allowed=_CALLS)
 
 
-@documented(data=":func:`epolllab.experiments.sweep`")
+def _check_study(name: str, value: object) -> str:
+    return check_choice(name, value, studies())
+
+
+def _check_n_fds(name: str, value: Any) -> tuple[int, ...]:
+    several = value if isinstance(value, Iterable) else (value,)
+    return check_sequence(name, several, partial(check_int, least=1))
+
+
+def _check_ratio_data(name: str, value: Any) -> Data:
+    is_table = isinstance(value, pd.DataFrame) and "ratio" in value
+    columns = "study* poller* n_fds theirs ours_low ours_high ratio" if is_table else _TIMES
+    source = ":func:`epolllab.experiments.sweep` or :func:`epolllab.analysis.literature_ratios`"
+    data: Data = From(source, columns, is_result=True)(name, value)
+    return data
+
+
+@chart_function(
+    data=From(
+        ":func:`epolllab.experiments.sweep`", "poller* api* n_fds round wait_ns", is_result=True
+    ),
+    literature=From(":func:`epolllab.analysis.literature`", _PUBLISHED),
+    value=_check_value,
+    api=_check_api,
+)
 def scaling(
     data: Data,
     *,
@@ -64,7 +113,7 @@ def scaling(
     """
     frame = measured(data)
     frame = frame if api is None else frame[frame["api"] == api]
-    frame = frame[frame[value].notna()]
+    frame = positive(check_frame("data", frame, "an experiment", value), value)
     _require_one_curve(frame)
     words = note_of(data, note, circumstances=literature is None)
     what = "Time of one wait" if value == "wait_ns" else "Time of one operation"
@@ -95,6 +144,10 @@ def _require_one_curve(frame: pd.DataFrame) -> None:
             )
 
 
+def _marker(poller: object) -> str:
+    return _MARKERS.get(str(poller), "o")
+
+
 def _draw_times(chart: Canvas, table: pd.DataFrame, value: str) -> None:
     last = table["n_fds"].max()
     for (poller, api), rows in table.groupby(["poller", "api"], observed=True, sort=True):
@@ -105,7 +158,7 @@ def _draw_times(chart: Canvas, table: pd.DataFrame, value: str) -> None:
             x, rows[f"{value}_low"], rows[f"{value}_high"], color=color, alpha=0.22, lw=0
         )
         chart.ax.plot(
-            x, y, _MARKERS[str(poller)], ls=_DASHES[str(api)], color=color, ms=4,
+            x, y, _marker(poller), ls=_DASHES.get(str(api), ":"), color=color, ms=4,
             gid=f"{poller} {api}",
         )  # fmt: skip
         if x[-1] < last:
@@ -115,9 +168,10 @@ def _draw_times(chart: Canvas, table: pd.DataFrame, value: str) -> None:
 def _times_legend(chart: Canvas, table: pd.DataFrame) -> list[Any]:
     """Colours for pollers, and dashes for the ways of calling."""
     theme = chart.theme
-    pollers = [str(name) for name in sorted(table["poller"].unique(), key=list(_MARKERS).index)]
+    known = [str(name) for name in table["poller"].unique()]
+    pollers = [*filter(known.__contains__, _MARKERS), *sorted(set(known) - set(_MARKERS))]
     lines = [
-        Line2D([], [], marker=_MARKERS[p], ms=4, color=theme.variant(p), label=_NAMES.get(p, p))
+        Line2D([], [], marker=_marker(p), ms=4, color=theme.variant(p), label=_NAMES.get(p, p))
         for p in pollers
     ]
     return lines + [
@@ -129,7 +183,7 @@ def _times_legend(chart: Canvas, table: pd.DataFrame) -> list[Any]:
 
 def _draw_literature(chart: Canvas, literature: pd.DataFrame) -> list[Any]:
     theme = chart.theme
-    known = literature.dropna(subset=["op_us", "n_fds"])
+    known = positive(literature.dropna(subset=["n_fds"]), "op_us")
     for (study, poller), rows in known.groupby(["study", "arm"], sort=False):
         rows = rows.sort_values("n_fds")
         chart.ax.plot(
@@ -160,7 +214,7 @@ def _write_methods(chart: Canvas, data: Data, literature: pd.DataFrame) -> None:
     )  # fmt: skip
 
 
-@documented()
+@chart_function(data=_check_ratio_data, study=_check_study, value=_check_value)
 def ratio(
     data: Data,
     *,
@@ -184,8 +238,11 @@ def ratio(
         Which of our times.
     """
     table = frame_of(data)
-    if len(table) and "ratio" not in table:
-        table = literature_ratios(data, study, value=value)
+    if "ratio" not in table:
+        known = len(measured(data))
+        table = literature_ratios(data, study, value=value) if known else table[:0]
+    if "ratio" in table:
+        table = positive(table, "ratio")
     name = study if table.empty else str(table["study"].iloc[0])
     title = f"Growth with N: {name} against ours"
     with canvas(ax, (6.4, 4.4), note_of(data, note), title) as (ax, chart):
@@ -206,7 +263,7 @@ def ratio(
 def _draw_ratios(chart: Canvas, table: pd.DataFrame) -> list[Any]:
     """One line for each poller; the points of one N are side by side, so that all are seen."""
     handles = []
-    pollers = list(dict.fromkeys(table["poller"]))
+    pollers = list(dict.fromkeys(table["poller"].astype("str")))
     for place, poller in enumerate(pollers):
         rows = table[table["poller"] == poller]
         x = rows["n_fds"].to_numpy(float) * 1.42 ** (place - (len(pollers) - 1) / 2)
@@ -215,9 +272,7 @@ def _draw_ratios(chart: Canvas, table: pd.DataFrame) -> list[Any]:
         color = chart.theme.variant(poller)
         chart.ax.plot(x, y, color=color, lw=0.9, alpha=0.45)
         chart.ax.vlines(x, low, high, color=color, lw=2)
-        handles += chart.ax.plot(
-            x, y, _MARKERS[poller], color=color, ms=5, label=poller, gid=poller
-        )
+        handles += chart.ax.plot(x, y, _marker(poller), color=color, ms=5, label=poller, gid=poller)
         for at, middle, top in zip(x, y, high, strict=True):
             words = f"{middle:.2g}"
             chart.annotate(words, (at, max(middle, top)), (0, 6), ha="center", va="baseline")
@@ -226,7 +281,14 @@ def _draw_ratios(chart: Canvas, table: pd.DataFrame) -> list[Any]:
     return handles
 
 
-@documented(data=":func:`epolllab.experiments.sweep` with both ``raw`` and ``python``")
+@chart_function(
+    data=From(
+        ":func:`epolllab.experiments.sweep` with both ``raw`` and ``python``",
+        "poller* api* kind* n_fds active wait_ns",
+        is_result=True,
+    ),
+    n_fds=_check_n_fds,
+)
 def cost_split(
     data: Data,
     *,
@@ -267,16 +329,19 @@ def _draw_shares(chart: Canvas, table: pd.DataFrame) -> None:
     # Each size has a heading, which takes the height of a row.
     places = np.arange(len(table)) + 1.1 * pd.factorize(table["n_fds"])[0]
     kernel, total = table["kernel_ns"].to_numpy(), table["python_ns"].to_numpy()
+    # Less the floor of a call, a time can be negative; it has no place on a logarithmic axis.
+    both = np.concatenate([kernel, total])
+    limits = log_limits(both, 1.6, 8) or (1, 10)
+    least = limits[0]
     for place, low, high, poller in zip(places, kernel, total, table["poller"], strict=True):
         color = theme.variant(str(poller))
         ax.plot([low, high], [place, place], color=color, lw=3, alpha=0.35)
         ax.plot([high], [place], "o", mfc=theme.paper, color=color, ms=6, mew=1.5, gid="python")
         ax.plot([low], [place], "o", color=color, ms=6, mew=1.5, gid="kernel")
         words = f"{duration(low)} + {duration(max(high - low, 0))}"
-        chart.annotate(words, (max(low, high), place), (8, 0))
-    both = np.concatenate([kernel, total])
+        chart.annotate(words, (max(low, high, least), place), (8, 0))
     ax.set_xscale("log")
-    ax.set_xlim(np.min(both) / 1.6, np.max(both) * 8)
+    ax.set_xlim(limits)
     log_axis(ax.xaxis, round_duration)
     ax.grid(axis="x", which="major")
     ax.set_yticks(places, [_NAMES.get(p, p) for p in table["poller"].astype("str")])
@@ -289,7 +354,11 @@ def _draw_shares(chart: Canvas, table: pd.DataFrame) -> None:
         )  # fmt: skip
 
 
-@documented(data=":func:`epolllab.experiments.crossover`")
+@chart_function(
+    data=From(":func:`epolllab.experiments.crossover`", _TIMES, is_result=True),
+    api=_check_api,
+    value=_check_value,
+)
 def crossover(
     data: Data,
     *,
@@ -312,6 +381,7 @@ def crossover(
         The wait alone, or the whole operation (by Python only).
     """
     frame = measured(data)
+    frame = positive(check_frame("data", frame, "an experiment", value), value)
     table = crossover_ratios(frame, api=api, value=value) if len(frame) else pd.DataFrame()
     over, under, how = "epoll", "poll", "raw"
     if len(table):
@@ -376,7 +446,13 @@ def _share_text(share: float) -> str:
     return "one" if share == 0 else f"{share:.0%}" if share >= 0.01 else f"{share:.1%}"
 
 
-@documented(data=":func:`epolllab.experiments.wait_kinds` with two sizes or more")
+@chart_function(
+    data=From(
+        ":func:`epolllab.experiments.wait_kinds` with two sizes or more",
+        f"kind* {_TIMES}",
+        is_result=True,
+    )
+)
 def wait_kinds(data: Data, *, ax: Axes | None = None, note: str | None = None) -> Axes:
     """Draw what one more descriptor of each kind adds to a wait.
 
@@ -400,7 +476,7 @@ def wait_kinds(data: Data, *, ax: Axes | None = None, note: str | None = None) -
                 chart, [kinds.index(str(kind)) + shift for kind in rows["kind"]],
                 rows[["b", "b_low", "b_high"]].to_numpy().T,
                 [f"{slope:.1f}".replace("-0.0", "0.0") for slope in rows["b"]],
-                color=chart.theme.variant(poller), marker=_MARKERS[poller], gid=poller,
+                color=chart.theme.variant(poller), marker=_marker(poller), gid=poller,
                 label=_NAMES.get(poller, poller),
             )  # fmt: skip
         ax.axvline(0, color=chart.theme.muted, lw=0.8, zorder=0)
@@ -410,7 +486,13 @@ def wait_kinds(data: Data, *, ax: Axes | None = None, note: str | None = None) -
     return ax
 
 
-@documented(data=":func:`epolllab.experiments.propagate` with several numbers active")
+@chart_function(
+    data=From(
+        ":func:`epolllab.experiments.propagate` with several numbers active",
+        "pairs writes poller* max_events active waits",
+        is_result=True,
+    )
+)
 def staircase(data: Data, *, ax: Axes | None = None, note: str | None = None) -> Axes:
     """Draw how many waits a run took, over the number of descriptors active at once.
 
@@ -429,7 +511,7 @@ def staircase(data: Data, *, ax: Axes | None = None, note: str | None = None) ->
         if frame.empty:
             return chart.draw_empty("nothing measured")
         handles = _draw_staircase(chart, frame)
-        if frame["waits"].max() > 30 * frame["waits"].min():
+        if frame["waits"].max() > 30 * frame["waits"].min() > 0:
             ax.set_yscale("log")
             log_axis(ax.yaxis, whole)
         else:
@@ -451,7 +533,7 @@ def _draw_staircase(chart: Canvas, frame: pd.DataFrame) -> list[Any]:
         x, y = rows["active"].to_numpy(), rows["waits"].to_numpy()
         # Each line is thinner than the one below it, so that lines that coincide are seen.
         (line,) = chart.ax.plot(
-            x, y, _MARKERS[poller], ls="-", color=chart.theme.variant(poller), ms=4,
+            x, y, _marker(poller), ls="-", color=chart.theme.variant(poller), ms=4,
             lw=max(3.2 - 0.5 * place, 1.2), label=_NAMES.get(poller, poller),
             gid=f"{poller} {bound}",
         )  # fmt: skip

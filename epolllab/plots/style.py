@@ -15,8 +15,10 @@ from typing import Any
 
 import matplotlib as mpl
 from cycler import cycler
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-__all__ = ["DARK", "LIGHT", "OP_GROUPS", "Theme", "current", "settings", "use"]
+__all__ = ["DARK", "LIGHT", "OP_GROUPS", "Theme", "apply", "current", "settings", "use"]
 
 # Each meaning with its colour in the light and in the dark theme.
 _VARIANTS = {
@@ -192,6 +194,29 @@ def settings(changed: Mapping[str, Any]) -> Iterator[None]:
             yield
         finally:
             current_settings.update(before)
+
+
+def apply(ax: Axes, theme: Theme) -> None:
+    """Apply the style to Axes that may have been made in another one, and to their figure.
+
+    A figure without a layout gets one, since legends and notes stand below the axes.
+    """
+    figure: Any = ax.get_figure()
+    ax.set_axisbelow(True)
+    ax.set_facecolor(theme.paper)
+    figure.set_facecolor(theme.paper)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.spines[:].set(edgecolor=theme.muted, linewidth=0.8)
+    ax.tick_params(
+        which="both", color=theme.muted, labelcolor=theme.ink, labelsize=8, direction="out",
+        labelfontfamily="DejaVu Sans", grid_color=theme.faint, grid_linewidth=0.7,
+    )  # fmt: skip
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.label.set(color=theme.ink, fontsize=9, fontfamily="DejaVu Sans")
+    whole = figure if isinstance(figure, Figure) else figure.figure
+    if whole.get_layout_engine() is None and all(a.get_subplotspec() for a in whole.axes):
+        # Unlike "constrained", this one permits subplots_adjust() and tight_layout().
+        whole.set_layout_engine("tight")
 
 
 @contextmanager

@@ -6,14 +6,19 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from epolllab.plots.canvas import canvas, documented, legend_mark
+from epolllab.checks import check_bool
+from epolllab.plots.canvas import From, canvas, chart_function, legend_mark, log_axis
+from epolllab.plots.results import positive
+from epolllab.plots.units import number, whole
 
 __all__ = ["curves", "history", "live"]
 
 THOUSANDS = "{x:,.10g}"
 
+_check_curves = From("``Curves.frame(ready, api)``", "poller* n_fds wait_ns")
 
-@documented(frame="``Steps.history()``")
+
+@chart_function(frame=From("``Steps.history()``", "step action* readable level* edge*"))
 def history(frame: pd.DataFrame, *, ax: Axes | None = None, note: str | None = None) -> Axes:
     """Draw a stepper's history: bytes in the buffer, and what each wait returned."""
     title = "Bytes in the buffer, and what each wait returned"
@@ -55,7 +60,7 @@ def history(frame: pd.DataFrame, *, ax: Axes | None = None, note: str | None = N
     return ax
 
 
-@documented(frame="``Live.frame()``")
+@chart_function(frame=From("``Live.frame()``", "t_s requests_per_s wakeups_per_s p50_us p99_us"))
 def live(frame: pd.DataFrame, *, ax: Axes | None = None, note: str | None = None) -> Axes:
     """Draw a dashboard's last seconds: requests and wakeups per second, and latency.
 
@@ -88,7 +93,7 @@ def live(frame: pd.DataFrame, *, ax: Axes | None = None, note: str | None = None
     return ax
 
 
-@documented()
+@chart_function(frame=_check_curves, log=check_bool)
 def curves(
     frame: pd.DataFrame, *, ax: Axes | None = None, log: bool = True, note: str | None = None
 ) -> Axes:
@@ -103,6 +108,8 @@ def curves(
     """
     with canvas(ax, (7.2, 4.6), note, "Time of one wait, by descriptors watched") as (ax, chart):
         ax.set(xlabel="descriptors watched", ylabel="time of one wait (µs)")
+        if log:
+            frame = positive(positive(frame, "n_fds"), "wait_ns")
         if frame.empty:
             return chart.draw_empty("nothing measured")
         handles = []
@@ -113,6 +120,8 @@ def curves(
             )  # fmt: skip
         if log:
             ax.set(xscale="log", yscale="log")
+            log_axis(ax.xaxis, whole)
+            log_axis(ax.yaxis, number)
         else:
             ax.set(xlim=(0, None), ylim=(0, None))
             for axis in (ax.xaxis, ax.yaxis):

@@ -1,6 +1,7 @@
 """Charts of servers that share a listener among several workers."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,14 +11,28 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from epolllab.analysis.literature import published_balance, published_tails
-from epolllab.plots.canvas import SMALL, canvas, documented, fixed_axis, legend_mark
+from epolllab.checks import check_bool, check_int
+from epolllab.plots.canvas import (
+    SMALL,
+    From,
+    canvas,
+    chart_function,
+    fixed_axis,
+    legend_mark,
+    log_limits,
+)
 from epolllab.plots.requests import latency
 from epolllab.plots.units import number
 
 __all__ = ["accept_balance", "herd", "latency_tails"]
 
 
-@documented(frame=":func:`epolllab.experiments.thundering_herd`")
+@chart_function(
+    frame=From(
+        ":func:`epolllab.experiments.thundering_herd`",
+        "arm* n_workers voluntary_per_connect expected_per_connect",
+    )
+)
 def herd(frame: pd.DataFrame, *, ax: Axes | None = None, note: str | None = None) -> Axes:
     """Draw how many processes one connection wakes, on a logarithmic axis.
 
@@ -43,7 +58,8 @@ def herd(frame: pd.DataFrame, *, ax: Axes | None = None, note: str | None = None
             ax.plot(expected, y, "o", mfc="none", mec=theme.ink, ms=5)
             chart.annotate(f"{value:.3g}", (max(value, expected), y), (7, 0), fontsize=8)
         ax.set_xscale("log")
-        ax.set_xlim(0.5, frame["voluntary_per_connect"].max() * 1.6)
+        values = frame[["voluntary_per_connect", "expected_per_connect"]]
+        ax.set_xlim(0.5, max((log_limits(values, above=1.6) or (0, 0))[1], 2))
         fixed_axis(ax.xaxis, [1, 2, *[int(n) for n in workers if n > 2]], number)
         chart.label_rows(variants)
         bars = [
@@ -54,7 +70,11 @@ def herd(frame: pd.DataFrame, *, ax: Axes | None = None, note: str | None = None
     return ax
 
 
-@documented(frame=":func:`epolllab.experiments.accept_balance`")
+@chart_function(
+    frame=From(":func:`epolllab.experiments.accept_balance`", "arm* worker"),
+    limit=partial(check_int, least=1),
+    published=check_bool,
+)
 def accept_balance(
     frame: pd.DataFrame,
     *,
@@ -120,7 +140,10 @@ _QUEUES = {
 }
 
 
-@documented(frame=":func:`epolllab.experiments.latency_tails`")
+@chart_function(
+    frame=From(":func:`epolllab.experiments.latency_tails`", "arm* latency_ns"),
+    published=check_bool,
+)
 def latency_tails(
     frame: pd.DataFrame, *, ax: Axes | None = None, published: bool = True, note: str | None = None
 ) -> Axes:
