@@ -39,8 +39,9 @@ ADVICE = {
     GHOST: (
         "The descriptor was closed while a duplicate of it existed (dup, a forked or spawned "
         "process, a descriptor passed over a socket). Unregister before closing, open "
-        "descriptors close-on-exec, and find the process that holds the duplicate; the entry "
-        "goes away when the duplicate or the epoll is closed."
+        "descriptors close-on-exec, and find the process that holds the duplicate. The entry "
+        "goes away when the duplicate or the epoll is closed; if you hold the duplicate, dup2 "
+        "it to the old number, unregister that, and close it."
     ),
     WAKE_UP: (
         "Read the eventfd or pipe until it is empty when it is ready, or register it "
@@ -75,7 +76,8 @@ ADVICE = {
     ),
     NO_SLEEP: (
         "The wait has a timeout of 0. Pass the time until the next timer, or None; and round "
-        "up, because epoll_wait turns less than a millisecond into 0. In asyncio, something "
+        "up, because epoll_wait takes whole milliseconds, and less than one cut off is 0. "
+        "CPython's epoll.poll rounds up itself. In asyncio, something "
         "calls call_soon() or sleep(0) again and again."
     ),
     TIMER: (

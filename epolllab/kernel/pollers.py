@@ -8,9 +8,9 @@ pass all of it to the kernel at every wait, so here ``register`` adds a dictiona
 and the cost of a wait grows with the number of descriptors.
 
 *What is watched.* epoll watches the open file description behind a number. If the number
-is closed while a duplicate exists, epoll keeps reporting it, and no number is left to
-unregister it by. poll and select look the number up at each wait: poll reports a closed
-one as NVAL, select fails with EBADF.
+is closed while a duplicate exists, epoll keeps reporting it, and neither number unregisters
+it until dup2 gives the file its old number back. poll and select look the number up at each
+wait: poll reports a closed one as NVAL, select fails with EBADF.
 
 *When it reports.* poll and select are level-triggered: a condition is reported at every
 wait while it holds. epoll can also be edge-triggered: it reports that something arrived
@@ -199,8 +199,8 @@ class SelectPoller(_Table):
     def wait(self, timeout: float | None, max_events: int) -> Ready:
         """select(2), its three lists joined into masks; it has no limit on their length.
 
-        select cannot report HUP or ERR: an ended or broken connection is readable and
-        writable, and the next call on it shows which it was.
+        select cannot report HUP or ERR: HUP counts as readable, ERR as readable and
+        writable, and the next call on the descriptor shows which it was.
         """
         wanted = self.interest.items()
         readable, writable, urgent = select.select(
