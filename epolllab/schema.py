@@ -147,7 +147,8 @@ kernel_names str      that mask in the kernel's names, or ""
 own_mask     Int64    the mask in the program's table; missing where the
                       program has no entry
 own_names    str      that mask in the kernel's names, or ""
-where        category "both", "kernel only" or "program only"
+where        category "both", "kernel only", "program only"; "not known here" in a
+                      sandbox whose /proc does not show the kernel's list
 data         UInt64   the entry's epoll_data
 inode        Int64    inode of the entry's open file
 ============ ======== ==================================================

@@ -255,7 +255,8 @@ def _with_calls(array: "Records", fd: int, at: "Records", until: "Records") -> "
     own = np.isin(places, at)
     starts = own | (array["op"][places] == Op.READY)
     latest = np.maximum.accumulate(np.where(starts, np.arange(len(places)), 0))
-    return places[own[latest] & (array["op"][places] != Op.WAIT)]
+    kept: Records = places[own[latest] & (array["op"][places] != Op.WAIT)]
+    return kept
 
 
 def _described(rows: "Records", kind: str) -> str:

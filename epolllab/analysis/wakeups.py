@@ -259,9 +259,7 @@ def _is_datagram_name(name: str) -> bool:
     return name.lower().startswith("udp") or "dgram" in name.lower()
 
 
-def find_waste(
-    array: Records, least: int, names: Mapping[int, str], own: bool
-) -> Iterator[Waste]:
+def find_waste(array: Records, least: int, names: Mapping[int, str], own: bool) -> Iterator[Waste]:
     """Yield each kind of waste once.
 
     Parameters
@@ -287,7 +285,7 @@ def find_waste(
         yield Waste(advice.END_OF_FILE, *_joined(ends))
     for kind in dict.fromkeys(kinds[kinds != ""].tolist()):
         chosen = kinds == kind
-        of_events = np.count_nonzero(np.isin(events.fd, np.unique(events.fd[chosen])))
+        of_events = int(np.isin(events.fd, np.unique(events.fd[chosen])).sum())
         at, cost = events.at[chosen], events.cost[chosen]
         yield Waste(kind, np.sort(at), of_events, int(cost.sum()))
     yield from _zero_timeouts(waits, least)
@@ -409,9 +407,7 @@ def _zero_timeouts(waits: _Waits, least: int) -> Iterator[Waste]:
         yield Waste(advice.NO_SLEEP, np.sort(waits.at[which]), len(empty), int(cost.sum()))
 
 
-def _short_timers(
-    events: _Events, array: Records, waits: _Waits, least: int
-) -> Iterator[Waste]:
+def _short_timers(events: _Events, array: Records, waits: _Waits, least: int) -> Iterator[Waste]:
     """Find waits that time out, and timerfds that are read, hundreds of times a second."""
     order = waits.by_thread
     timed_out = (waits.timeout != 0) & (waits.timeout != FOREVER) & (waits.result == 0)

@@ -26,6 +26,7 @@ from tqdm.auto import tqdm
 
 from epolllab.analysis.result import Result
 from epolllab.checks import check_bool, check_int
+from epolllab.kernel import NotPossible
 from epolllab.recording import environment
 
 __all__ = ["MOST_OPS", "Effort", "ExperimentRun", "Layout", "choose_effort"]
@@ -190,7 +191,12 @@ class ExperimentRun:
             self.note(f"{note} (in {n} of {rounds} rounds, which are left out)")
 
     def result(self, **parameters: Any) -> Result:
-        """The measured rows with the circumstances of the run, which ends now."""
+        """The measured rows with the circumstances of the run, which ends now.
+
+        NotPossible if there are none because every cell was refused or failed.
+        """
+        if self.notes and not self._rows and not self.interrupted:
+            raise NotPossible(f"nothing could be measured: {'; '.join(self.notes)}")
         self._circumstances |= environment.at_end()
         if throttled := environment.throttled(self._circumstances):
             self.note(f"{throttled}, which the measurements include")

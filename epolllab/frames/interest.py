@@ -10,10 +10,13 @@ from epolllab.schema import INTEREST, returns
 
 __all__ = ["interest_list"]
 
+NOT_KNOWN = "not known here"
+WHERE = ("both", "kernel only", "program only", NOT_KNOWN)
+
 
 @returns(INTEREST)
 def interest_list(
-    entries: Iterable[Any],
+    entries: Iterable[Any] | None,
     table: Mapping[int, int],
     *,
     inodes: Mapping[int, int] | None = None,
@@ -26,8 +29,9 @@ def interest_list(
 
     Parameters
     ----------
-    entries : iterable
-        Rows of ``kernel.interest_list(epfd)``: ``fd``, ``mask``, ``data``, ``inode``.
+    entries : iterable, or None
+        Rows of ``kernel.interest_list(epfd)``: ``fd``, ``mask``, ``data``, ``inode``. None
+        where the kernel's list is not known.
     table : mapping of int to int
         The program's table: descriptor to mask.
     inodes : mapping of int to int, optional
@@ -37,13 +41,14 @@ def interest_list(
     """
     rows: list[tuple[Any, ...]] = []
     seen: set[int] = set()
-    for entry in entries:
+    for entry in entries or ():
         is_current = inodes is None or inodes.get(entry.fd, entry.inode) == entry.inode
         own = table.get(entry.fd) if is_current else None
         seen |= {entry.fd} if own is not None else set()
         where = "kernel only" if own is None else "both"
         rows.append((entry.fd, entry.mask, own, where, entry.data, entry.inode))
-    rows += [(fd, None, table[fd], "program only", None, None) for fd in table.keys() - seen]
+    where = NOT_KNOWN if entries is None else "program only"
+    rows += [(fd, None, table[fd], where, None, None) for fd in table.keys() - seen]
     rows.sort(key=lambda row: row[0])
     fds, kernel, own_masks, wheres, data, inode = zip(*rows, strict=True) if rows else [()] * 6
     return pd.DataFrame(
@@ -53,7 +58,7 @@ def interest_list(
             "kernel_names": pd.array(_names(kernel), dtype="str"),
             "own_mask": pd.array(own_masks, dtype="Int64"),
             "own_names": pd.array(_names(own_masks), dtype="str"),
-            "where": pd.Categorical(wheres, ["both", "kernel only", "program only"]),
+            "where": pd.Categorical(wheres, WHERE),
             "data": pd.array(data, dtype="UInt64"),
             "inode": pd.array(inode, dtype="Int64"),
         }

@@ -4,16 +4,17 @@
 calls of an event loop, bare or recorded; ``raw`` makes the same system calls through
 ctypes, without CPython's wrappers; ``proc``, ``tcp`` and ``limits`` read what the
 kernel reports about processes, sockets and descriptors; ``waiting`` waits until a
-process sleeps; ``cgroups`` reads CPU quotas and the memory that can be used. Imports the
-standard library and the files at the package's top only.
+process sleeps; ``facilities`` says what this machine lacks; ``cgroups`` reads CPU quotas
+and the memory that can be used. Imports the standard library and the files at the
+package's top only.
 """
 
 from epolllab.kernel.cgroups import Throttling, cpu_quotas, memory_available, throttling
 from epolllab.kernel.facilities import (
     NotPossible,
-    has_loopback,
     not_possible_reason,
-    raises_not_possible,
+    require_loopback,
+    require_proc,
 )
 from epolllab.kernel.limits import (
     DescriptorLimitError,
@@ -61,7 +62,6 @@ __all__ = [
     "descriptor_limits",
     "descriptors_open",
     "ensure_descriptor_limit",
-    "has_loopback",
     "interest_list",
     "is_asleep",
     "listen_queue",
@@ -70,8 +70,9 @@ __all__ = [
     "memory_available",
     "not_possible_reason",
     "raise_descriptor_limit",
-    "raises_not_possible",
     "require_linux",
+    "require_loopback",
+    "require_proc",
     "somaxconn",
     "sysctl",
     "tcp_info",

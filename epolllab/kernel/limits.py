@@ -8,6 +8,7 @@ from functools import partial
 from typing import NamedTuple
 
 from epolllab.checks import check_int, checked
+from epolllab.kernel.facilities import NotPossible
 
 try:
     import resource
@@ -32,7 +33,7 @@ class DescriptorLimits(NamedTuple):
     """Only root can raise it."""
 
 
-class DescriptorLimitError(OSError):
+class DescriptorLimitError(NotPossible):
     """More descriptors are needed than the hard limit allows; ``errno`` is EMFILE.
 
     Its attributes are the number of descriptors ``wanted`` and the limits ``soft`` and ``hard``.

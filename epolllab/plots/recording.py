@@ -37,7 +37,7 @@ def _check_span(name: str, value: Any) -> tuple[float, float]:
 
 
 @chart_function(
-    events=From("``recording.events()``", "t_ns dur_ns conn op* mask_names* error*"),
+    events=From("``recording.events()``", "t_ns dur_ns+ conn+ op* mask_names* error*"),
     connections=_check_connections,
     span=_check_span,
     names=partial(check_int, least=0),
@@ -207,7 +207,7 @@ def _write_beside(
         )  # fmt: skip
 
 
-@chart_function(wakeups=From("``recording.wakeups()``", "t_ns waited_ns handled_ns"))
+@chart_function(wakeups=From("``recording.wakeups()``", "t_ns waited_ns+ handled_ns+"))
 def wakeups(wakeups: pd.DataFrame, *, ax: Axes | None = None, note: str | None = None) -> Axes:
     """Draw how long each wait slept, and how long the loop then worked, over time.
 
@@ -255,7 +255,7 @@ def wakeups(wakeups: pd.DataFrame, *, ax: Axes | None = None, note: str | None =
 
 
 @chart_function(
-    wakeups=From("``recording.wakeups()``; waits that failed are left out", "n_returned error*")
+    wakeups=From("``recording.wakeups()``; waits that failed are left out", "n_returned+ error*")
 )
 def batch_sizes(wakeups: pd.DataFrame, *, ax: Axes | None = None, note: str | None = None) -> Axes:
     """Draw how many descriptors the waits returned at once.
@@ -332,7 +332,8 @@ def interest(
         chart.label_rows([f"fd {fd}" for fd in shown["fd"]])
         for place, row in enumerate(shown.itertuples()):
             ghost, lost = (str(row.where) == side for side in ("kernel only", "program only"))
-            _draw_entry(chart, 0, place, None if lost else str(row.kernel_names), alarm=ghost)
+            kernel = None if lost else str(row.kernel_names) or str(row.where)
+            _draw_entry(chart, 0, place, kernel, alarm=ghost)
             _draw_entry(chart, 1, place, None if ghost else str(row.own_names), alarm=lost)
         counts = frame["where"].value_counts()
         chart.text(

@@ -41,7 +41,7 @@ START_S = 30.0
 Failure = tuple[str, BaseException | None]
 """The traceback of the error that ended a loop, and the error if it is in this process."""
 
-Interest = tuple[list[kernel.InterestEntry], dict[int, int]]
+Interest = tuple[list[kernel.InterestEntry] | None, dict[int, int]]
 """The kernel's interest list, empty for poll and select, and the loop's own table."""
 
 
@@ -86,7 +86,7 @@ class ThreadHost:
         """The interest on both sides; nothing once the loop has ended."""
         try:
             epfd = self.loop.poller.fileno()
-            entries = kernel.interest_list(epfd) if epfd >= 0 else []
+            entries = _interest_list(epfd)
         except (OSError, ValueError):
             if not self.loop.ended:
                 raise
@@ -136,7 +136,7 @@ class ProcessHost:
         self._stopping = False
         self._n_asked = 0
         self._ended: tuple[str | None, dict[str, Any]] | None = None
-        self._counters: dict[str, Any] = {}
+        self._counters: dict[str, Any] = {}  # those that stats() has; empty before the start
         self._last_fault: str | None = None
         self.unavailable: str | None = None
         shared, memory = shared_memory(options.capacity if options.record else 1)
@@ -185,7 +185,7 @@ class ProcessHost:
         try:
             if reply is not None:
                 epfd, table = reply
-                return kernel.interest_list(epfd, self.pid) if epfd >= 0 else [], table
+                return _interest_list(epfd, self.pid), table
         except OSError:
             if self.running():
                 raise
@@ -206,7 +206,7 @@ class ProcessHost:
     def stop(self) -> None:
         with HeldInterrupts(), self._stop_lock:
             self._stopping = True
-            if self.running():
+            if self._counters and self.running():
                 self._query("stop", STOP_S)
                 if self._ended is None and self.child.alive:  # killed below, which is no failure
                     self._ended = None, {**self._counters, "connections": 0, "staged": 0}
@@ -258,6 +258,14 @@ class ProcessHost:
         if serial == "ended":
             self._ended = reply
         return serial, reply
+
+
+def _interest_list(epfd: int, pid: int | None = None) -> list[kernel.InterestEntry] | None:
+    """The kernel's interest list, empty for poll and select; None where it is not known."""
+    try:
+        return kernel.interest_list(epfd, pid) if epfd >= 0 else []
+    except kernel.NotPossible:
+        return None
 
 
 Host = ThreadHost | ProcessHost

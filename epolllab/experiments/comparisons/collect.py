@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from epolllab.checks import check_names, check_sequence, check_text
 from epolllab.events import Op
-from epolllab.kernel import require_loopback
+from epolllab.kernel import NotPossible, not_possible_reason, require_loopback
 from epolllab.recording import environment
 
 __all__ = ["COUNTS", "Describe", "Row", "Rows", "choose", "collect", "count_calls"]
@@ -38,10 +38,10 @@ def collect(
     """Measure step by step; return the rows as a frame with its circumstances.
 
     ``measure(describe)`` yields the rows of each of `total` steps; `columns` has the dtypes;
-    `parameters` are added to the circumstances. NotPossible is raised at once if 127.0.0.1
-    cannot be reached. KeyboardInterrupt ends it early: the frame
+    `parameters` are added to the circumstances. KeyboardInterrupt ends it early: the frame
     then has the rows of the finished steps, ``attrs["interrupted"]`` is True, and
-    ``attrs["notes"]`` has a sentence about it.
+    ``attrs["notes"]`` has a sentence about it. NotPossible if this machine lacks what a step
+    needs, such as the loopback interface.
     """
     require_loopback()
     facts = environment.collect(**parameters)
@@ -53,6 +53,10 @@ def collect(
                 for step in steps:
                     rows += step
                     bar.update()
+        except OSError as error:
+            if reason := not_possible_reason(error):
+                raise NotPossible(reason) from error
+            raise
         except KeyboardInterrupt:
             notes.append(f"interrupted after {bar.n} of {total} {unit}s")
     frame = pd.DataFrame(rows, columns=list(columns)).astype(dict(columns))

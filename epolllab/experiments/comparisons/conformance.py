@@ -110,6 +110,7 @@ def check_conformance(make: Callable[[], AbstractContextManager[CheckedServer]])
         ``/proc`` does not show whether the server sleeps, as in some containers.
     """
     check_callable("make", make)
+    kernel.require_loopback()
     rows = []
     with ExitStack() as running:
         server = None

@@ -128,6 +128,7 @@ def idle_connections(
     effort = choose_effort(
         quick, requests=(requests, 6_000, 400), rounds=(rounds, 3, 1), seed=seed, progress=progress
     )
+    kernel.require_loopback()
     run = ExperimentRun("idle_connections", LAYOUT, effort)
     run.measure(
         [_Cell(server, n) for server in servers for n in _fitting(server, sizes, active, run)],

@@ -126,6 +126,7 @@ def observer_cost(
     effort = choose_effort(
         quick, requests=(requests, 20_000, 500), rounds=(rounds, 3, 1), seed=seed, progress=progress
     )
+    kernel.require_loopback()
     run = ExperimentRun("observer_cost", LAYOUT, effort)
     possible = [look for look in looks if _is_possible(look, run)]
     cells = [

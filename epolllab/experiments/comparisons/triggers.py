@@ -304,6 +304,8 @@ def strand_connections(
     check_int("connections", connections, 1, MOST_CONNECTIONS)
     check_int("recv_size", recv_size, 1, LARGEST - 1)
     check_int("size", size, recv_size + 1, LARGEST)
+    kernel.require_loopback()
+    kernel.require_proc()
     with (
         closing(Child(SENDER)) as sender,
         _start_server("edge", "one read", recv_size, size) as server,

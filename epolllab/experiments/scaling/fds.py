@@ -128,16 +128,18 @@ def prepare(
         soft = opened.enter_context(kernel.raise_descriptor_limit(max(wanted, 1)))
         n = min(sizes[-1], (soft - taken) // each)
         targets = {kind: opened.enter_context(open_targets(kind, n)) for kind in kinds}
-        yield targets, _fitting(sizes, min(len(some.fds) for some in targets.values()), run)
+        n_open = min(len(some.fds) for some in targets.values())
+        if n_open < sizes[0]:
+            needed = taken + sizes[0] * each
+            raise kernel.DescriptorLimitError(needed, *kernel.descriptor_limits())
+        yield targets, _fitting(sizes, n_open, run)
 
 
 def _fitting(sizes: Sequence[int], n_open: int, run: ExperimentRun) -> tuple[int, ...]:
     kept = tuple(n for n in sizes if n <= n_open)
     if len(kept) == len(sizes):
         return kept
-    soft, hard = kernel.descriptor_limits()
-    if not kept:
-        raise kernel.DescriptorLimitError(sizes[0], soft, hard)
+    _, hard = kernel.descriptor_limits()
     if n_open > kept[-1]:
         kept += (n_open,)
     asked = ", ".join(f"{n:,}" for n in sizes if n > n_open)
