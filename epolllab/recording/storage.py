@@ -162,12 +162,13 @@ def _naming_targets(
 ) -> OSError:
     """The error with the target's name, or the folder's of several, in a temporary file's place."""
     of_temporary = dict(zip(map(os.fspath, temporaries), targets, strict=True))
-    if error.filename is not None and error.filename not in of_temporary:
+    found = None if error.filename is None else str(error.filename)
+    if found is not None and found not in of_temporary:
         return error
     reason = error.strerror or str(error)
     if len(targets) == 1:
         return OSError(error.errno, f"{reason}, so nothing was written", str(targets[0]))
-    failed = [of_temporary[error.filename]] if error.filename else targets
+    failed = targets if found is None else [of_temporary[found]]
     names = ", ".join(target.name for target in failed)
     message = f"{reason} for {names}, so nothing was written"
     return OSError(error.errno, message, str(targets[0].parent))

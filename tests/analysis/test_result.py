@@ -1,6 +1,10 @@
 """Result: what it gives, that it cannot be changed, and its files."""
 
+import json
+
+import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -40,6 +44,100 @@ def test_foreign_files_are_refused(result, tmp_path, monkeypatch):
             Result.load(tmp_path / name)
     with pytest.raises(FileNotFoundError):
         Result.load(tmp_path / "none")
+
+
+FRAMES = {
+    "numbers": pd.DataFrame({c: np.array([0, 1], c) for c in ("i1", "u4", "u8", "f4", "f8")}),
+    "not numbers": pd.DataFrame({"a": [1.0, np.nan, -0.0, np.inf], "b": [True, False] * 2}),
+    "categories": pd.DataFrame({"a": pd.Categorical(["y", None], ["x", "y"], ordered=True)}),
+    "numbers as categories": pd.DataFrame({"a": pd.Categorical([1, 3], [1, 3])}),
+    "missing": pd.DataFrame({"a": pd.array([1, None], "Int64"), "b": ["x", None]}),
+    "times": pd.DataFrame({"a": pd.to_datetime(["2026-01-01", None], utc=True)}),
+    "lists": pd.DataFrame({"a": [[1, 2], [3]], "b": [b"1", b"2"]}),
+    "one value in many rows": pd.DataFrame({"a": pd.Categorical(["x"] * 1_100_000)}),
+    "no rows": pd.DataFrame({"a": np.empty(0), "b": pd.Categorical([], ["x"])}),
+}
+
+
+@pytest.mark.parametrize("name", FRAMES)
+def test_a_file_with_any_columns_is_not_taken_for_damage(name, tmp_path):
+    """What is verified does not depend on how Parquet encodes it."""
+    loaded = Result.load(Result("made", FRAMES[name], {}).save(tmp_path / "run"))
+    assert list(loaded.frame) == list(FRAMES[name])
+    if name not in ("no rows", "numbers as categories"):  # Parquet keeps no such categories
+        pd.testing.assert_frame_equal(loaded.frame, FRAMES[name])
+
+
+def changed(path, table=None, **parts):
+    """Save a result, then change its table or parts of its header; None leaves a part out."""
+    made = pd.DataFrame({"round": [0, 1], "v": ["a", "b"], "ns": [1.5, 2.5]})
+    Result("made", made, {"notes": ["n"]}, ("v",), ("ns",), "round").save(path)
+    found = pq.read_table(path)
+    key = result_file.METADATA_KEY
+    header = json.loads(found.schema.metadata[key]) | parts
+    header = {name: part for name, part in header.items() if part != "left out"}
+    schema = {**found.schema.metadata, key: json.dumps(header)}
+    pq.write_table((table or (lambda t: t))(found).replace_schema_metadata(schema), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        lambda t: t.set_column(0, "round", pa.array([0, 2])),
+        lambda t: t.set_column(0, "round", pa.array([0, None])),
+        lambda t: t.set_column(0, "round", pa.array([0, 1], pa.int32())),
+        lambda t: t.rename_columns(["v", "round", "ns"]),
+        lambda t: t.drop_columns("ns"),
+        lambda t: t.append_column("more", pa.array([0, 1])),
+        lambda t: t.slice(1),
+        lambda t: pa.concat_tables([t, t]),
+        lambda t: t.take([1, 0]),
+    ],
+)
+def test_a_changed_table_is_refused(table, tmp_path):
+    """The digest covers names, types, values and order."""
+    with pytest.raises(ValueError, match="run is damaged"):
+        Result.load(changed(tmp_path / "run", table))
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("name", 5), ("by", "v"), ("by", ["absent"]), ("values", None), ("values", [[1]]),
+        ("x", "absent"), ("x", 5), ("circumstances", []), ("circumstances", {"notes": "text"}),
+        ("circumstances", {"notes": [1]}), ("name", "left out"), ("x", "left out"),
+        ("format_version", "1"), ("format_version", 0), ("more", 1), ("digest", "0" * 32),
+    ],
+)  # fmt: skip
+def test_a_header_with_impossible_parts_is_refused(version, part, value, tmp_path):
+    """In both formats, of which the first has no digest."""
+    parts = {"format_version": version, part: value}
+    if version == 1:
+        parts.setdefault("digest", "left out")
+    with pytest.raises(ValueError, match="run"):
+        Result.load(changed(tmp_path / "run", **parts))
+
+
+def test_a_file_of_format_1_is_read(tmp_path):
+    """It has no digest."""
+    path = changed(tmp_path / "run", format_version=1, digest="left out")
+    loaded = Result.load(path)
+    assert (loaded.by, loaded.values, loaded.x) == (("v",), ("ns",), "round")
+    assert loaded.frame["ns"].tolist() == [1.5, 2.5]
+
+
+def test_a_throttled_result_says_so():
+    """Its repr, its method box and the line under its charts have the time and the quota."""
+    made = Result("made", pd.DataFrame({"a": [1]}), {
+        "cpu_quotas": {"/": 0.2}, "nr_throttled": 0, "throttled_usec": 0,
+        "nr_throttled_end": 9, "throttled_usec_end": 812_000,
+    })  # fmt: skip
+    text = "throttled for 812 ms by a CPU quota of 0.2 processors"
+    assert text in repr(made)
+    assert text in made.describe()
+    assert text in made.frame.attrs["circumstances"]
 
 
 def test_a_failed_save_leaves_nothing(result, tmp_path, monkeypatch):

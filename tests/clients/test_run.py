@@ -607,3 +607,29 @@ def test_an_exception_in_a_child_comes_with_its_traceback(
     monkeypatch.setattr(ClientOptions, "shares", broken)
     with pytest.raises(RuntimeError, match="Traceback"):
         load(server, requests=2)
+
+
+def test_a_throttled_run_says_so(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So does the server's recording; a run without throttling says nothing."""
+    assert not any("throttled" in note for note in load(server, requests=2).notes)
+    begun = server.recording().metadata
+    counters = [kernel.Throttling(1, 500), kernel.Throttling(4, 30_500)]
+    monkeypatch.setattr(kernel, "throttling", lambda: counters.pop(0))
+    monkeypatch.setattr(kernel, "cpu_quotas", lambda: {"/a": 0.2})
+    run = load(server, requests=2)
+    text = "throttled for 30 ms by a CPU quota of 0.2 processors"
+    assert [note for note in run.notes if "quota" in note] == [f"{text}, which its latencies include"]
+    assert text in repr(run)
+    assert text in repr(run.recording())
+    now = kernel.Throttling(0, (begun["throttled_usec"] or 0) + 7_000)
+    monkeypatch.setattr(kernel, "throttling", lambda: now)
+    assert "throttled for 7 ms by a CPU quota" in repr(server.recording())
+
+
+@pytest.mark.parametrize("newest", [-1, 1.5, "3", True, None, 10**30])
+def test_the_tail_has_a_number_of_events(server: Any, newest: Any) -> None:
+    """Not rows of memory that nobody wrote."""
+    with pytest.raises((TypeError, ValueError), match=r"^newest\b"):
+        server.tail(newest)
+    assert len(server.tail(0)) == 0
+    assert len(server.tail(10**9)) == len(server.recording())

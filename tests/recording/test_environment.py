@@ -121,7 +121,8 @@ def test_unknown_facts_are_none(monkeypatch):
     unknown = {key for key in environment.KEYS if collected[key] is None}
     assert unknown >= {
         "boot_id", "cpu", "cpu_affinity", "cpu_governor", "hypervisor", "memory_bytes",
-        "load_average", "clock_source", "descriptor_limit_soft", "descriptor_limit_hard",
+        "load_average", "cpu_quotas", "nr_throttled", "throttled_usec", "clock_source",
+        "descriptor_limit_soft", "descriptor_limit_hard",
         "somaxconn", "local_ports", "tcp_rmem", "tcp_wmem",
     }  # fmt: skip
     assert environment.summary(collected).startswith(platform.system())
@@ -175,6 +176,53 @@ def test_describe_has_every_known_fact():
         "started:     2026-01-02T03:04:05.678+00:00",
         "parameters:  poller='epoll', max_events=64",
     ]
+
+
+QUOTA = {"cpu_quotas": {"/": 4.0, "/a": 0.25}, "nr_throttled": 3, "throttled_usec": 1_000}
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({}, ""),
+        ({"nr_throttled_end": 3, "throttled_usec_end": 1_000}, ""),
+        (
+            {"nr_throttled_end": 9, "throttled_usec_end": 2_001_000},
+            "throttled for 2,000 ms by a CPU quota of 0.25 processors",
+        ),
+        (  # the quota was removed meanwhile
+            {"nr_throttled_end": 4, "throttled_usec_end": 1_000, "cpu_quotas": {}},
+            "throttled for 0 ms by a CPU quota",
+        ),
+        ({"nr_throttled_end": None, "throttled_usec_end": None}, ""),
+        ({"nr_throttled_end": "9", "throttled_usec_end": [1], "cpu_quotas": 3}, ""),
+    ],
+)
+def test_throttling_is_the_difference_between_start_and_end(changes, text):
+    """It is in the line under charts and in the description; without it the quota is."""
+    metadata = {**EXAMPLE, **QUOTA, **changes}
+    assert environment.throttled(metadata) == text
+    quota = "0.25 processors" if metadata["cpu_quotas"] == QUOTA["cpu_quotas"] else ""
+    line = environment.summary(metadata).partition("a record")[2].lstrip(", ")
+    assert line == (text or (quota and f"CPU quota {quota}"))
+    rows = dict(row.split(":", 1) for row in environment.describe(metadata).splitlines())
+    assert rows.get("CPU quota", "").strip() == (text or quota)
+    assert "throttled_usec" not in rows["parameters"]
+
+
+def test_the_end_of_a_run_has_its_own_counters(monkeypatch):
+    """A run starts with the groups' counters so far, which other programs raised too."""
+    counters = iter([kernel.Throttling(3, 1_000), kernel.Throttling(8, 41_000)])
+    monkeypatch.setattr(kernel, "throttling", lambda: next(counters))
+    monkeypatch.setattr(kernel, "cpu_quotas", lambda: {"/a": 0.5})
+    collected = environment.collect(poller="epoll")
+    assert (collected["nr_throttled"], collected["throttled_usec"]) == (3, 1_000)
+    assert environment.throttled(collected) == ""
+    collected |= environment.at_end()
+    assert list(collected)[-2:] == list(environment.END_KEYS)
+    assert (
+        environment.throttled(collected) == "throttled for 40 ms by a CPU quota of 0.5 processors"
+    )
 
 
 @pytest.mark.parametrize("missing", sorted(EXAMPLE))

@@ -3,11 +3,13 @@
 import dataclasses
 import json
 import os
+import resource
 import stat
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import epolllab
+from epolllab.analysis import Result
+from epolllab.analysis.result import METADATA_KEY as RESULT_KEY
 from epolllab.events import FIELDS, RECORD, Op
 from epolllab.recording import environment, storage
 from epolllab.recording.recording import FORMAT_VERSION, METADATA_KEY, Recording
@@ -280,6 +284,186 @@ def test_a_cut_file_is_refused(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(ValueError, match="not a Parquet file"):
         Recording.load(path)
+
+
+def hostile(path: Path, **columns: Any) -> Path:
+    """Save a recording with some columns replaced; None leaves a column out."""
+    table = pq.read_table(sample().save(path))
+    for name, column in columns.items():
+        place = table.column_names.index(name)
+        table = table.remove_column(place)
+        if column is not None:
+            table = table.add_column(place, name, column)
+    pq.write_table(table, path)
+    return path
+
+
+OPS = ["ready", "recv", "handle", "send", "recv"]
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "defect"),
+    [
+        ("fd", None, "'fd'"),
+        ("op", None, "'op'"),
+        ("result", pa.array([1.5] * 6), "double.*'result'.*int32"),
+        ("conn", pa.array([-1] * 6, pa.int32()), "int32.*'conn'.*uint32"),
+        ("start_ns", pa.array(["1"] * 6), "string.*'start_ns'"),
+        ("wake", pa.array([[1]] * 6, pa.list_(pa.uint32())), "list.*'wake'"),
+        ("fd", pa.array([1, None] * 3, pa.int32()), "missing values.*'fd'"),
+        ("op", pa.array([*OPS, None]), "missing values.*'op'"),
+        ("op", pa.array([*OPS, None]).dictionary_encode(), "missing values.*'op'"),
+        ("op", pa.array([*OPS, "explode"]), "does not know: 'explode'"),
+        ("op", pa.array([*OPS, "Recv"]).dictionary_encode(), "does not know: 'Recv'"),
+        ("op", pa.array([1] * 6), "int64.*'op'"),
+        ("op", pa.array([1] * 6).dictionary_encode(), "int64.*'op'"),
+    ],
+)
+def test_columns_of_another_kind_are_refused(
+    name: str, column: Any, defect: str, tmp_path: Path
+) -> None:
+    """One error, with the name of the file and of the column."""
+    path = hostile(tmp_path / "run.parquet", **{name: column})
+    with pytest.raises(ValueError, match=rf"run\.parquet.*{defect}"):
+        Recording.load(path)
+
+
+def test_a_column_that_occurs_twice_is_refused(tmp_path: Path) -> None:
+    path = sample().save(tmp_path / "run.parquet")
+    table = pq.read_table(path)
+    pq.write_table(table.append_column("fd", table.column("fd")), path)
+    with pytest.raises(ValueError, match=r"run\.parquet.*'fd'.*2"):
+        Recording.load(path)
+
+
+DEEP = '{"a":' * 50_000 + "1" + "}" * 50_000
+HEADERS = {
+    "format_version": [0, -1, 1.0, 2.5, "2", None, True, [2], 1e400, 3, 10**30],
+    "overwritten": [-1, 1.5, float("nan"), float("inf"), "1", None, [1], 2**63, True],
+    "metadata": [None, [], "text", 5],
+    "digest": [None, "", "0" * 32, 5, {}],
+}
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize(
+    ("key", "value"), [(key, value) for key, values in HEADERS.items() for value in values]
+)
+def test_a_header_with_impossible_values_is_refused(
+    version: int, key: str, value: object, tmp_path: Path
+) -> None:
+    """A digest does not excuse it: format 1 has none."""
+    path = sample().save(tmp_path / "run.parquet")
+    table = pq.read_table(path)
+    header: dict[str, Any] = {"format_version": version, "overwritten": 0, "metadata": {}}
+    header |= {key: value}
+    if version == 2 and key != "digest":
+        header["digest"] = storage.digest(sample().rows, header)
+    schema = {METADATA_KEY: json.dumps(header)}
+    pq.write_table(table.replace_schema_metadata(schema), path)
+    with pytest.raises(ValueError, match=r"run\.parquet"):
+        Recording.load(path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "null", "[]", "5", "{", "{}", '{"format_version": 2}', DEEP, "[" * 100_000, "\ud800",
+     '{"format_version": ' + "9" * 5000 + "}", '{"a": "' + "x" * (17 << 20) + '"}', b"\xff{}"],
+    ids=lambda text: f"{text[:12]!r}",
+)  # fmt: skip
+@pytest.mark.parametrize(("load", "key"), [(Recording.load, METADATA_KEY),
+                                           (Result.load, RESULT_KEY)])  # fmt: skip
+def test_a_header_that_is_no_header_is_refused(
+    load: Any, key: bytes, text: str | bytes, tmp_path: Path
+) -> None:
+    """Not JSON, not a mapping, too deep, too long, or without its keys."""
+    path = tmp_path / "run.parquet"
+    encoded = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
+    table = pa.table({"a": [1]}).replace_schema_metadata({key: encoded})
+    pq.write_table(table, path)
+    with pytest.raises(ValueError, match=r"run\.parquet"):
+        load(path)
+
+
+def test_more_rows_than_the_memory_holds_are_refused_unread(tmp_path: Path) -> None:
+    """A small file can claim them: a run of equal values takes a few bytes."""
+    path = sample().save(tmp_path / "run.parquet")
+    table = pq.read_table(path)
+    writer = pq.ParquetWriter(path, table.schema)
+    many = pa.concat_tables([table] * 50_000)
+    for _ in range(3):
+        writer.write_table(many)
+    writer.close()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(storage, "memory_available", lambda: 100 << 20)
+        with pytest.raises(ValueError, match=r"run\.parquet claims 900,000 rows"):
+            Recording.load(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # kB
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"PAR1", b"PAR1PAR1", b"\0" * 100, b"PAR1" + b"\xff" * 50 + b"PAR1", b"x" * 9]
+)
+def test_a_file_that_is_no_table_is_refused(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "run.parquet"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"run\.parquet is not a Parquet file"):
+        Recording.load(path)
+
+
+@pytest.mark.parametrize(
+    ("error", "parameter", "changes"),
+    [
+        (TypeError, "rows", {"rows": "text"}),
+        (TypeError, "rows", {"rows": None}),
+        (TypeError, "metadata", {"metadata": None}),
+        (TypeError, "metadata", {"metadata": [1]}),
+        (TypeError, "overwritten", {"overwritten": 1.0}),
+        (TypeError, "overwritten", {"overwritten": True}),
+        (ValueError, "overwritten", {"overwritten": -1}),
+        (ValueError, "overwritten", {"overwritten": 10**30}),
+    ],
+)
+def test_parts_of_another_kind_are_refused(
+    error: type[Exception], parameter: str, changes: dict[str, Any]
+) -> None:
+    """A recording that could not be loaded cannot be made either."""
+    with pytest.raises(error, match=rf"^{parameter}\b"):
+        Recording(**{"rows": b"", **changes})
+
+
+def test_an_unknown_operation_is_not_saved(tmp_path: Path) -> None:
+    """Its number would become another operation's."""
+    rows = bytearray(sample().rows)
+    rows[36:38] = (256 + Op.RECV).to_bytes(2, "little")
+    with pytest.raises(ValueError, match="operation 262"):
+        Recording(bytes(rows)).save(tmp_path / "run.parquet")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_metadata_with_numbers_as_keys_is_not_taken_for_damage(tmp_path: Path) -> None:
+    """JSON makes text of them, in another order."""
+    kept = Recording(b"", {"sizes": {10: 1, 9: 2, 100: 3}, "pair": (1, 2)})
+    again = Recording.load(kept.save(tmp_path / "run.parquet"))
+    assert again.metadata == {"sizes": {"10": 1, "9": 2, "100": 3}, "pair": [1, 2]}
+
+
+def test_metadata_that_cannot_be_read_back_is_not_saved(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^metadata\b"):
+        Recording(b"", {"text": "x" * (17 << 20)}).save(tmp_path / "run.parquet")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_throttled_recording_says_so() -> None:
+    """Its repr and its card have the time and the quota."""
+    kept = Recording(b"", {
+        "cpu_quotas": {"/": 2.0, "/a": 0.25}, "nr_throttled": 3, "throttled_usec": 1_000,
+        "nr_throttled_end": 9, "throttled_usec_end": 51_000,
+    })  # fmt: skip
+    text = "throttled for 50 ms by a CPU quota of 0.25 processors"
+    assert repr(kept) == f"<Recording 0 events, {text}>"
+    assert text in kept._repr_html_()
 
 
 # ---- several recordings -----------------------------------------------------------------
