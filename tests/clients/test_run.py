@@ -618,7 +618,9 @@ def test_a_throttled_run_says_so(server: Any, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(kernel, "cpu_quotas", lambda: {"/a": 0.2})
     run = load(server, requests=2)
     text = "throttled for 30 ms by a CPU quota of 0.2 processors"
-    assert [note for note in run.notes if "quota" in note] == [f"{text}, which its latencies include"]
+    assert [note for note in run.notes if "quota" in note] == [
+        f"{text}, which its latencies include"
+    ]
     assert text in repr(run)
     assert text in repr(run.recording())
     now = kernel.Throttling(0, (begun["throttled_usec"] or 0) + 7_000)
