@@ -236,6 +236,7 @@ class Child:
                     self.process.wait()
             if hasattr(self, "connection"):
                 self.connection.close()
+            _children.pop(id(self), None)
 
     def _disown(self) -> None:
         """Let go of the child in a forked copy of its parent."""

@@ -604,6 +604,7 @@ class Loop:
             if self._ended:
                 return  # in a forked child, which has closed everything
             self._ended = True
+        _loops.discard(self)
         self.closed += self.open_connections
         for endpoint in self._endpoints.values():
             if endpoint is not self._wakeup:
