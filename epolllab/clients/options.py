@@ -1,6 +1,5 @@
 """Options of ``run_clients()``: defaults, checks, the target, and each client loop's share."""
 
-import ipaddress
 import math
 import socket
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from epolllab.checks import (
     check_text,
 )
 from epolllab.clients.script import Step
+from epolllab.kernel import addresses
 from epolllab.recording.recorder import check_capacity
 from epolllab.server.http import Http
 from epolllab.server.protocols import Echo, Hello
@@ -73,19 +73,20 @@ class Target:
 
     family: int
     address: tuple[Any, ...]
+    authority: str
+    """Host and port as they were given, for the Host header."""
     path: str
     protocol: ClientProtocol | None
 
     @property
     def url(self) -> str:
-        """The address as a URL without a path."""
-        host, port = self.address[:2]
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        """The target as a URL without a path."""
+        return f"http://{self.authority}"
 
     @property
     def is_ipv4_loopback(self) -> bool:
         """Whether clients can bind to any 127.0.0.x to reach it."""
-        return self.family == socket.AF_INET and _ip(self.address).is_loopback
+        return self.family == socket.AF_INET and addresses.is_loopback(self.address)
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,7 @@ class ClientOptions:
         method = b"GET" if self.payload is None else b"POST"
         lines = [
             b"%b %b HTTP/1.1" % (method, self.path.encode()),
-            b"Host: " + self.target.url.removeprefix("http://").encode(),
+            b"Host: " + self.target.authority.encode(),
         ]
         if self.payload is not None:
             lines.append(b"Content-Length: %d" % len(self.payload))
@@ -243,13 +244,12 @@ def resolve_target(target: Any, *, allow_remote: bool = False) -> Target:
     if not isinstance(host, str):
         raise _invalid_target(target)
     check_int("target's port", port, 1, 65_535)
-    family, address = _resolve(host, port)
-    if not _ip(address).is_loopback and not allow_remote:
-        raise ValueError(
-            f"target {host} is not this machine's loopback. These clients are meant for local "
-            "experiments: use 127.0.0.1, or allow_remote=True if you may put load on that machine"
-        )
-    return Target(family, address, path, protocol)
+    family, address = _resolve(host, port, allow_remote)
+    if addresses.is_unspecified(address):
+        # A server that listens on all addresses is reached over loopback.
+        host = "127.0.0.1" if family == socket.AF_INET else "::1"
+        address = (host, *address[1:])
+    return Target(family, address, addresses.authority(host, port), path, protocol)
 
 
 def _invalid_target(target: object) -> ValueError:
@@ -274,22 +274,21 @@ def _split_url(text: str) -> tuple[str, int, str]:
     return host, 80 if port is None else port, f"{path}?{parts.query}" if parts.query else path
 
 
-def _ip(address: tuple[Any, ...]) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    return ipaddress.ip_address(str(address[0]).partition("%")[0])
+def _resolve(host: str, port: int, allow_remote: bool) -> addresses.Address:
+    """The address to connect to: the host's first that a server listens on."""
+    found = addresses.resolve("target's host", host, port)
+    if not allow_remote:
+        found = [one for one in found if _is_local(one[1])]
+    if not found:
+        raise ValueError(
+            f"target {host} is not this machine's loopback. These clients are meant for local "
+            "experiments: use 127.0.0.1, or allow_remote=True if you may put load on that machine"
+        )
+    return addresses.choose_address(found)
 
 
-def _resolve(host: str, port: int) -> tuple[int, tuple[Any, ...]]:
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except OSError as error:
-        message = f"target's host {host!r} cannot be resolved: {error.strerror}"
-        raise OSError(error.errno, message) from error
-    # localhost can be an address of both kinds; our servers listen on IPv4 by default.
-    family, _, _, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
-    if _ip(address).is_unspecified:
-        # A server that listens on all addresses is reached over loopback.
-        address = ("127.0.0.1" if family == socket.AF_INET else "::1", *address[1:])
-    return int(family), tuple(address)
+def _is_local(address: tuple[Any, ...]) -> bool:
+    return addresses.is_loopback(address) or addresses.is_unspecified(address)
 
 
 def _client_protocol(protocol: Any) -> ClientProtocol | None:

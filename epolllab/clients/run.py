@@ -58,7 +58,8 @@ def run_clients(
     ----------
     target : Server, str or (host, port)
         A handle of :func:`epolllab.start_server`, ``"http://127.0.0.1:8000/"``,
-        ``"127.0.0.1:8000"``, or a pair.
+        ``"127.0.0.1:8000"``, or a pair. Of a name with several addresses, the first that
+        a server here listens on. The Host header has the name as it is given.
     connections : int
         Concurrent connections, over all processes; with `script`, the number of peers.
     requests : int, optional

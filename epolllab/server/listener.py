@@ -1,12 +1,13 @@
 """The listening socket, and the descriptors that its connections will need."""
 
-import ipaddress
+import errno
 import socket
 import warnings
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from epolllab import kernel
+from epolllab.kernel import addresses
 from epolllab.server.options import ServerOptions
 
 __all__ = ["listen", "room_for_connections"]
@@ -16,8 +17,31 @@ SPARE_DESCRIPTORS = 16
 
 
 def listen(options: ServerOptions) -> socket.socket:
-    """Open the listening socket; accepted sockets inherit the options set on it."""
-    family, address = _resolve(options.host, options.port)
+    """Open the listening socket on the host's first address that this machine has."""
+    found = addresses.resolve("host", options.host, options.port, socket.AI_PASSIVE)
+    errors: list[OSError] = []
+    for family, address in found:
+        if not addresses.is_loopback(address):
+            warnings.warn(
+                f"host={options.host!r} makes this server reachable from other machines, and it "
+                'is not hardened for that. host="127.0.0.1" makes it local',
+                stacklevel=3,  # the line that called start_server()
+            )
+        try:
+            return _listen_on(family, address, options)
+        except OSError as error:
+            errors.append(error)
+            if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                break  # otherwise a name of /etc/hosts for an address not of this machine
+    raise OSError(
+        errors[0].errno,
+        f"cannot listen on host {options.host} port {options.port}: {errors[0].strerror}. "
+        "port=0 takes a free port; epolllab.servers() lists the servers started here",
+    ) from errors[0]
+
+
+def _listen_on(family: int, address: Any, options: ServerOptions) -> socket.socket:
+    """Listen on one address; accepted sockets inherit the options set here."""
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
@@ -29,33 +53,10 @@ def listen(options: ServerOptions) -> socket.socket:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, options.recv_buffer)
         sock.bind(address)
         sock.listen(options.backlog)
-    except OSError as error:
+    except BaseException:
         sock.close()
-        raise OSError(
-            error.errno,
-            f"cannot listen on host {options.host} port {options.port}: {error.strerror}. "
-            "port=0 takes a free port; epolllab.servers() lists the servers started here",
-        ) from error
+        raise
     return sock
-
-
-def _resolve(host: str, port: int) -> tuple[int, Any]:
-    try:
-        found = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_NUMERICSERV
-        )
-    except socket.gaierror as error:
-        raise OSError(
-            error.errno, f"host {host!r} is not an address of this machine: {error.strerror}"
-        ) from error
-    family, _, _, _, address = found[0]
-    if not ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback:
-        warnings.warn(
-            f"host={host!r} makes this server reachable from other machines, and it is not "
-            'hardened for that. host="127.0.0.1" makes it local',
-            stacklevel=4,  # the line that called start_server()
-        )
-    return family, address
 
 
 def room_for_connections(options: ServerOptions) -> AbstractContextManager[object]:

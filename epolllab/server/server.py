@@ -402,8 +402,9 @@ def start_server(
     Parameters
     ----------
     host : str
-        Address to bind. An address that is not loopback makes the server reachable from
-        other machines, and warns.
+        Address to bind; of a name with several, the first that this machine has. An
+        address that is not loopback makes the server reachable from other machines, and
+        warns.
     port : int
         0 lets the kernel choose a free port.
     poller : {"epoll", "poll", "select"}
