@@ -32,7 +32,7 @@ from epolllab.clients.loop import (
     ClientLoop,
 )
 from epolllab.clients.options import Share
-from epolllab.clients.response import BadResponse, make_response_parser
+from epolllab.clients.response import DEFECTS, BadResponse, make_response_parser
 from epolllab.events import EPOLLIN, EPOLLOUT, EPOLLRDHUP
 from epolllab.recording.recorder import Recorder
 
@@ -227,7 +227,7 @@ class LoadLoop(ClientLoop[_Connection]):
             # With RDHUP and a buffer that is not full, this recv returned the last bytes.
             is_last = bool(mask & EPOLLRDHUP) and len(data) < RECV_SIZE
             self._feed(connection, data, is_last)
-        elif connection.phase == _IDLE:
+        elif connection.phase == _IDLE and data.strip(b"\r\n"):
             self.drop(connection)  # bytes that are no response to any request
 
     def _feed(self, connection: _Connection, data: bytes, is_last: bool) -> None:
@@ -237,8 +237,8 @@ class LoadLoop(ClientLoop[_Connection]):
         connection.n_bytes += len(data)
         try:
             is_complete = connection.parser.feed(data)
-        except BadResponse:
-            self._fail(connection, BAD_RESPONSE)
+        except BadResponse as bad:
+            self._fail(connection, BAD_RESPONSE - DEFECTS.index(bad.defect))
             return
         if is_complete:
             self._complete(connection, now, is_last)

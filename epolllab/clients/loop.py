@@ -43,7 +43,8 @@ ROW = Struct("<qqqqqqqiiii")
 _row_values = attrgetter(*(name for name, _ in FIELDS))
 
 TIMEOUT, CLOSED_EARLY, BAD_RESPONSE = -1, -2, -3
-"""Values of ``error`` other than errnos."""
+"""Values of ``error`` other than errnos. BAD_RESPONSE is for the first of the defects that
+``response`` lists, and the next lower numbers are for the others."""
 
 RECV_SIZE = 65_536
 READABLE = EPOLLIN | EPOLLRDHUP

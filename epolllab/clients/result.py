@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from epolllab.clients import loop, peers
 from epolllab.clients.loop import Facts
+from epolllab.clients.response import DEFECTS
 from epolllab.clients.script import STEP_NAMES
 from epolllab.events import error_name
 from epolllab.notebook import html
@@ -31,7 +32,7 @@ __all__ = ["Part", "Run"]
 _OWN_ERRORS = {
     loop.TIMEOUT: "timeout",
     loop.CLOSED_EARLY: "closed early",
-    loop.BAD_RESPONSE: "bad response",
+    **{loop.BAD_RESPONSE - n: f"bad response: {defect}" for n, defect in enumerate(DEFECTS)},
 }
 _PERCENTILES = {"p50": 50, "p90": 90, "p99": 99, "p99_9": 99.9}
 _ON_RATE = 0.95
@@ -95,7 +96,7 @@ class Run:
             status        Int32    HTTP status
             n_bytes       int64    received
             error         category an errno's name, "timeout", "closed early", "bad
-                                   response"; missing for none
+                                   response: " and the defect; missing for none
             latency_ns    Int64    ``done_ns - intended_ns``: includes the wait in
                                    the queue in an open loop, connecting in a closed
                                    one

@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from matplotlib.figure import Figure
 
 import epolllab
 from epolllab import kernel, plots
+from epolllab.clients import executors
 from epolllab.clients.options import ClientOptions, Share, resolve_target
 from epolllab.clients.result import Run
 from epolllab.clients.run import run_clients
@@ -301,6 +303,9 @@ def test_a_reset_is_a_row() -> None:
     assert frame["error"].tolist() == ["ECONNRESET"] * 6
 
 
+OK = b"HTTP/1.1 200 OK\r\n"
+
+
 @pytest.mark.parametrize(
     ("sent", "error"),
     [
@@ -308,10 +313,11 @@ def test_a_reset_is_a_row() -> None:
         (b"HTTP/1.1 200 OK\r\nContent-Le", "closed early"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n1234", "closed early"),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n", "closed early"),
-        (b"220 mail.example\r\n", "bad response"),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n", "bad response"),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n12", "bad response"),
-        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n", "bad response"),
+        (b"220 mail.example\r\n", "bad response: not HTTP/1"),
+        (b"HTTP/1.1 99999 OK\r\n", "bad response: malformed status"),
+        (OK + b"Content-Length: many\r\n\r\n", "bad response: malformed Content-Length"),
+        (OK + b"Content-Length: 1\r\n\r\n12", "bad response: bytes after its end"),
+        (OK + b"Transfer-Encoding: chunked\r\n\r\n0x2\r\n", "bad response: malformed chunk"),
     ],
 )
 def test_incomplete_and_bad_responses_are_rows(sent: bytes, error: str) -> None:
@@ -329,6 +335,8 @@ def test_incomplete_and_bad_responses_are_rows(sent: bytes, error: str) -> None:
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nTrailer: x\r\n\r\n",
         b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
         b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n",
+        b"HTTP/1.1 200 OK\nContent-Length: 2\n\nok",
+        b"HTTP/1.1 200 OK\r\nX-A: b\r\n  c\r\nContent-Length: 2\r\n\r\nok",
     ],
 )
 @CUTS
@@ -342,10 +350,24 @@ def test_responses_of_every_framing_are_complete(
     assert frame["status"].isin([200, 204]).all()
 
 
+def test_line_breaks_after_a_body_do_not_end_a_connection() -> None:
+    """Some servers send them; they may arrive with the response or after it."""
+
+    def serve(sock: socket.socket) -> None:
+        while sock.recv(65_536):
+            sock.sendall(OK + b"Content-Length: 2\r\n\r\nok\r\n")
+            sock.sendall(b"\r\n")
+
+    with wire.misbehaving(serve) as address:
+        frame = load(address, connections=1, requests=20, keep_alive=True).requests()
+    assert frame["error"].isna().all()
+    assert frame["conn"].tolist() == [1] * 20
+
+
 def test_other_bytes_than_those_sent_are_a_bad_echo() -> None:
     with wire.misbehaving(lambda sock: sock.sendall(sock.recv(4096).upper())) as address:
         frame = load(address, connections=1, requests=1, protocol="echo").requests()
-    assert frame["error"].tolist() == ["bad response"]
+    assert frame["error"].tolist() == ["bad response: not the bytes sent"]
 
 
 # ---- records and sums -------------------------------------------------------------------
@@ -451,6 +473,23 @@ def test_progress_shows_a_bar(server: Any, capsys: pytest.CaptureFixture[str]) -
     assert "20" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("is_terminal", [True, False])
+@WHERE
+def test_a_duration_shows_the_time_left_in_a_terminal(
+    server: Any,
+    where: str,
+    is_terminal: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        monkeypatch.setattr(stream, "isatty", lambda: is_terminal)
+    run_clients(server, duration=0.5, where=where)
+    found = capsys.readouterr()
+    assert ("s left" in found.err) is is_terminal
+    assert found.out == ""
+
+
 # ---- invalid arguments ------------------------------------------------------------------
 
 
@@ -460,6 +499,8 @@ OUT_OF_RANGE = [
     {"processes": 3, "connections": 2}, {"where": "proces"}, {"protocol": "htp"},
     {"path": "no/slash"}, {"path": "/a b"}, {"path": "/\r\nX: y"},
     {"payload": b"", "protocol": "echo"}, {"source_addresses": 0},
+    {"capacity": 10**12}, {"capacity": 10**30}, {"capacity": 10**9, "processes": 256,
+    "connections": 256},
 ]  # fmt: skip
 WRONG_TYPE = [
     {"payload": "text"}, {"connections": 1.5}, {"rate": "fast"}, {"timeout": True},
@@ -561,8 +602,8 @@ def test_many_connections_get_several_source_addresses() -> None:
 
 
 @WHERE
-def test_an_interrupt_leaves_nothing(where: str) -> None:
-    """KeyboardInterrupt during a run ends children and threads, and closes descriptors."""
+def test_an_interrupt_returns_the_rows_and_leaves_nothing(where: str) -> None:
+    """It ends children and threads and closes descriptors; the run says what is missing."""
     children, descriptors = kernel.children(), kernel.descriptors_open()
     interrupts = [signal.SIGINT]
 
@@ -573,12 +614,58 @@ def test_an_interrupt_leaves_nothing(where: str) -> None:
 
     with epolllab.start_server(protocol="http", handler=interrupt) as server:
         inside = kernel.descriptors_open()
-        with pytest.raises(KeyboardInterrupt):
-            load(server, connections=1, duration=60, where=where)
+        run = load(server, connections=1, duration=60, where=where)
+        assert run.interrupted
+        assert [note for note in run.notes if note.startswith("interrupted after")]
+        assert 1 <= server.stats()["requests"] - len(run) + 1
+        assert run.requests()["error"].isna().all()
         assert kernel.children() == children
         assert [t.name for t in threading.enumerate() if "clients" in t.name] == []
         assert kernel.descriptors_open() <= inside + 1
     assert kernel.descriptors_open() == descriptors
+
+
+@pytest.mark.parametrize("scripted", [False, True])
+def test_the_note_of_an_interrupt_counts_what_has_no_row(scripted: bool) -> None:
+    """Requests in flight, or peers in the middle of their script, have none."""
+    timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
+    steps = epolllab.script("connect send:x pause:60")
+    options: dict[str, Any] = {"script": steps} if scripted else {"requests": 30}
+    with silent() as address:
+        timer.start()
+        run = load(address, connections=3, where="thread", timeout=60, **options)
+        timer.join()
+    assert run.interrupted
+    assert len(run) == 0
+    assert any("(3)" in note for note in run.notes)
+    assert run.requests().empty
+    assert run.summary()["requests"] == 0
+    assert "interrupted" in repr(run)
+
+
+def test_an_interrupt_before_the_load_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There are no rows then."""
+    monkeypatch.setattr(executors, "_until_ready", lambda *_: signal.raise_signal(signal.SIGINT))
+    with silent() as address, pytest.raises(KeyboardInterrupt):
+        load(address, requests=1, timeout=0.1)
+    assert not kernel.children()
+
+
+def test_a_suspended_child_ends_the_run(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run has a deadline of its own, whatever the requests' timeout is."""
+    monkeypatch.setattr(executors, "SILENT_S", 0.5)
+
+    def suspend() -> None:
+        for child in wire.until(kernel.children):
+            wire.until(lambda: server.stats()["requests"] > 5)
+            os.kill(child, signal.SIGSTOP)
+
+    thread = threading.Thread(target=suspend)
+    thread.start()
+    with pytest.raises(TimeoutError, match=r"^client process \d+ .*suspended"):
+        load(server, duration=60, timeout=60)
+    thread.join()
+    assert not kernel.children()
 
 
 def test_a_killed_child_is_an_error() -> None:

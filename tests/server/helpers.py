@@ -66,6 +66,14 @@ def bytewise(data: bytes) -> list[bytes]:
 CUTS = pytest.mark.parametrize("cut", [lambda data: [data], bytewise], ids=["whole", "bytewise"])
 
 
+def ways_to_cut(data: bytes) -> Iterator[list[bytes]]:
+    """Byte by byte, and in two at every place; of long data, at places near both ends."""
+    yield bytewise(data)
+    for place in range(1, len(data)):
+        if len(data) < 400 or min(place, len(data) - place) < 60 or place % 499 == 0:
+            yield [data[:place], data[place:]]
+
+
 def cut_at(data: bytes, places: list[int]) -> list[bytes]:
     """Cut at the places, each taken modulo the length; no piece is empty."""
     edges = sorted({0, len(data), *(place % (len(data) + 1) for place in places)})

@@ -5,7 +5,7 @@ import re
 import sys
 import tracemalloc
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -21,8 +21,8 @@ from tests.server.helpers import (
     DATE,
     EXPECTING,
     GET,
-    bytewise,
     responses_of,
+    ways_to_cut,
 )
 
 CHUNKED = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -419,14 +419,6 @@ def test_a_request_that_never_ends(part: str) -> None:
     assert statuses(responses) == [expected]
     assert session.linger
     assert fed <= 2 * LIMIT + len(head)
-
-
-def ways_to_cut(data: bytes) -> Iterator[list[bytes]]:
-    """Byte by byte, and in two at every place; of long data, at places near both ends."""
-    yield bytewise(data)
-    for place in range(1, len(data)):
-        if len(data) < 400 or min(place, len(data) - place) < 60 or place % 499 == 0:
-            yield [data[:place], data[place:]]
 
 
 def head_of_size(size: int, filler: bytes = b"a") -> bytes:
