@@ -23,7 +23,7 @@ from epolllab.plots import style
 from epolllab.recording import environment, storage
 from epolllab.recording.recording import Recording
 
-__all__ = ["FORMATS", "default_folder", "export"]
+__all__ = ["FORMATS", "LONGEST_NAME", "NAME_PATTERN", "default_folder", "export"]
 
 FORMATS = ("png", "svg", "pdf")
 DATA_FORMATS = ("parquet", "csv")
@@ -31,6 +31,7 @@ FORMAT_VERSION = 1
 """Version of the JSON beside a chart."""
 
 LONGEST_NAME = 100
+NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 MOST_PIXELS = 100_000_000
 """Of a PNG; drawing it takes 4 bytes each."""
 
@@ -130,16 +131,17 @@ def export(
 
 
 def default_folder() -> Path:
-    """Return ``data/charts`` of the lab that contains the working directory.
+    """Return ``data/exports`` of the lab that contains the working directory.
 
-    This is the nearest folder upward that holds ``notebooks`` and ``data``; where there is
-    none, it is the working directory itself.
+    The lab is the nearest folder upward that holds ``notebooks`` and ``data``: a checkout,
+    where git ignores ``data/exports``, or the copy that ``epolllab lab`` makes. Where there
+    is none, it is ``data/exports`` in the working directory.
     """
     here = Path.cwd()
     for folder in (here, *here.parents):
         if (folder / "notebooks").is_dir() and (folder / "data").is_dir():
-            return folder / "data" / "charts"
-    return here / "data" / "charts"
+            return folder / "data" / "exports"
+    return here / "data" / "exports"
 
 
 def _figure(thing: object) -> Figure:
@@ -159,7 +161,7 @@ def _figure(thing: object) -> Figure:
 
 def _check_name(name: str) -> None:
     check_text("name", name)
-    if len(name) > LONGEST_NAME or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+    if len(name) > LONGEST_NAME or not re.fullmatch(NAME_PATTERN, name):
         raise ValueError(
             f"name must be at most {LONGEST_NAME} letters, digits, '-', '_' and '.', the first a "
             f"letter or digit, not {name!r}; a folder goes into folder="

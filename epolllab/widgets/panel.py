@@ -4,10 +4,13 @@ Widget callbacks run outside cells, where an exception would be lost. So each on
 by :meth:`Panel.guarded`, which shows the exception in the panel, in red.
 """
 
+import os
+import re
 import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from glob import escape as escape_glob
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from epolllab.notebook import cells
-from epolllab.plots import export, style
+from epolllab.plots import style
+from epolllab.plots.export import LONGEST_NAME, NAME_PATTERN, default_folder, export
 from epolllab.widgets import svg
 from epolllab.widgets.presence import Presence
 from epolllab.widgets.ticker import Ticker
@@ -26,6 +30,7 @@ from epolllab.widgets.ticker import Ticker
 __all__ = ["Panel", "descendants", "error_html", "integer", "muted", "row", "select"]
 
 PACKAGE = Path(__file__).resolve().parent.parent
+MAX_TYPED_NAME = LONGEST_NAME - 10  # a number may be added
 
 
 def row(*children: Any) -> Any:
@@ -78,7 +83,7 @@ class Panel(ipy.VBox):  # type: ignore[misc]
     Parameters
     ----------
     name : str
-        CSS class ``epl-NAME``, and default name of exported files.
+        CSS class ``epl-NAME``, and beginning of the names of exported files.
 
     Attributes
     ----------
@@ -89,7 +94,7 @@ class Panel(ipy.VBox):  # type: ignore[misc]
     displays : dict of str to ipywidgets.HTML
         What is shown; ``displays["error"].value`` is HTML.
     export_name : ipywidgets.Text
-        Name of the next export.
+        Name of the next export; a new one, with date and time, after each.
     exported : dict of str to pathlib.Path
         Files written by the last press of the export button.
     ticker, presence : Ticker and Presence, or None
@@ -127,12 +132,19 @@ class Panel(ipy.VBox):  # type: ignore[misc]
         return control
 
     def add_button(
-        self, name: str, label: str, hint: str, action: Callable[[], object], *, style: str = ""
+        self,
+        name: str,
+        label: str,
+        hint: str,
+        action: Callable[[], object],
+        *,
+        style: str = "",
+        shown: str = "error",
     ) -> Any:
-        """Register a button; `action` is guarded."""
+        """Register a button; `action` is guarded, and the display `shown` shows its errors."""
         layout = ipy.Layout(width="auto", min_width="5em")
         button = ipy.Button(description=label, tooltip=hint, button_style=style, layout=layout)
-        button.on_click(self.guarded(action))
+        button.on_click(self.guarded(action, shown))
         self.buttons[name] = _with_class(button, name)
         return button
 
@@ -145,13 +157,13 @@ class Panel(ipy.VBox):  # type: ignore[misc]
         """Put controls, errors, displays and the export row below each other."""
         sheet = ipy.HTML(f"<style>{svg.css()}</style>", layout=ipy.Layout(display="none"))
         self.export_name = _with_class(
-            ipy.Text(value=self.name, description="name", layout=ipy.Layout(width="230px")),
+            ipy.Text(value=self._stamped(), description="name", layout=ipy.Layout(width="320px")),
             "export_name",
         )
         hint = "write the chart, its data and the circumstances to files"
         export_row = row(
             self.export_name,
-            self.add_button("export", "Export", hint, self._press_export),
+            self.add_button("export", "Export", hint, self._press_export, shown="export_result"),
             self.add_display("export_result"),
         )
         self.children = (sheet, *controls, self.add_display("error"), *displays, export_row)
@@ -195,16 +207,18 @@ class Panel(ipy.VBox):  # type: ignore[misc]
         data["text/plain"] = self.text()
         return bundle
 
-    def guarded(self, action: Callable[[], object]) -> Callable[[object], None]:
-        """Turn `action` into a callback: one runs at a time, and errors are shown."""
+    def guarded(
+        self, action: Callable[[], object], shown: str = "error"
+    ) -> Callable[[object], None]:
+        """Turn `action` into a callback: one runs at a time, and a display shows errors."""
 
         def callback(_: object = None) -> None:
             with self.lock:
                 try:
-                    self.displays["error"].value = ""
+                    self.displays[shown].value = ""
                     action()
                 except Exception as error:
-                    self.show_error(_message(error))
+                    self.displays[shown].value = error_html(_message(error))
 
         return callback
 
@@ -218,16 +232,39 @@ class Panel(ipy.VBox):  # type: ignore[misc]
         return str(self.displays["error"].value)
 
     def _press_export(self) -> None:
-        self.displays["export_result"].value = ""
-        self.exported = self.export(self.export_name.value.strip())
+        typed = self.export_name.value.strip()
+        if len(typed) > MAX_TYPED_NAME or not re.fullmatch(NAME_PATTERN, typed):
+            raise ValueError(
+                f"The name may have up to {MAX_TYPED_NAME} letters, digits, '-', '_' and '.', and "
+                "begins with a letter or a digit. Nothing was written."
+            )
+        folder = default_folder()
+        try:
+            self.exported = self._export_as_new(folder, typed)
+        except OSError as error:
+            reason = os.strerror(error.errno) if error.errno else str(error)
+            raise OSError(f"Nothing was written: {folder}: {reason}.") from error
         names = ", ".join(path.name for path in self.exported.values())
-        folder = next(iter(self.exported.values())).parent
-        self.displays["export_result"].value = muted(
-            f"{names} in {folder.parent.name}/{folder.name}"
-        )
+        self.displays["export_result"].value = muted(f"{names} in {folder}")
+        self.export_name.value = self._stamped()
+
+    def _export_as_new(self, folder: Path, name: str) -> dict[str, Path]:
+        """Export under the name, with a number where files of that name exist."""
+        number, free = 1, name
+        while True:
+            try:
+                return self.export(free, folder=folder)
+            except FileExistsError:
+                if not any(folder.glob(f"{escape_glob(free)}.*")):
+                    raise  # it is the folder that is a file
+                number += 1
+                free = f"{name}-{number}"
+
+    def _stamped(self) -> str:
+        return time.strftime(f"{self.name}-%Y%m%d-%H%M%S")
 
     def export(self, name: str | None = None, **options: Any) -> dict[str, Path]:
-        """Write chart, data and circumstances, by default named after panel and time of day.
+        """Write chart, data and circumstances, by default named after panel, date and time.
 
         `options` are those of :func:`epolllab.plots.export.export`.
         """
@@ -236,8 +273,7 @@ class Panel(ipy.VBox):  # type: ignore[misc]
             "parameters": self.parameters(),
             "circumstances": self.circumstances(),
         }
-        stamp = time.strftime("%H%M%S")
-        return dict(export(self.picture(), name or f"{self.name}-{stamp}", **{**what, **options}))
+        return dict(export(self.picture(), name or self._stamped(), **{**what, **options}))
 
     def tick_while_shown(self, tick: Callable[[], object]) -> None:
         """Call `tick` ten times a second while a page shows the panel."""

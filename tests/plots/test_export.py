@@ -155,15 +155,15 @@ def test_data_as_text_and_as_a_recording(tmp_path: Path) -> None:
 
 
 def test_default_folder_is_the_labs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From within notebooks/ charts go to data/charts beside it; elsewhere below here."""
+    """From within notebooks/ charts go to data/exports beside it; elsewhere below here."""
     for name in ("lab/notebooks", "lab/data", "elsewhere"):
         (tmp_path / name).mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "lab" / "notebooks")
-    assert default_folder() == tmp_path / "lab" / "data" / "charts"
+    assert default_folder() == tmp_path / "lab" / "data" / "exports"
     monkeypatch.chdir(tmp_path / "elsewhere")
-    assert default_folder() == tmp_path / "elsewhere" / "data" / "charts"
+    assert default_folder() == tmp_path / "elsewhere" / "data" / "exports"
     written = export(drawn(), "it", "png")
-    assert written["png"] == tmp_path / "elsewhere" / "data" / "charts" / "it.png"
+    assert written["png"] == tmp_path / "elsewhere" / "data" / "exports" / "it.png"
 
 
 def test_files_have_the_permissions_of_the_umask(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What all panels share: errors, export, ticking, the detection of pages, and closing."""
 
 import gc
+import json
 import re
 import threading
 import time
@@ -12,6 +13,7 @@ import pandas as pd
 import pytest
 
 from epolllab import widgets
+from epolllab.widgets import panel as panel_module
 from epolllab.widgets import svg
 from epolllab.widgets.panel import Panel, descendants, error_html
 from epolllab.widgets.ticker import Ticker
@@ -102,33 +104,76 @@ def test_panels_are_text_where_there_are_no_widgets(opened: Opened) -> None:
     assert "none; start_server() starts one" in repr(opened(widgets.dashboard()))
 
 
-def test_export_button_writes_files_and_never_overwrites(
+def test_export_button_never_overwrites(
     stepper: widgets.Stepper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A second press with the same name shows an error, and the first files stay."""
+    """A second press with the same name takes the next one, and the first files stay."""
     monkeypatch.chdir(tmp_path)
-    export = stepper.buttons["export"]
+    folder = tmp_path / "data" / "exports"
     stepper.buttons["peer_writes"].click()
-    stepper.export_name.value = "mine"
-    export.click()
-    folder = tmp_path / "data" / "charts"
+    assert press_export(stepper, "mine") == "mine"
     assert sorted(p.name for p in folder.iterdir()) == [
         "mine.json", "mine.parquet", "mine.png", "mine.svg",
     ]  # fmt: skip
-    assert {path.name for path in stepper.exported.values()} == {
-        path.name for path in folder.iterdir()
-    }
-    assert "mine.png" in stepper.displays["export_result"].value
+    assert str(folder) in stepper.displays["export_result"].value
     assert pd.read_parquet(folder / "mine.parquet")["readable"].tolist() == [0, 2000]
     before = (folder / "mine.png").read_bytes()
     stepper.buttons["wait"].click()
-    export.click()
-    assert "overwrite=True" in stepper.error
+    (folder / "mine-2.svg").touch()  # one file is enough to make a name taken
+    assert press_export(stepper, "mine") == "mine-3"
     assert (folder / "mine.png").read_bytes() == before
-    stepper.export_name.value = "../out"
-    export.click()
-    assert "../out" in stepper.error
-    assert "Traceback" not in stepper.error
+    assert json.loads((folder / "mine-3.json").read_text())["name"] == "mine-3"
+
+
+def test_export_button_offers_names_with_the_time(
+    stepper: widgets.Stepper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The offered name changes with each press, and two of one second do not collide."""
+    monkeypatch.chdir(tmp_path)
+    assert re.fullmatch(r"stepper-\d{8}-\d{6}", stepper.export_name.value)
+    monkeypatch.setattr(panel_module.time, "strftime", lambda form: f"{form[:7]}-at-noon")
+    first = stepper.export_name.value
+    assert [press_export(stepper) for _ in range(3)] == [
+        first, "stepper-at-noon", "stepper-at-noon-2",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["", "../out", "/tmp/out", ".hidden", "a b", "ä", "x" * 91])
+def test_export_under_an_impossible_name_is_refused_beside_the_button(
+    name: str, stepper: widgets.Stepper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In words of the page, which has no arguments; the next press clears it."""
+    monkeypatch.chdir(tmp_path)
+    press_export(stepper, name)
+    shown = stepper.displays["export_result"].value
+    assert "epl-alarm" in shown
+    assert not re.search("Traceback|overwrite|folder=", shown)
+    assert stepper.error == ""
+    assert list(tmp_path.iterdir()) == []
+    assert press_export(stepper, "x" * 90) == "x" * 90
+    assert "epl-alarm" not in stepper.displays["export_result"].value
+
+
+def test_export_where_the_folder_is_a_file_says_so_beside_the_button(
+    stepper: widgets.Stepper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error names the folder, in words of the page."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "exports").touch()
+    press_export(stepper)
+    shown = stepper.displays["export_result"].value
+    assert f"Nothing was written: {tmp_path / 'data' / 'exports'}: File exists" in shown
+    assert not re.search("Traceback|overwrite|folder=", shown)
+
+
+def press_export(panel: Panel, name: str | None = None) -> str:
+    """Press the button, with a name; return the name of the files written."""
+    if name is not None:
+        panel.export_name.value = name
+    panel.exported = {}
+    panel.buttons["export"].click()
+    return panel.exported["json"].stem if panel.exported else ""
 
 
 def test_export_into_a_read_only_folder_names_the_folder(stepper: widgets.Stepper) -> None:
