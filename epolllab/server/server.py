@@ -299,14 +299,16 @@ class Server:
     def __repr__(self) -> str:
         rows, error = self._summary(), self.error
         reason = f", error: {error.strip().splitlines()[-1]}" if error else ""
+        faults = f", {rows['faults']} faults: see last_fault" if rows["faults"] not in ("0", "unknown") else ""
         return (
             f"<epolllab server {self.url} {rows['loop']}, {rows['state']}, "
             f"{rows['connections now']} connections, {rows['events recorded']} events recorded, "
-            f"{rows['events overwritten']} overwritten{reason}>"
+            f"{rows['events overwritten']} overwritten{faults}{reason}>"
         )
 
     def _repr_html_(self) -> str:
-        return html.card(f"epolllab server {self.url}", self._summary(), self.error)
+        problem = self.error or self.last_fault
+        return html.card(f"epolllab server {self.url}", self._summary(), problem)
 
     def _summary(self) -> dict[str, str]:
         options, stats = self.options, self.stats(raise_error=False)
@@ -317,6 +319,7 @@ class Server:
             "state": state,
             "connections now": _count(stats["connections"]),
             "requests": _count(stats["requests"]),
+            "faults": _count(stats["faults"]),
             "events recorded": f"{stats['recorded']:,}" if options.record else "none",
             "events overwritten": f"{stats['overwritten']:,}",
         }

@@ -107,7 +107,7 @@ def execute(monkeypatch: pytest.MonkeyPatch, count: int, metadata: dict[str, str
 
 @pytest.mark.notebook
 def test_two_cells_of_the_same_code_keep_both_servers() -> None:
-    """This kernel's client sends no cell ids, like nbclient and papermill."""
+    """The client of this kernel sends no cell ids, like nbclient and papermill."""
     with notebook_kernel() as (_, client):
         run_cell(client, "import epolllab; kept = []")
         for _ in range(2):

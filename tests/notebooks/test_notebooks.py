@@ -7,13 +7,15 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from epolllab.notebook import voila
 from tests.notebooks.tools import FOLDER, KEEP, executed, stripped
 
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+PAGES = sorted(FOLDER.glob("pages/*.ipynb"))
 MOST_LINES = 14
 
 
-@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.fixture(params=NOTEBOOKS + PAGES, ids=lambda path: path.stem)
 def path(request: pytest.FixtureRequest) -> Path:
     return request.param
 
@@ -33,7 +35,7 @@ def test_notebook_is_committed_stripped(path: Path) -> None:
     """Nothing that changes from run to run is stored, so that a diff shows real changes."""
     notebook = nbformat.read(path, as_version=4)
     assert notebook == stripped(copy.deepcopy(notebook)), (
-        f"run: python -m tests.notebooks.tools {path.name}"
+        f"run: python -m tests.notebooks.tools {path.relative_to(FOLDER)}"
     )
 
 
@@ -45,6 +47,7 @@ def test_kept_outputs_show_recorded_data(path: Path) -> None:
             assert cell.outputs
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_has_the_common_structure(path: Path) -> None:
     """A question in the title, prose between short cells, an exercise, and assertions."""
     notebook = nbformat.read(path, as_version=4)
@@ -58,6 +61,14 @@ def test_notebook_has_the_common_structure(path: Path) -> None:
     assert max(len(source.splitlines()) for source in code) <= MOST_LINES
     assert any(source.startswith("assert ") or "\nassert " in source for source in code)
     assert any("## Exercise" in source for source in prose)
+
+
+def test_every_page_has_a_notebook_of_one_code_cell() -> None:
+    """Anything more would delay the page."""
+    assert [path.name for path in PAGES] == sorted(voila.NOTEBOOKS)
+    for path in PAGES:
+        kinds = [cell.cell_type for cell in nbformat.read(path, as_version=4).cells]
+        assert kinds == ["markdown", "code"]
 
 
 def test_notebook_has_no_path_of_a_machine(path: Path) -> None:

@@ -54,8 +54,7 @@ def _plain(output: Any) -> Any:
 
 
 if __name__ == "__main__":
-    names = sys.argv[1:] or sorted(path.name for path in FOLDER.glob("*.ipynb"))
-    for name in names:
-        path = FOLDER / Path(name).name
+    every = sorted([*FOLDER.glob("*.ipynb"), *FOLDER.glob("pages/*.ipynb")])
+    for path in [FOLDER / name.removeprefix("notebooks/") for name in sys.argv[1:]] or every:
         nbformat.write(stripped(executed(path)), path)
-        print(path.name)
+        print(path.relative_to(FOLDER))
