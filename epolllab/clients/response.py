@@ -112,6 +112,11 @@ class HttpResponseParser:
         return self._left == _UNTIL_EOF
 
     def _feed_head(self, data: bytes) -> bool:
+        # The usual head, which has been seen before, needs no search for other line ends.
+        end = data.find(b"\r\n\r\n") + 4
+        known = self._cache.get(data[:end])
+        if known and known.status >= 200:
+            return self._begin_body(known, data, end)
         if data[:1] in (b"\r", b"\n"):
             data = data.lstrip(b"\r\n")
         while end := _end_of_head(data):
@@ -129,11 +134,15 @@ class HttpResponseParser:
         return False
 
     def _begin_body(self, head: _Head, data: bytes, end: int) -> bool:
-        self.status, self._left, self.closes = head
-        self._buffer = b""
-        if self._left >= 0:
+        self.status, length, self.closes = head
+        if length == len(data) - end:
+            self._left = 0
+            return True
+        self._left = length
+        if length >= 0:
             return self._feed_body(data, end)
-        return self._left == _CHUNKED and self._feed_chunks(data[end:])
+        self._buffer = b""
+        return length == _CHUNKED and self._feed_chunks(data[end:])
 
     def _feed_body(self, data: bytes, at: int) -> bool:
         """Count the body's bytes from `at` on; ignore line breaks after its end."""
