@@ -38,6 +38,7 @@ LAYERS = {
     "conformance": "processes",
     "experiments": "processes",
     "external": "processes",
+    "external/test_strace.py": "unit",
     "experiments/test_phenomena.py": "kernel",
     "experiments/test_registry.py": "kernel",
     "experiments/test_scaling.py": "kernel",

@@ -5,9 +5,11 @@
 analysis and everything below.
 """
 
+from epolllab.external.attach import trace
 from epolllab.external.epolls import FINDINGS, Inspection, inspect
+from epolllab.external.strace import read_strace
 
-__all__ = ["FINDINGS", "Inspection", "inspect"]
+__all__ = ["FINDINGS", "Inspection", "inspect", "read_strace", "trace"]
 
 
 def __dir__() -> list[str]:

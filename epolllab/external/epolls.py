@@ -277,9 +277,12 @@ def _findings(e: _Entry, waiting: list[files.Waiter]) -> Iterator[tuple[Any, ...
         yield *where, QUEUE_FULL
     elif info and info.state == "CLOSE_WAIT":
         yield *where, PEER_CLOSED
-    elif info and info.state == "ESTABLISHED" and info.send_queue == 0:
-        if mask & (EPOLLOUT | EPOLLET) == EPOLLOUT:
-            yield *where, WRITABLE
+    elif mask & (EPOLLOUT | EPOLLET) == EPOLLOUT and info and _is_idle(info):
+        yield *where, WRITABLE
+
+
+def _is_idle(info: sockets.SocketInfo) -> bool:
+    return info.state == "ESTABLISHED" and info.send_queue == 0
 
 
 def _inspection(pid: int, look: _Look) -> Inspection:

@@ -34,7 +34,7 @@ setTimeout(() => process.exit(), 60000);
 """
 
 NGINX = """
-worker_processes 2;
+worker_processes {workers};
 daemon off;
 error_log stderr;
 pid {folder}/pid;
@@ -94,12 +94,12 @@ def until_accepting(port: int, program: "subprocess.Popen[str]") -> None:
 
 
 @contextmanager
-def nginx(folder: Path) -> Iterator[tuple[int, list[int]]]:
-    """Start nginx with two workers; yield its port and the workers' process ids."""
+def nginx(folder: Path, workers: int = 2) -> Iterator[tuple[int, list[int]]]:
+    """Start nginx; yield its port and the workers' process ids."""
     [path] = needs("nginx")
     port = free_port()
     config = folder / "nginx.conf"
-    config.write_text(NGINX.format(folder=folder, port=port))
+    config.write_text(NGINX.format(folder=folder, port=port, workers=workers))
     with running([path, "-p", str(folder), "-c", str(config)], port) as program:
         yield port, sorted(children(program.pid))
 

@@ -1,0 +1,175 @@
+"""``trace()``: attach strace to a process for a moment, and read what it wrote."""
+
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from epolllab.checks import check_int, check_number
+from epolllab.external.epolls import Inspection, inspect
+from epolllab.external.strace import Reader, recordings
+from epolllab.kernel import cpu_time_ns, proc
+from epolllab.recording import environment
+from epolllab.recording.recording import Recording
+
+__all__ = ["trace"]
+
+MOST_SECONDS = 600
+ATTACH_S = 10.0
+_CALLS = (
+    "epoll_wait,epoll_pwait,epoll_pwait2,epoll_ctl,poll,ppoll,select,pselect6,io_uring_enter,"
+    "accept,accept4,connect,socket,recvfrom,recvmsg,recvmmsg,sendto,sendmsg,sendmmsg,shutdown,"
+    "close,read,readv,write,writev,sendfile,setsockopt,getsockopt,clone,clone3,fork,vfork"
+)
+_OPTIONS = ("-f", "-ttt", "-T", "-e", "abbrev=none", "-s", "0", "-e", "signal=none")
+_OWN = "; inside this interpreter use epolllab.observe(), or trace from another process"
+
+
+def trace(pid: int, seconds: float = 1.0) -> Recording:
+    """Record the event loop of any process from outside, with strace.
+
+    Parameters
+    ----------
+    pid : int
+        The process. Its threads are recorded too; processes that it forks are not.
+    seconds : float
+        How long, 600 at most. strace detaches at the end, and on any error.
+
+    Returns
+    -------
+    Recording
+        As from :func:`read_strace`, on this machine's monotonic clock, with the
+        descriptors' names in ``metadata["fd_names"]`` and the overhead in
+        ``metadata["overhead"]``: CPU time of the process and of strace while attached.
+
+    Raises
+    ------
+    FileNotFoundError
+        strace is not installed.
+    PermissionError
+        The process belongs to another user, is traced already, or may not be traced here.
+    ProcessLookupError
+        There is no such process, or it ended before strace had attached.
+    ValueError
+        It is this process or a kernel thread, or it did not wait for events meanwhile.
+
+    Notes
+    -----
+    strace stops the process twice at each call: nginx takes 6 to 7 times the CPU while it
+    is attached. A wait that is under way when strace attaches or detaches may end with EINTR;
+    a poll goes on as restart_syscall(2), which does not say what it waited for, and is missing.
+    """
+    check_int("pid", pid, 1)
+    check_number("seconds", seconds, most=MOST_SECONDS, above=0, unit="seconds")
+    if pid == os.getpid():
+        raise ValueError(f"pid {pid} is this process, which would wait for itself{_OWN}")
+    found = inspect(pid)
+    path = shutil.which("strace")
+    if path is None:
+        raise FileNotFoundError(errno.ENOENT, "strace is not installed: apt install strace")
+    facts = {**environment.collect(), "source": "strace", "log": f"pid {pid}", "pid": pid}
+    tids = set(proc.threads(pid))
+    with tempfile.TemporaryDirectory(prefix="epolllab-") as folder:
+        log = Path(folder, "log")
+        before, offset = _cpu_ns(pid), _wall_offset_ns()
+        with _attached([path, *_OPTIONS, "-e", f"trace={_CALLS}", "-o", str(log)], pid) as strace:
+            with suppress(subprocess.TimeoutExpired):
+                strace.wait(seconds)
+            used = {
+                "seconds": seconds,
+                "process_cpu_ns": _since(before, _cpu_ns(pid)),
+                "strace_cpu_ns": _cpu_ns(strace.pid),
+            }
+        facts["wall_clock_step_ns"] = _wall_offset_ns() - offset
+        reader = _reader(found, offset)
+        with log.open(encoding="utf-8", errors="replace") as lines:
+            reader.read(lines)
+    facts["overhead"] = used
+    made = recordings(reader, facts)
+    return _of_process(made, tids | {pid}, found)
+
+
+def _of_process(made: list[Recording], tids: set[int], found: Inspection) -> Recording:
+    """The recording of the process asked for, with the names of its descriptors."""
+    mine = [one for one in made if tids & set(one.metadata["tids"])] or made
+    names = {str(fd): name for fd, name in found.names().items()}
+    facts = {"fd_names": names, "pid": found.pid, "clock": "monotonic"}
+    return Recording(mine[0].rows, {**mine[0].metadata, **facts})
+
+
+def _reader(found: Inspection, offset_ns: int) -> Reader:
+    """A reader that knows what was registered before."""
+    columns = ("epfd", "fd", "data")
+    known = zip(*(found.frame[name].tolist() for name in columns), strict=True)
+    talking = found.frame["what"].str.contains("ESTABLISHED|CLOSE_WAIT|^unix", regex=True)
+    return Reader(offset_ns, known, found.frame["fd"][talking].tolist())
+
+
+@contextmanager
+def _attached(command: list[str], pid: int) -> "Iterator[subprocess.Popen[str]]":
+    """strace, attached to the process; it detaches when the block ends."""
+    with subprocess.Popen(
+        [*command, "-p", str(pid)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # Ctrl-C must not end it before it has detached
+    ) as strace:
+        try:
+            _until_attached(strace, pid)
+            yield strace
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+                strace.send_signal(number)
+                with suppress(subprocess.TimeoutExpired):
+                    strace.wait(5)
+                    break
+
+
+def _until_attached(strace: "subprocess.Popen[str]", pid: int) -> None:
+    assert strace.stderr is not None
+    said = strace.stderr.readline()
+    while said and "attached" not in said and strace.poll() is None:
+        said += strace.stderr.readline()
+    if "attached" in said:
+        return
+    words = said.strip() or f"strace ended with status {strace.wait()}"
+    if "No such process" in words:
+        raise ProcessLookupError(errno.ESRCH, f"process {pid} has ended: {words}")
+    if "not permitted" in words or "denied" in words:
+        raise PermissionError(
+            errno.EPERM,
+            f"process {pid} may not be traced: {words}. It belongs to another user, another "
+            "tracer is attached, or Yama forbids it (kernel.yama.ptrace_scope): run this as root",
+        )
+    raise RuntimeError(f"strace failed: {words}")
+
+
+def _wall_offset_ns() -> int:
+    """Wall clock, which strace prints, minus the monotonic one; the narrowest of 20 readings."""
+    best: Any = None
+    for _ in range(20):
+        before = time.monotonic_ns()
+        wall = time.time_ns()
+        after = time.monotonic_ns()
+        if best is None or after - before < best[0]:
+            best = (after - before, wall - (before + after) // 2)
+    return int(best[1])
+
+
+def _cpu_ns(pid: int) -> int | None:
+    with suppress(OSError):
+        return cpu_time_ns(pid)
+    return None
+
+
+def _since(before: int | None, after: int | None) -> int | None:
+    return None if before is None or after is None else after - before

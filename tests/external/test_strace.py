@@ -1,0 +1,381 @@
+"""read_strace(): every generation of the text, and what it must not guess."""
+
+# ruff: noqa: E501 - lines of strace
+
+import errno
+import itertools
+
+import pytest
+
+from epolllab import analysis
+from epolllab.external import read_strace
+from epolllab.external.calls import split
+
+OLD = """\
+epoll_ctl(4, EPOLL_CTL_ADD, 7, {EPOLLIN|EPOLLRDHUP, {u32=7, u64=7}}) = 0
+epoll_wait(4, {{EPOLLIN, {u32=7, u64=7}}}, 64, 2500) = 1
+recvfrom(7, "", 4096, 0, NULL, NULL) = 60
+sendto(7, "", 114, 0, NULL, 0) = 114
+epoll_wait(4, {}, 64, 4294967295) = 0
+"""
+MIDDLE = OLD.replace("{{EPOLLIN, {u32=7, u64=7}}}", "[{EPOLLIN, {u32=7, u64=7}}]").replace(
+    "{}", "[]"
+)
+NEW = MIDDLE.replace("{EPOLLIN|EPOLLRDHUP, {u32", "{events=EPOLLIN|EPOLLRDHUP, data={u32").replace(
+    "[{EPOLLIN, {u32", "[{events=EPOLLIN, data={u32"
+)
+POINTER = NEW.replace("{u32=7, u64=7}", "0x7")
+NUMBERS = NEW.replace("EPOLLIN|EPOLLRDHUP", "0x2001").replace("EPOLL_CTL_ADD", "0x1")
+COMMENT = NEW.replace("EPOLL_CTL_ADD", "0x1 /* EPOLL_CTL_??? */").replace(
+    "EPOLLRDHUP", "0x2000 /* EPOLL??? */"
+)
+SHIFT = NEW.replace("EPOLLIN|EPOLLRDHUP", "EPOLLIN|1<<13")
+DECORATED = (
+    NEW.replace("(4,", "(4<anon_inode:[eventpoll]>,")
+    .replace("(7,", "(7<TCP:[127.0.0.1:80->127.0.0.1:50186]>,")
+    .replace(" 7,", " 7<TCP:[127.0.0.1:80->127.0.0.1:50186]>,")
+)
+PWAIT = NEW.replace("epoll_wait", "epoll_pwait").replace("2500)", "2500, NULL, 8)")
+PWAIT2 = (
+    NEW.replace("epoll_wait", "epoll_pwait2")
+    .replace("2500)", "{tv_sec=2, tv_nsec=500000000}, NULL, 8)")
+    .replace("4294967295)", "NULL, NULL, 8)")
+)
+TEXTS = {
+    name: text
+    for name, text in globals().items()
+    if name.isupper() and isinstance(text, str) and "epoll" in text
+}
+
+
+def prefixed(text: str, prefixes: object) -> str:
+    return "".join(p + line for p, line in zip(prefixes, text.splitlines(True), strict=False))
+
+
+def took(text: str) -> str:
+    """With -T."""
+    return text.replace("\n", " <0.000250>\n")
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+def test_every_generation_says_the_same(text):
+    """One request of a level-triggered loop, in each form that strace has printed."""
+    [recording] = read_strace(text)
+    frame = recording.events()
+    assert frame["op"].tolist() == ["register", "wait", "ready", "recv", "send", "wait"]
+    assert frame["fd"].tolist() == [7, 4, 7, 7, 7, 4]
+    assert frame["mask_names"].tolist()[:3] == ["IN|RDHUP", "", "IN"]
+    assert frame["n_bytes"].tolist() == [0, 0, 0, 60, 114, 0]
+    assert frame["conn"].tolist() == [1, 0, 1, 1, 1, 0]
+    assert frame["wake"].tolist() == [0, 1, 1, 1, 1, 2]
+    assert frame["tid"].tolist() == [0] * 6
+    wakeups = recording.wakeups()
+    assert wakeups["timeout_ms"].fillna(-1).tolist() == [2500.0, -1.0]
+    assert wakeups["n_returned"].tolist() == [1, 0]
+    counts = [recording.metadata[f"n_{what}"] for what in ("strange", "cut", "unmapped", "assumed")]
+    assert counts == [0, 0, 0, 0], recording.metadata["strange"]
+
+
+CLOCKS = {
+    "-ttt": [f"1700000000.{n:06d} " for n in range(100, 600, 100)],
+    "-tt": [f"23:59:59.{n:06d} " for n in range(100, 600, 100)],
+    "-r": ["     0.000000 ", *["     0.000100 "] * 4],
+    "-f -ttt": [f"[pid  12] 1700000000.{n:06d} " for n in range(100, 600, 100)],
+    "-f -o": [f"12  1700000000.{n:06d} " for n in range(100, 600, 100)],
+    "-f -o -tt": [f"12    09:59:59.{n:06d} " for n in range(100, 600, 100)],
+}
+
+
+@pytest.mark.parametrize("prefixes", CLOCKS.values(), ids=CLOCKS)
+def test_clocks_and_process_ids(prefixes):
+    """The lines are 100 µs apart and each call takes 250 µs."""
+    [recording] = read_strace(prefixed(took(NEW), prefixes))
+    starts = recording.events()["t_ns"][recording.events()["op"] != "ready"]
+    assert (starts - starts.iloc[0]).tolist() == [0, 100_000, 200_000, 300_000, 400_000]
+    assert recording.wakeups()["waited_ns"].tolist() == [250_000, 250_000]
+    assert recording.metadata["pid"] == (12 if "12" in prefixes[0][:8] else None)
+
+
+def test_whole_seconds_and_no_clock_at_all():
+    """-t has whole seconds; without a clock the order is kept, and said to be all there is."""
+    [timed] = read_strace(prefixed(NEW, itertools.repeat("10:00:00 ")))
+    assert timed.events()["t_ns"].nunique() == 1
+    [bare] = read_strace(NEW)
+    assert bare.events()["t_ns"].is_monotonic_increasing
+    assert bare.metadata["clock"] == "none: order only"
+
+
+def test_midnight():
+    [recording] = read_strace(prefixed(NEW, ["23:59:59 ", "23:59:59 ", *["00:00:01 "] * 3]))
+    assert recording.wakeups()["t_ns"].diff().iloc[1] == 2_000_000_000
+
+
+THREADS = """\
+100 1.000000 epoll_wait(4,  <unfinished ...>
+101 1.100000 epoll_wait(4,  <unfinished ...>
+100 1.200000 <... epoll_wait resumed>[{events=EPOLLIN, data={u32=7, u64=7}}], 64, -1) = 1
+101 1.300000 <... epoll_wait resumed> [{events=EPOLLIN, data={u32=8, u64=8}}], 64, -1) = 1
+101 1.400000 recvfrom(8, "", 10, 0, NULL, NULL) = 3
+100 1.500000 recvfrom(7, "", 10, 0, NULL, NULL) = 5
+100 1.600000 epoll_wait(4,  <detached ...>
+""".replace(" 1.", " 1700000001.")
+
+
+def test_threads_that_wait_at_the_same_time():
+    """A call that was interrupted by others is one call; wakes are each thread's own."""
+    [recording] = read_strace(THREADS)
+    frame = recording.events()
+    wake = dict(zip(frame["tid"], frame["wake"], strict=False))
+    assert sorted(wake) == [100, 101]
+    assert wake[100] != wake[101]
+    assert frame[["tid", "wake"]].drop_duplicates().shape == (2, 2)
+    recv = frame[frame["op"] == "recv"].set_index("tid")
+    assert recv["n_bytes"].to_dict() == {101: 3, 100: 5}
+    assert recording.wakeups().set_index("tid")["waited_ns"].to_dict() == {
+        100: 200_000_000, 101: 200_000_000,
+    }  # fmt: skip
+    assert recording.wakeups()["n_calls"].tolist() == [1, 1]
+    assert recording.metadata["n_unfinished"] == 1
+
+
+FORK = """\
+10 epoll_ctl(4, EPOLL_CTL_ADD, 7, {events=EPOLLIN, data={u32=99, u64=99}}) = 0
+10 clone(child_stack=NULL, flags=CLONE_CHILD_SETTID|SIGCHLD, child_tidptr=0x7f) = 11
+10 clone3({flags=CLONE_VM|CLONE_THREAD, stack=0x7f}, 88) = 12
+11 close(7)                          = 0
+11 epoll_wait(4, [{events=EPOLLHUP, data={u32=99, u64=99}}], 64, -1) = 1
+12 epoll_wait(4, [{events=EPOLLIN, data={u32=99, u64=99}}], 64, -1) = 1
+10 epoll_wait(4, [], 64, 0)          = 0
+"""
+
+
+def test_a_forked_child_is_another_recording_and_a_thread_is_not():
+    """The child has the parent's registrations; what it closes does not close the parent's."""
+    first, second = read_strace(FORK)
+    assert first.metadata["tids"] == [10, 12]
+    assert second.metadata["tids"] == [11]
+    assert second.events()["op"].tolist() == ["close", "wait", "ready"]
+    assert first.events().query("op == 'ready'")["fd"].tolist() == [7]
+    assert first.events()["tid"].tolist() == [10, 12, 12, 10]
+    assert second.events()["tid"].tolist() == [0, 0, 0]
+
+
+POLLS = """\
+poll([{fd=3, events=POLLIN}, {fd=5, events=POLLIN|POLLOUT}], 2, 1000) = 1 ([{fd=5, revents=POLLOUT}])
+ppoll([{fd=3, events=POLLIN}], 1, {tv_sec=1, tv_nsec=500000000}, NULL, 8) = 1 ([{fd=3, revents=POLLIN|POLLHUP}], left {tv_sec=1, tv_nsec=0})
+poll([{fd=3, events=POLLIN}], 1, -1) = -1 EINTR (Interrupted system call)
+poll([{fd=3, events=POLLIN}], 1, 0)  = 0 (Timeout)
+select(8, [3 7], [7], NULL, {tv_sec=2, tv_usec=5}) = 2 (in [3], out [7], left {tv_sec=1, tv_usec=0})
+pselect6(8, [3], NULL, NULL, NULL, NULL) = 1 (in [3])
+io_uring_enter(9, 1, 1, IORING_ENTER_GETEVENTS, NULL, 8) = 1
+restart_syscall(<... resuming interrupted read ...>) = 2
+"""
+
+
+def test_other_ways_to_wait():
+    """All but io_uring and a poll that is restarted name what is ready."""
+    [recording] = read_strace(POLLS)
+    frame = recording.events()
+    ready = frame[frame["op"] == "ready"]
+    assert list(zip(ready["fd"], ready["mask_names"], strict=True)) == [
+        (5, "OUT"), (3, "IN|HUP"), (3, "IN"), (7, "OUT"), (3, "IN"),
+    ]  # fmt: skip
+    wakeups = recording.wakeups()
+    assert wakeups["timeout_ms"].fillna(-1).tolist() == [1000, 1500, -1, 0, 2000.005, -1, -1]
+    assert wakeups["n_returned"].tolist() == [1, 1, 0, 0, 2, 1, 0]
+    assert wakeups["error"].astype(object).fillna("").tolist()[2] == "EINTR"
+    assert [recording.metadata[name] for name in ("n_strange", "n_other")] == [0, 1]
+
+
+def test_pointers_are_mapped_by_the_registrations_seen():
+    """Also after MOD gave the descriptor another pointer."""
+    text = """\
+epoll_ctl(8, EPOLL_CTL_ADD, 5, {events=EPOLLIN|EPOLLET, data={u32=2857279504, u64=94532}}) = 0
+epoll_wait(8, [{events=EPOLLIN, data={u32=2857279504, u64=94532}}], 512, -1) = 1
+epoll_ctl(8, EPOLL_CTL_MOD, 5, {events=EPOLLOUT, data={u32=1, u64=94533}}) = 0
+epoll_wait(8, [{events=EPOLLOUT, data={u32=1, u64=94533}}], 512, -1) = 1
+epoll_wait(8, [{events=EPOLLIN, data={u32=2857279600, u64=140737}}], 512, -1) = 1
+"""
+    [recording] = read_strace(text)
+    ready = recording.events().query("op == 'ready'")
+    assert ready["fd"].tolist() == [5, 5, -1]
+    assert recording.metadata["n_unmapped"] == 1
+
+
+def test_data_that_cannot_be_a_descriptor_by_other_evidence_is_not_guessed():
+    """A small number is taken for a descriptor only if the program's data are descriptors."""
+    token = "epoll_wait(3, [{events=EPOLLIN, data={u32=1, u64=1}}], 8, -1) = 1\n"
+    [unknown] = read_strace(token * 3)
+    assert unknown.events().query("op == 'ready'")["fd"].tolist() == [-1, -1, -1]
+    assert unknown.metadata["n_unmapped"] == 3
+    [used] = read_strace(token + 'recvfrom(1, "", 9, 0, NULL, NULL) = 9\n' + token)
+    assert used.events().query("op == 'ready'")["fd"].tolist() == [1, 1]
+    assert (used.metadata["n_unmapped"], used.metadata["n_assumed"]) == (0, 2)
+    other = "epoll_ctl(3, EPOLL_CTL_ADD, 9, {events=EPOLLIN, data={u32=4, u64=4}}) = 0\n"
+    [tokens] = read_strace(other + token + 'recvfrom(1, "", 9, 0, NULL, NULL) = 9\n')
+    assert tokens.metadata["n_unmapped"] == 1
+
+
+def test_garbage_in_the_high_half():
+    """CPython's data: the registration says what it stands for."""
+    text = """\
+epoll_ctl(3, EPOLL_CTL_ADD, 6, {events=EPOLLIN, data={u32=6, u64=94240815316998}}) = 0
+epoll_wait(3, [{events=EPOLLIN, data={u32=6, u64=94240815316998}}], 2, -1) = 1
+"""
+    [recording] = read_strace(text)
+    assert recording.events()["fd"].tolist() == [6, 3, 6]
+
+
+def test_arrays_that_strace_cut_are_counted():
+    text = "epoll_wait(4, [{events=EPOLLIN, data={u32=7, u64=7}}, ...], 64, -1) = 33\n"
+    [recording] = read_strace(text + 'recvfrom(7, "", 9, 0, NULL, NULL) = 9\n')
+    assert recording.metadata["n_cut"] == 32
+    assert recording.wakeups()["n_returned"].tolist() == [33]
+
+
+def test_lines_that_are_not_understood_are_listed():
+    """Complete calls with arguments of unknown form, and lines that are no calls."""
+    strange = [
+        "epoll_wait(4, [{events=EPOLLNEW, data={u32=7, u64=7}}], 64, -1) = 1",
+        "epoll_wait(4, 64, -1) = 1",
+        "hello, world",
+        "epoll_ctl(4, EPOLL_CTL_NEW, 7, NULL) = 0",
+        'recvfrom(7, "", 9, 0) = -1 ENOTHING (No idea)',
+    ]
+    [recording] = read_strace(NEW + "\n".join(strange))
+    assert recording.metadata["n_strange"] == len(strange)
+    for line in strange:
+        words = line.partition(" =")[0]
+        assert any(words in kept for kept in recording.metadata["strange"]), line
+
+
+def test_lines_of_strace_itself_are_not_strange():
+    own = """\
+strace: Process 12 attached
+--- SIGCHLD {si_signo=SIGCHLD, si_code=CLD_EXITED} ---
+[pid    12] +++ exited with 0 +++
+epoll_wait(4, strace: Process 12 detached
+ <detached ...>
+exit_group(0) = ?
+futex(0x7f, FUTEX_WAIT, 2, NULL) = 0
+"""
+    [recording] = read_strace(NEW + own)
+    assert recording.metadata["n_strange"] == 0, recording.metadata["strange"]
+    assert recording.metadata["n_other"] == 1
+    assert recording.metadata["n_unfinished"] == 1
+
+
+def test_a_number_that_is_used_again_is_another_connection():
+    text = """\
+accept4(3, {sa_family=AF_INET, sin_port=htons(50186), sin_addr=inet_addr("127.0.0.1")}, [16], SOCK_CLOEXEC) = 7
+read(7, "", 100) = 5
+write(7, "", 9) = 9
+close(7) = 0
+accept4(3, {sa_family=AF_INET6, sin6_port=htons(50187), sin6_flowinfo=0}, [28], 0) = 7
+read(7, "", 100) = -1 ECONNRESET (Connection reset by peer)
+accept4(3, NULL, NULL, 0) = -1 EAGAIN (Resource temporarily unavailable)
+read(5, "", 8) = 8
+epoll_wait(4, [], 64, -1) = -1 EINTR (Interrupted system call)
+"""
+    [recording] = read_strace(text)
+    frame = recording.events()
+    assert frame["op"].tolist() == [
+        "accept", "recv", "send", "close", "accept", "recv", "accept", "read", "wait",
+    ]  # fmt: skip
+    assert frame["conn"].tolist() == [1, 1, 1, 1, 2, 2, 0, 0, 0]
+    connections = recording.connections()
+    assert connections["peer_port"].tolist() == [50186, 50187]
+    assert connections["n_bytes_out"].tolist() == [9, 0]
+    assert recording.errors() == {"recv ECONNRESET": 1, "accept EAGAIN": 1, "wait EINTR": 1}
+
+
+def test_interrupted_by_a_signal_that_restarts():
+    text = "epoll_wait(4, 0x7ffe, 64, -1) = ? ERESTARTSYS (To be restarted if SA_RESTART is set)\n"
+    [recording] = read_strace(text)
+    assert recording.array()["result"].tolist() == [-errno.EINTR]
+
+
+def test_split():
+    """Commas in strings, brackets and structures do not split."""
+    assert split('7, "a, b\\", (c", [{events=IN, data={u32=1, u64=2}}], 64') == [
+        "7", '"a, b\\", (c"', "[{events=IN, data={u32=1, u64=2}}]", "64",
+    ]  # fmt: skip
+
+
+def repeated(event: str, calls: str = "", n: int = 300) -> str:
+    """A loop that is woken again and again."""
+    seen = f"{{events={event}, data={{u32=7, u64=7}}}}"
+    add = f"epoll_ctl(4, EPOLL_CTL_ADD, 7, {seen}) = 0\n"
+    wait = f"epoll_wait(4, [{seen}], 64, -1) = 1\n"
+    talk = 'recvfrom(7, "", 9, 0, NULL, NULL) = 9\n'
+    return add + talk + (wait + calls) * n
+
+
+SPINS = {
+    "writable interest left on": repeated("EPOLLOUT"),
+    "ignored end of file": repeated("EPOLLIN", 'recvfrom(7, "", 9, 0, NULL, NULL) = 0\n'),
+    "hang-up that cannot be masked": repeated("EPOLLHUP"),
+    "half-closed connection left registered": repeated("EPOLLRDHUP"),
+    "input never read": repeated("EPOLLIN"),
+    "interest changed without progress": repeated(
+        "EPOLLIN",
+        "epoll_ctl(4, EPOLL_CTL_DEL, 7, NULL) = 0\n"
+        "epoll_ctl(4, EPOLL_CTL_ADD, 7, {events=EPOLLIN, data={u32=7, u64=7}}) = 0\n",
+    ),
+    "timeout of zero": "epoll_wait(4, [], 64, 0) = 0\n" * 300,
+}
+
+
+@pytest.mark.parametrize("kind", SPINS)
+@pytest.mark.parametrize("generation", ["new", "old"])
+def test_spins_in_a_log_are_diagnosed(kind, generation):
+    """Each kind of spin by its name, in the newest and the oldest format."""
+    text = SPINS[kind]
+    if generation == "old":
+        text = (
+            text.replace("events=", "").replace("data=", "").replace("[{", "{{").replace("}]", "}}")
+        )
+    [recording] = read_strace(text)
+    assert analysis.diagnose(recording).kinds == [kind]
+
+
+def test_a_busy_log_without_waste_is_healthy():
+    calls = 'recvfrom(7, "", 9, 0, NULL, NULL) = 9\nsendto(7, "", 9, 0, NULL, 0) = 9\n'
+    [recording] = read_strace(repeated("EPOLLIN", calls))
+    assert analysis.diagnose(recording).healthy
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "no line of strace"),
+        ("\n\n", "no line of strace"),
+        ("Dear list,\nmy server hangs.\n", "2 lines are not understood"),
+        ('futex(0x1, 2) = 0\nwrite(1, "", 3) = 3\n', "no wait .* futex, write|write, futex"),
+    ],
+)
+def test_no_log_of_a_loop(text, message, tmp_path):
+    """The error says what was found instead."""
+    file = tmp_path / "log"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=f"^source .*{message}"):
+        read_strace(file)
+
+
+def test_binary_missing_and_wrong(tmp_path):
+    binary = tmp_path / "core"
+    binary.write_bytes(b"\x7fELF\0\0")
+    with pytest.raises(ValueError, match=r"^source .*core is a binary file"):
+        read_strace(binary)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        read_strace(tmp_path / "nowhere")
+    with pytest.raises(TypeError, match=r"^source"):
+        read_strace(7)
+
+
+def test_a_text_and_a_file_are_the_same(tmp_path):
+    """Bytes that are no UTF-8 do not matter."""
+    file = tmp_path / "log"
+    file.write_bytes(NEW.encode().replace(b'7, ""', b'7, "\xff\xfe"'))
+    assert read_strace(file)[0].rows == read_strace(NEW)[0].rows
+    assert read_strace(str(file))[0].rows == read_strace(NEW)[0].rows
