@@ -257,15 +257,19 @@ def _open_parquet(file: Any, what: str) -> "pq.ParquetFile":
 
 
 def _check_size(metadata: "pq.FileMetaData") -> None:
-    """Raise Defect for more rows than the memory can hold, before any of them is read."""
-    # pyarrow 26 aborts the process if the metadata of a damaged column is looked at, so these
-    # two numbers are all that is.
-    needed = BYTES_PER_VALUE * metadata.num_rows * metadata.num_columns
+    """Raise Defect for numbers of rows that would take all memory or time, before any is read."""
+    # pyarrow 26 aborts the process if the metadata of a damaged column is looked at, so no more
+    # than the numbers of rows is. It reads on for ever if those of the parts are too large.
+    n_rows = metadata.num_rows
+    parts = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+    if min(parts, default=0) < 0 or sum(parts) != n_rows:
+        raise Defect(f"is damaged: it claims {n_rows:,} rows, and its parts {sum(parts):,}")
+    needed = BYTES_PER_VALUE * n_rows * metadata.num_columns
     available = memory_available()
-    if metadata.num_rows < 0 or (available is not None and needed > available // 2):
+    if available is not None and needed > available // 2:
         raise Defect(
-            f"claims {metadata.num_rows:,} rows, and reading them needs about {needed:,} bytes, "
-            f"more than half of the {available or 0:,} bytes of memory available"
+            f"claims {n_rows:,} rows, and reading them needs about {needed:,} bytes, more than "
+            f"half of the {available:,} bytes of memory available"
         )
 
 

@@ -12,7 +12,7 @@ import pytest
 from epolllab import Recording, reference
 from epolllab.analysis import Result
 from epolllab.recording.recording import METADATA_KEY
-from tests.samples import Script
+from tests.samples import Script, served
 
 pytestmark = pytest.mark.unit
 
@@ -164,3 +164,26 @@ def test_columns_with_exchanged_names_are_noticed(tmp_path: Path) -> None:
     pq.write_table(renamed, tmp_path / "run")
     with pytest.raises(ValueError, match="run is damaged"):
         Recording.load(tmp_path / "run")
+
+
+def test_parts_that_claim_too_many_rows_are_not_read(tmp_path: Path) -> None:
+    """Reading them would never end in pyarrow 26."""
+    saved = Recording(served().rows * 10)
+    data = saved.save(tmp_path / "run").read_bytes()
+    # The last such field of the footer is the row count of the only part.
+    before, after = data.rsplit(b"\x16" + zigzag(len(saved)), 1)
+    footer = before[len(data) - 8 - int.from_bytes(data[-8:-4], "little") :]
+    footer += b"\x16" + zigzag(2**36) + after[:-8]
+    content = data[: len(data) - 8 - int.from_bytes(data[-8:-4], "little")]
+    (tmp_path / "run").write_bytes(content + footer + len(footer).to_bytes(4, "little") + b"PAR1")
+    with pytest.raises(ValueError, match=f"run is damaged.* {len(saved):,} rows.* {2**36:,}"):
+        Recording.load(tmp_path / "run")
+
+
+def zigzag(number: int) -> bytes:
+    """A positive number as Thrift's compact protocol writes it."""
+    digits, rest = [], 2 * number
+    while rest >= 0x80:
+        digits.append(rest & 0x7F | 0x80)
+        rest >>= 7
+    return bytes([*digits, rest])
