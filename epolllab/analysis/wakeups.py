@@ -214,7 +214,7 @@ class _Events:
         self.is_level = (interest != 0) & (interest & (EPOLLET | EPOLLONESHOT) == 0)
         self.is_edge = interest & EPOLLET != 0
         self.is_oneshot = interest & EPOLLONESHOT != 0
-        ends = np.append(self.first[1:], len(op)) - 1
+        ends = np.append(self.first[1:], len(op))[: len(self)] - 1
         inside = self._segment[ends] == np.arange(len(self))
         place, found = self._latest(control, ends)
         self.controlled = found & inside & (place > self.first)
