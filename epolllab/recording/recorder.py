@@ -40,8 +40,8 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -118,8 +118,14 @@ def _memory_limit() -> int | None:
 
 def _map(fd: int, capacity: int) -> mmap.mmap:
     """Map a ring's memory: of a descriptor, or private with -1."""
-    try:
+    with _naming(capacity):
         return mmap.mmap(fd, memory_size(capacity))
+
+
+@contextmanager
+def _naming(capacity: int) -> Iterator[None]:
+    try:
+        yield
     except (OSError, OverflowError) as error:
         raise MemoryError(
             f"capacity={capacity:,} needs {memory_size(capacity):,} bytes of memory, which the "
@@ -163,7 +169,7 @@ class Recorder:
         memory: mmap.mmap | None = None,
         populate: bool = False,
     ) -> None:
-        self.capacity = capacity
+        self.capacity = check_int("capacity", capacity, 1)
         self.clock = clock
         self.memory = memory or _map(-1, capacity)
         if len(self.memory) < memory_size(capacity):
@@ -314,8 +320,10 @@ def shared_memory(capacity: int) -> tuple[int, mmap.mmap]:
     Returns a descriptor to pass to the child, and this process's mapping of it. The memory
     has no name in any file system, so nothing is left behind whichever process ends first.
     """
-    fd = _unnamed_file(memory_size(capacity))
+    fd = _unnamed_file(memory_size(check_int("capacity", capacity, 1)))
     try:
+        with _naming(capacity):
+            os.ftruncate(fd, memory_size(capacity))
         return fd, _map(fd, capacity)
     except BaseException:
         os.close(fd)
@@ -325,15 +333,9 @@ def shared_memory(capacity: int) -> tuple[int, mmap.mmap]:
 def _unnamed_file(size: int) -> int:
     """Open a memfd, or a deleted temporary file where a sandbox refuses memfd_create."""
     try:
-        fd = os.memfd_create("epolllab-ring", os.MFD_CLOEXEC)
+        return os.memfd_create("epolllab-ring", os.MFD_CLOEXEC)
     except OSError as error:
         return _temporary_file(size, error)
-    try:
-        os.ftruncate(fd, size)
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
 
 
 def _temporary_file(size: int, refusal: OSError) -> int:

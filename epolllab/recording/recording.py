@@ -98,6 +98,7 @@ class Recording:
             {
                 "events": f"{len(self):,}",
                 "overwritten": f"{self.overwritten:,}",
+                **self._faults(),
                 "operations": ", ".join(f"{op} {count:,}" for op, count in counts),
                 **{
                     name: self.metadata[name]
@@ -107,6 +108,14 @@ class Recording:
                 "CPU": environment.throttled(self.metadata) or None,
             },
         )
+
+    def _faults(self) -> dict[str, str]:
+        """The server's count of exceptions in its handler or protocol, if there were any."""
+        stats = self.metadata.get("stats")
+        faults = stats.get("faults") if isinstance(stats, Mapping) else None
+        if not isinstance(faults, int) or not faults:
+            return {}
+        return {"faults": f"{faults:,}; see metadata['last_fault']"}
 
     def array(self) -> "np.ndarray[Any, np.dtype[Any]]":
         """Return the records as a read-only structured array, without copying them."""

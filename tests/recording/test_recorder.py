@@ -1,5 +1,6 @@
 """The ring: order, bounds, and copies that are consistent while a writer continues."""
 
+import errno
 import mmap
 import os
 import struct
@@ -21,7 +22,9 @@ from epolllab.recording.recorder import (
     ROW_BYTES,
     SLACK,
     Recorder,
+    Ring,
     Snapshot,
+    check_capacity,
     memory_size,
     read_ring,
     shared_memory,
@@ -218,6 +221,100 @@ def test_shared_memory_can_be_mapped_twice() -> None:
         os.close(fd)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux only")
+def test_shared_memory_without_memfd_create(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a sandbox refuses it, a deleted temporary file of full size takes its place."""
+    monkeypatch.setattr(os, "memfd_create", refuse)
+    fd, memory = shared_memory(100)
+    try:
+        assert os.fstat(fd).st_nlink == 0
+        assert os.fstat(fd).st_size == memory_size(100)
+        assert os.fstat(fd).st_blocks * 512 >= memory_size(100)
+        recorder = Recorder(100, memory=memory)
+        fill(recorder, 0, 30, 4)
+        with mmap.mmap(fd, memory_size(100)) as other:
+            assert numbers(read_ring(other)) == list(range(30))
+    finally:
+        os.close(fd)
+
+
+def refuse(*_: object, **__: object) -> Any:
+    """Fail as a system call does that a sandbox refuses."""
+    raise PermissionError(errno.EPERM, "Operation not permitted")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux only")
+def test_no_shared_memory_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error says what to use instead."""
+    monkeypatch.setattr(os, "memfd_create", refuse)
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    with pytest.raises(OSError, match='where="thread"'):
+        shared_memory(100)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memfd_create is Linux's")
+@pytest.mark.parametrize("refused", [(mmap, "mmap"), (os, "ftruncate")])
+def test_shared_memory_that_fails_leaves_no_descriptor(
+    refused: tuple[Any, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = os.listdir("/proc/self/fd")
+    with monkeypatch.context() as patch:
+        patch.setattr(*refused, refuse)
+        with pytest.raises(MemoryError, match="capacity=100 "):
+            shared_memory(100)
+    assert os.listdir("/proc/self/fd") == before
+
+
+@pytest.mark.parametrize("capacity", [10**13, 10**16, 10**17, 10**30])
+def test_a_capacity_that_the_system_refuses_is_named(capacity: int) -> None:
+    before = os.listdir("/proc/self/fd") if sys.platform == "linux" else []
+    for make in (Recorder, shared_memory):
+        with pytest.raises(MemoryError, match=r"^capacity"):
+            make(capacity)
+    with pytest.raises(ValueError, match=r"^capacity"):
+        check_capacity("capacity", capacity)
+    assert not before or os.listdir("/proc/self/fd") == before
+
+
+def test_check_capacity_adds_up_the_rings() -> None:
+    with pytest.raises(ValueError, match=r"^n must be at most") as caught:
+        check_capacity("n", 10**15)
+    most = int(str(caught.value).split()[5].replace(",", ""))
+    assert check_capacity("n", most) == most
+    assert check_capacity("n", most // 4 - SLACK, 4) == most // 4 - SLACK
+    for capacity, rings in ((most + 1, 1), (most // 2, 4)):
+        with pytest.raises(ValueError, match=r"^n must be at most"):
+            check_capacity("n", capacity, rings)
+
+
+@pytest.mark.parametrize("n", [0, 30, 5000])
+def test_a_freed_ring_has_the_same_rows(n: int) -> None:
+    """Its memory is that of the rows that were written; every reading stays the same."""
+    recorder = Recorder(200)
+    ring = Ring(recorder.memory)
+    fill(recorder, 0, n, 10)
+    before = [ring.read(newest) for newest in (None, 0, 1, 7, 10_000)]
+    written = ring.written()
+    ring.free(recorder)
+    ring.free(recorder)
+    assert recorder.memory.closed
+    assert [ring.read(newest) for newest in (None, 0, 1, 7, 10_000)] == before
+    assert ring.written() == written == n
+
+
+def test_a_ring_is_read_while_it_is_freed() -> None:
+    for _ in range(50):
+        recorder = Recorder(500)
+        ring = Ring(recorder.memory)
+        fill(recorder, 0, 400, 10)
+        freeing = threading.Thread(target=ring.free, args=(recorder,))
+        freeing.start()
+        for _ in range(20):
+            assert numbers(ring.read()) == list(range(400))
+            assert ring.written() == 400
+        freeing.join()
+
+
 # ---- while a writer continues -----------------------------------------------------------
 
 LAPS_SEEN = 30  # times that the ring is overwritten while it is copied
@@ -378,3 +475,21 @@ def test_copies_are_consistent_while_a_child_writes(capacity: int, together: int
     finally:
         os.close(fd)
         memory.close()
+
+
+@pytest.mark.parametrize("capacity", [0, -1, -2000, 1.5, "9", True, None, 10**30])
+@pytest.mark.parametrize("make", [Recorder, shared_memory])
+def test_a_capacity_is_a_number_of_rows(make: Callable[[Any], object], capacity: Any) -> None:
+    """It is checked before memory is asked for."""
+    with pytest.raises((TypeError, ValueError), match=r"^capacity\b"):
+        make(capacity)
+
+
+@pytest.mark.parametrize("newest", [-1, -(10**6), 1.5, "9", True, 10**30])
+def test_the_newest_rows_are_a_number_of_rows(newest: Any) -> None:
+    """A negative number would reach memory that nobody wrote."""
+    recorder = Recorder(10)
+    fill(recorder, 0, 5, 1)
+    with pytest.raises((TypeError, ValueError), match=r"^newest\b"):
+        recorder.snapshot(newest)
+    assert [len(numbers(recorder.snapshot(n))) for n in (0, 3, 10**9)] == [0, 3, 5]
