@@ -35,6 +35,9 @@ _OWN_ERRORS = {
     **{loop.BAD_RESPONSE - n: f"bad response: {defect}" for n, defect in enumerate(DEFECTS)},
 }
 _PERCENTILES = {"p50": 50, "p90": 90, "p99": 99, "p99_9": 99.9}
+_REDIRECTED = 300
+"""Statuses from here on are a note: the response is not what was asked for."""
+
 _ON_RATE = 0.95
 """Fraction of the requested rate from which on it counts as reached."""
 
@@ -219,13 +222,12 @@ class Run:
         latency = spans[good] / 1e3
         elapsed_ns = self._elapsed_ns()
         per_s = 1e9 / elapsed_ns if elapsed_ns else 0.0
-        statuses = sorted(Counter(rows["status"].tolist()).items())
         sums: dict[str, Any] = {
             "requests": len(rows),
             "succeeded": int(good.sum()),
             "failed": int((~good).sum()),
             **{f"error {name}": count for name, count in self.errors().items()},
-            **{f"status {number}": count for number, count in statuses if number not in (0, 200)},
+            **{f"status {number}": n for number, n in self._statuses().items() if number != 200},
             "elapsed_s": round(elapsed_ns / 1e9, 6),
             "requests_per_s": round(self._per_s(), 1),
         }
@@ -256,6 +258,12 @@ class Run:
     def notes(self) -> list[str]:
         """Warnings about the figures, such as a rate that was not reached."""
         notes = [f"{count:,} failed: {name}" for name, count in self.errors().items()]
+        statuses = self._statuses()
+        notes += [
+            f"{count:,} of {sum(statuses.values()):,} responses had status {status}"
+            for status, count in statuses.items()
+            if status >= _REDIRECTED
+        ]
         rate = self.metadata.get("rate")
         reached = self._per_s()
         if rate and len(self) > 1 and reached < _ON_RATE * rate:
@@ -280,6 +288,11 @@ class Run:
         if throttled := environment.throttled(self.metadata):
             notes.append(f"{throttled}, which its latencies include")
         return notes
+
+    def _statuses(self) -> dict[int, int]:
+        """Count the responses by HTTP status, in its order."""
+        counts = sorted(Counter(self._rows["status"].tolist()).items())
+        return {status: count for status, count in counts if status}
 
     def _elapsed_ns(self) -> int:
         facts = [part.facts for part in self._parts]

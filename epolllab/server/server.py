@@ -299,7 +299,8 @@ class Server:
     def __repr__(self) -> str:
         rows, error = self._summary(), self.error
         reason = f", error: {error.strip().splitlines()[-1]}" if error else ""
-        faults = f", {rows['faults']} faults: see last_fault" if rows["faults"] not in ("0", "unknown") else ""
+        has_faults = rows["faults"] not in ("0", "unknown")
+        faults = f", {rows['faults']} faults (see last_fault)" if has_faults else ""
         return (
             f"<epolllab server {self.url} {rows['loop']}, {rows['state']}, "
             f"{rows['connections now']} connections, {rows['events recorded']} events recorded, "

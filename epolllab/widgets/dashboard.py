@@ -331,7 +331,11 @@ class Dashboard(Panel):
         if state == "died":
             return f"<span class='epl-alarm'>died</span>{error_html(server.error or '')}"
         running = state == "running"
-        return muted(f"running at {server.url}" if running else f"stopped{self._why_stopped}")
+        shown = muted(f"running at {server.url}" if running else f"stopped{self._why_stopped}")
+        if faults := self.live.samples[-1].faults:
+            shown += f" <span class='epl-alarm'>{faults:,} faults in handler or protocol</span>"
+            shown += error_html(server.last_fault or "")
+        return shown
 
     def _clients(self) -> str:
         parts = []

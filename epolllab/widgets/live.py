@@ -46,6 +46,7 @@ class Sample:
     connections: int = 0
     requests: int = 0
     overwritten: int = 0
+    faults: int = 0
 
 
 class Live:
@@ -127,6 +128,7 @@ class Live:
             stats.get("connections", 0),
             stats.get("requests", 0),
             stats.get("overwritten", 0),
+            stats.get("faults", 0),
         )
 
     def _read_latencies(self, now: float) -> None:
