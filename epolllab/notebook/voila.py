@@ -193,6 +193,11 @@ def _ended_by_signals_and_parent(parent: int) -> Iterator[None]:
     from tornado.ioloop import IOLoop, PeriodicCallback
 
     loop = IOLoop.current()
+
+    def stop_without_parent() -> None:
+        if os.getppid() != parent:
+            loop.stop()
+
     numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
     numbers = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
     before = [
@@ -200,7 +205,7 @@ def _ended_by_signals_and_parent(parent: int) -> Iterator[None]:
         for number in numbers
     ]
     if signal.SIGHUP in numbers:
-        PeriodicCallback(lambda: os.getppid() == parent or loop.stop(), PARENT_CHECK_MS).start()
+        PeriodicCallback(stop_without_parent, PARENT_CHECK_MS).start()
     try:
         yield
     finally:
