@@ -32,6 +32,9 @@ STOP_S = 2.0
 REPLY_S = 5.0
 """How long a child may take to reply to a query."""
 
+AGAIN_S = 0.5
+"""The same after a query that it did not reply to, so that displays go on."""
+
 STEP_S = 0.05
 """Interval at which a wait for a reply looks at the child's state."""
 
@@ -147,6 +150,7 @@ class ProcessHost:
         finally:
             os.close(shared)
         self.pid = self.child.pid
+        self._owner = os.getpid()
 
     def until_ready(self) -> None:
         """Wait until the child runs the loop."""
@@ -189,12 +193,12 @@ class ProcessHost:
         except OSError:
             if self.running():
                 raise
-        if self.running():
+        if self.running() and not self._stopping:
             raise TimeoutError(f"interest() cannot be read: {self.unavailable}")
         return [], {}
 
     def failure(self) -> Failure | None:
-        if self.running():
+        if self.running() or self._owner != os.getpid():  # a forked copy does not own the child
             return None
         text = self._ended[0] if self._ended is not None else str(self.child.death())
         return None if text is None else (text, None)
@@ -207,18 +211,20 @@ class ProcessHost:
         with HeldInterrupts(), self._stop_lock:
             self._stopping = True
             if self._counters and self.running():
-                self._query("stop", STOP_S)
+                self._query("stop")
                 if self._ended is None and self.child.alive:  # killed below, which is no failure
                     self._ended = None, {**self._counters, "connections": 0, "staged": 0}
             with self._lock:
                 self.child.close(STOP_S if self.unavailable is None else 0)
             self.ring.free()
 
-    def _query(self, query: str, timeout: float = REPLY_S) -> Any:
+    def _query(self, query: str) -> Any:
         """Ask the child; None once it has ended, or where it does not reply."""
         if not self.running():
             return None
         with self._lock:
+            timeout = REPLY_S if self.unavailable is None else AGAIN_S
+            timeout = STOP_S if query == "stop" else timeout
             try:
                 self._require_awake(query)
                 self._n_asked += 1

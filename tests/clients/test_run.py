@@ -499,8 +499,8 @@ OUT_OF_RANGE = [
     {"processes": 3, "connections": 2}, {"where": "proces"}, {"protocol": "htp"},
     {"path": "no/slash"}, {"path": "/a b"}, {"path": "/\r\nX: y"},
     {"payload": b"", "protocol": "echo"}, {"source_addresses": 0},
-    {"capacity": 10**12}, {"capacity": 10**30}, {"capacity": 10**9, "processes": 256,
-    "connections": 256},
+    {"capacity": 10**12}, {"capacity": 10**30},
+    {"capacity": 10**8, "processes": 200, "connections": 200},
 ]  # fmt: skip
 WRONG_TYPE = [
     {"payload": "text"}, {"connections": 1.5}, {"rate": "fast"}, {"timeout": True},
@@ -617,7 +617,6 @@ def test_an_interrupt_returns_the_rows_and_leaves_nothing(where: str) -> None:
         run = load(server, connections=1, duration=60, where=where)
         assert run.interrupted
         assert [note for note in run.notes if note.startswith("interrupted after")]
-        assert 1 <= server.stats()["requests"] - len(run) + 1
         assert run.requests()["error"].isna().all()
         assert kernel.children() == children
         assert [t.name for t in threading.enumerate() if "clients" in t.name] == []
@@ -629,8 +628,8 @@ def test_an_interrupt_returns_the_rows_and_leaves_nothing(where: str) -> None:
 def test_the_note_of_an_interrupt_counts_what_has_no_row(scripted: bool) -> None:
     """Requests in flight, or peers in the middle of their script, have none."""
     timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
-    steps = epolllab.script("connect send:x pause:60")
-    options: dict[str, Any] = {"script": steps} if scripted else {"requests": 30}
+    script = epolllab.script().send(b"x").pause(60)
+    options: dict[str, Any] = {"script": script} if scripted else {"requests": 30}
     with silent() as address:
         timer.start()
         run = load(address, connections=3, where="thread", timeout=60, **options)
@@ -645,7 +644,14 @@ def test_the_note_of_an_interrupt_counts_what_has_no_row(scripted: bool) -> None
 
 def test_an_interrupt_before_the_load_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     """There are no rows then."""
-    monkeypatch.setattr(executors, "_until_ready", lambda *_: signal.raise_signal(signal.SIGINT))
+    until_ready = executors._until_ready
+
+    def interrupted(children: Any, interrupts: executors.Interrupts) -> None:
+        signal.raise_signal(signal.SIGINT)
+        until_ready(children, interrupts)
+        interrupts.deliver()
+
+    monkeypatch.setattr(executors, "_until_ready", interrupted)
     with silent() as address, pytest.raises(KeyboardInterrupt):
         load(address, requests=1, timeout=0.1)
     assert not kernel.children()

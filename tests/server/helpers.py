@@ -108,11 +108,11 @@ class Program:
 
 
 @contextmanager
-def program(text: str) -> Iterator[Program]:
+def program(text: str, *arguments: str) -> Iterator[Program]:
     """Run a program that can use epolllab and ``tell(value)``; kill it in the end."""
     start = "import json, sys, epolllab\ndef tell(value): print(json.dumps(value), flush=True)\n"
     with subprocess.Popen(
-        [sys.executable, "-c", start + textwrap.dedent(text)],
+        [sys.executable, "-c", start + textwrap.dedent(text), *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

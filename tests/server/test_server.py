@@ -1,12 +1,16 @@
 """start_server() and its handle: responses, state, readings, and how servers end."""
 
+import errno
 import gc
 import os
+import signal
 import socket
 import subprocess
 import sys
 import textwrap
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +18,7 @@ import pytest
 
 import epolllab
 from epolllab import kernel
-from epolllab.server import Hello
+from epolllab.server import Hello, hosts
 from tests.kernels import notebook_kernel, run_cell
 from tests.server.helpers import EVERY_WAY, PLACES
 from tests.wire import GET, ask, connect, is_refused, until
@@ -167,6 +171,189 @@ def test_without_a_recorder(process: bool) -> None:
         for frame in (server.events(), server.wakeups(), server.requests()):
             assert frame.empty
     assert (stats["requests"], stats["recorded"], stats["overwritten"]) == (1, 0, 0)
+
+
+BUSY = "import re\ndef busy(request): re.match(r'(a+)+$', 'a' * 60 + 'b')"
+"""A handler that keeps the interpreter lock, so that its process cannot reply."""
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("how", ["killed", "suspended", "busy", "stopped"])
+def test_stats_has_its_keys_whatever_the_process_does(
+    how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is not known is None, and `unavailable` says why; settle() and displays go on."""
+    for name in ("REPLY_S", "AGAIN_S", "STOP_S"):
+        monkeypatch.setattr(hosts, name, 0.3)
+    space: dict[str, Any] = {}
+    exec(BUSY, space)
+    server = epolllab.start_server(protocol="http", handler=space["busy"], process=True)
+    keys = list(server.stats())
+    with connect(server.address) as sock:
+        if how == "busy":
+            sock.sendall(GET)
+            until(lambda: kernel.cpu_time_ns(server.pid) > 500_000_000)
+        elif how == "stopped":
+            server.stop()
+        else:
+            os.kill(server.pid, signal.SIGKILL if how == "killed" else signal.SIGSTOP)
+            until(lambda: how == "suspended" or not server.is_running)
+        if how == "killed":
+            with pytest.raises(epolllab.server.ServerDied, match="SIGKILL"):
+                server.stats()
+        for _ in range(2):
+            stats = server.stats()
+            assert list(stats) == keys
+            assert all(isinstance(value, int | None) for value in stats.values())
+        words = {"killed": "SIGKILL", "suspended": "suspended", "busy": "busy"}
+        assert (stats["requests"] is None) is (how != "stopped")
+        assert (server.unavailable or "").count(words.get(how, " ")) == (how != "stopped")
+        assert server.url in repr(server)
+        assert ("unknown" in server._repr_html_()) is (how != "stopped")
+        if how in ("killed", "stopped"):
+            assert server.settle() is server
+            assert server.interest().empty
+        else:
+            with pytest.raises(TimeoutError, match=words[how]):
+                server.settle(0.1)
+            with pytest.raises(TimeoutError, match=words[how]):
+                server.interest()
+            assert server.interest(raise_error=False).empty
+        server.tail()
+        server.recording()
+        server.stop()
+    assert list(server.stats()) == keys
+    assert server.stats()["connections"] == 0
+
+
+@pytest.mark.processes
+def test_a_process_that_goes_on_replies_with_new_counters() -> None:
+    """Late replies to queries that were given up are not taken for the next ones."""
+    with epolllab.start_server(process=True) as server:
+        for n in range(1, 4):
+            os.kill(server.pid, signal.SIGSTOP)
+            until(lambda: server.stats()["requests"] is None)
+            os.kill(server.pid, signal.SIGCONT)
+            ask(server.address, GET)
+            assert server.settle().stats()["requests"] == n
+            assert server.unavailable is None
+
+
+@PLACES
+def test_interest_beside_a_stop_gives_an_answer(process: bool) -> None:
+    """A frame, from a server that runs, stops, or has stopped; and no other server's."""
+    for _ in range(5 if process else 30):
+        server = epolllab.start_server(process=process, capacity=1000)
+        stopper = threading.Thread(target=server.stop)
+        other = epolllab.start_server(poller="poll", capacity=1000)
+        stopper.start()
+        while stopper.is_alive():
+            assert len(server.interest()) in (0, 2)
+        stopper.join()
+        assert server.interest().empty
+        other.stop()
+
+
+def test_servers_and_stop_all_beside_threads_that_start_and_stop() -> None:
+    ends = threading.Event()
+    failures: list[BaseException] = []
+
+    def repeat(step: Callable[[], object]) -> None:
+        try:
+            while not ends.is_set():
+                step()
+        except BaseException as error:
+            failures.append(error)
+
+    steps = [lambda: epolllab.start_server(capacity=100).stop()] * 3
+    threads = [
+        threading.Thread(target=repeat, args=(step,))
+        for step in (*steps, epolllab.servers, epolllab.stop_all)
+    ]
+    for thread in threads:
+        thread.start()
+    time.sleep(1)
+    ends.set()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert epolllab.servers() == []
+
+
+@PLACES
+def test_a_stopped_server_keeps_only_the_rows_written(process: bool) -> None:
+    """A notebook keeps every handle that it displayed: 40 MB each, were the ring kept."""
+
+    def mapped_kb() -> int:
+        fields = Path("/proc/self/statm").read_text().split()
+        return int(fields[0]) * os.sysconf("SC_PAGE_SIZE") // 1024
+
+    kept = []
+    before = mapped_kb()
+    for _ in range(10):
+        server = epolllab.start_server(process=process)
+        ask(server.address, GET)
+        rows = len(server.settle().recording())
+        server.stop()
+        kept.append(server)
+    assert mapped_kb() - before < 100_000
+    for server in kept:
+        recording = server.recording()
+        assert len(recording) == server.stats()["recorded"] > rows
+        last = recording.array()["start_ns"][-3:].tolist()
+        assert server.tail(3).array()["start_ns"].tolist() == last
+        assert recording.requests()["n_bytes"].tolist() == [len(Hello.RESPONSE)]
+
+
+def test_a_server_that_its_handler_stopped_frees_its_ring_too() -> None:
+    handles: list[epolllab.Server] = []
+
+    def handler(request: epolllab.server.Request) -> str:
+        handles[0].stop()
+        return ""
+
+    handles.append(epolllab.start_server(protocol="http", handler=handler))
+    ask(handles[0].address, GET)
+    until(lambda: not handles[0].is_running)
+    handles[0].stop()
+    host = handles[0]._host
+    assert isinstance(host, hosts.ThreadHost)
+    assert host._recorder
+    assert host._recorder.memory.closed
+
+
+@pytest.mark.parametrize("capacity", [10**12, 10**17, 10**30])
+@PLACES
+def test_a_capacity_beyond_the_memory(process: bool, capacity: int) -> None:
+    with pytest.raises(ValueError, match=r"^capacity\b"):
+        epolllab.start_server(capacity=capacity, process=process)
+
+
+@pytest.mark.processes
+def test_without_memfd_create(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sandbox may refuse it; then a deleted file is the shared memory."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "memfd_create", refuse)
+    with epolllab.start_server(process=True) as server:
+        assert epolllab.run_clients(server, requests=5, progress=False).errors() == {}
+        assert len(server.settle().requests()) == 5
+
+
+@pytest.mark.processes
+def test_an_import_path_with_other_things_than_strings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Imports ignore a Path in sys.path, and so do children; a subclass of str is a string."""
+
+    class Text(str):
+        def __repr__(self) -> str:
+            return "Text(...)"
+
+    extra = [Path("somewhere"), b"bytes", 5, None, Text("sub/class"), "quote'\"\\", "\udcff"]
+    monkeypatch.setattr(sys, "path", [*sys.path, *extra])
+    with epolllab.start_server(process=True) as server:
+        assert epolllab.run_clients(server, requests=5, progress=False).errors() == {}
 
 
 def test_settle_times_out() -> None:
