@@ -28,9 +28,10 @@ WOULD_BLOCK = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EINPROGRESS)
 
 
 def check_frame(name: str, value: Any, source: str, columns: str) -> pd.DataFrame:
-    """Return a frame that has the columns; those without a ``*`` at the end must be numbers.
+    """Return a frame that has the columns; `source` is the call that makes such a frame.
 
-    `source` is the call that makes such a frame, as a docstring writes it.
+    Columns are numbers, present in every row. After the name, ``+`` means 0 or more, ``?``
+    that values may be missing, and ``*`` anything.
     """
     call = re.sub(r":\w+:`([^`]+)`", r"\1()", source.partition(";")[0]).replace("`", "")
     if not isinstance(value, pd.DataFrame):
@@ -39,15 +40,28 @@ def check_frame(name: str, value: Any, source: str, columns: str) -> pd.DataFram
         raise TypeError(f"{name} must be the DataFrame of {call}, not {shown(value)}{hint}")
     if not value.columns.is_unique:
         raise ValueError(f"{name} must not have two columns of the same name")
-    wanted = columns.split()
-    missing = [column for column in wanted if column.rstrip("*") not in value]
+    wanted = {column.rstrip("*?+"): column for column in columns.split()}
+    missing = ", ".join(column for column in wanted if column not in value)
     if missing:
-        listed = ", ".join(column.rstrip("*") for column in missing)
-        raise ValueError(f"{name} must be the frame of {call}, but has no column {listed}")
-    for column in wanted:
-        if len(value) and not column.endswith("*") and not is_numeric_dtype(value[column]):
-            raise TypeError(f"{name} must have numbers in the column {column}: see {call}")
+        raise ValueError(f"{name} must be the frame of {call}, but has no column {missing}")
+    for column, flags in wanted.items():
+        if len(value) and "*" not in flags:
+            check_column(f"{name} must be the frame of {call}: {column}", value[column], flags)
     return value
+
+
+def check_column(words: str, column: "pd.Series[Any]", flags: str = "?") -> None:
+    """Check the numbers of a column; `words` begin the error, `flags` are of check_frame."""
+    if not is_numeric_dtype(column):
+        raise TypeError(f"{words} must have numbers, not {column.dtype}")
+    numbers = column.to_numpy(dtype=float, na_value=np.nan)
+    known = numbers[~np.isnan(numbers)]
+    if len(known) < len(numbers) and "?" not in flags:
+        raise ValueError(f"{words} must have a number in every row")
+    if len(known) and np.abs(known).max() > 2.0**63:
+        raise ValueError(f"{words} must have finite numbers of 64 bits")
+    if len(known) and "+" in flags and known.min() < 0:
+        raise ValueError(f"{words} must have numbers of 0 or more")
 
 
 def check_operations(records: Records) -> Records:

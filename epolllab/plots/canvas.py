@@ -23,7 +23,7 @@ from epolllab.checks import Check, check_instance, check_text, checked
 from epolllab.frames.columns import check_frame
 from epolllab.plots import style
 from epolllab.plots.style import Theme
-from epolllab.plots.text import LONGEST, plain, short, show_plain
+from epolllab.plots.text import plain, short, show_plain
 
 __all__ = [
     "SMALL", "Canvas", "From", "canvas", "chart_function", "fixed_axis", "legend_mark",
@@ -55,7 +55,7 @@ Draw = TypeVar("Draw", bound=Callable[..., Axes])
 class From:
     """A chart's data: the call that makes the frame, and the columns that the chart reads.
 
-    Columns are numbers, except those that end with ``*``.
+    What ``*``, ``?`` and ``+`` after a column mean is in :func:`check_frame`.
     """
 
     source: str
@@ -135,6 +135,7 @@ class Canvas:
         # The layout engine later makes the axes wider than their present position.
         self.width = figure.get_figwidth() * ax.get_position().width * 72 * 1.08
         self._scale = figure.dpi_scale_trans
+        self._longest = max(12, int(figure.get_figwidth() * 72 / 2 / 4.7))
 
     def draw_empty(self, words: str) -> Axes:
         """Write in the middle of the axes what is missing; return the Axes.
@@ -148,15 +149,21 @@ class Canvas:
         self.ax.tick_params(which="both", **hidden)
         return self.ax
 
+    def name_ticks(
+        self, axis: Axis, places: Sequence[float], names: Sequence[object], **look: Any
+    ) -> None:
+        """Put names at ticks, cut to half the figure's width."""
+        axis.set_ticks(places, [short(plain(name), self._longest) for name in names], **look)
+
     def label_rows(self, labels: Sequence[str], *, least: int = 0) -> None:
         """Name the rows 0, 1, ... from the top down, with room for at least so many."""
-        self.ax.set_yticks(range(len(labels)), labels)
+        self.name_ticks(self.ax.yaxis, range(len(labels)), labels)
         self.ax.set_ylim(max(len(labels), least) - 0.4, -0.6)
         self.ax.tick_params(axis="y", length=0)
 
     def label_columns(self, labels: Sequence[str], heading: str = "") -> None:
         """Name the columns 0, 1, ... of a table at its top; draw no axis lines."""
-        self.ax.set_xticks(range(len(labels)), labels)
+        self.name_ticks(self.ax.xaxis, range(len(labels)), labels)
         self.ax.set_xlim(-0.5, max(len(labels), 1) - 0.5)
         self.ax.set_xlabel(heading)
         self.ax.xaxis.set_label_position("top")
@@ -175,19 +182,19 @@ class Canvas:
 
     def legend(self, handles: Sequence[Any], *, columns: int = 0, **font: Any) -> None:
         """Add a legend below, in as many columns as the width allows."""
-        widths = [min(len(str(h.get_label())), LONGEST) * 4.4 + 27 for h in handles]
+        # matplotlib leaves out labels that begin with an underscore.
+        names = [re.sub("^_", " _", plain(handle.get_label())) for handle in handles]
+        names = [short(name, int(self.width / 4.4) - 6) for name in names]
+        widths = [len(name) * 4.4 + 27 for name in names]
         columns = max(1, min(columns or len(handles), len(handles)))
         while columns > 1 and sum(max(widths[c::columns]) for c in range(columns)) > self.width:
             columns -= 1
         rows = -(-len(handles) // columns)
         # matplotlib fills a legend by column; this order makes it read by row.
-        by_row = [handle for column in range(columns) for handle in handles[column::columns]]
-        # matplotlib leaves out labels that begin with an underscore.
-        labels = [
-            re.sub("^_", " _", plain(short(handle.get_label(), 2 * LONGEST))) for handle in by_row
-        ]
+        by_row = [place for c in range(columns) for place in range(len(handles))[c::columns]]
         drawn = self.ax.legend(
-            by_row, labels, ncols=columns, loc="upper left", bbox_to_anchor=(0, 0),
+            [handles[place] for place in by_row], [names[place] for place in by_row],
+            ncols=columns, loc="upper left", bbox_to_anchor=(0, 0),
             bbox_transform=self._anchor(), borderaxespad=0, borderpad=0, handlelength=1.3,
             columnspacing=1.4, labelspacing=0.35, prop={"size": 8.0} | font,
         )  # fmt: skip

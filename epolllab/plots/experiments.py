@@ -1,6 +1,5 @@
 """Charts of servers under load: level against edge, life cycles, idle connections, observers."""
 
-from collections.abc import Collection
 from functools import partial
 from typing import Any
 
@@ -21,7 +20,15 @@ from epolllab.plots.canvas import (
     legend_mark,
     log_axis,
 )
-from epolllab.plots.results import Data, draw_intervals, in_order, mark_end, measured, note_of
+from epolllab.plots.results import (
+    Data,
+    draw_intervals,
+    in_order,
+    mark_end,
+    measured,
+    note_of,
+    positive,
+)
 from epolllab.plots.units import byte_size, number, whole
 
 __all__ = [
@@ -48,10 +55,10 @@ _LABELS = {
 }
 
 
-def _check_column(name: str, value: str, frame: pd.DataFrame, known: Collection[str]) -> None:
-    """Check that a parameter is one of the known columns, and that it holds numbers."""
-    check_choice(name, value, [column for column in known if column in frame])
-    check_frame(name, frame, "an experiment", value)
+def _check_column(name: str, value: str, data: str, frame: pd.DataFrame) -> None:
+    """Check that a parameter is a known column, and that the data have numbers in it."""
+    check_choice(name, value, _LABELS)
+    check_frame(data, frame, f"an experiment with {name}={value!r}", f"{value}?+")
 
 
 _SENT = {"pieces": "in four pieces", "random": "in random pieces"}
@@ -61,7 +68,7 @@ _READING: dict[str, Any] = {"drain": "-", "one read": (0, (3, 1.5))}
 @chart_function(
     frame=From(
         ":func:`epolllab.experiments.level_against_edge`",
-        "clients* trigger* reading* size n_stranded n_connections",
+        "clients* trigger* reading* size+ n_stranded+ n_connections+",
     ),
     what=partial(check_choice, allowed=METRICS),
     clients=check_text,
@@ -86,8 +93,9 @@ def level_against_edge(
     clients : str
         Which way of sending.
     """
-    _check_column("what", what, frame, METRICS)
-    rows = frame[frame["clients"] == clients]
+    _check_column("what", what, "frame", frame)
+    rows = positive(frame[frame["clients"] == clients], "size")
+    rows = rows[rows[what].notna()]
     with canvas(ax, (6.4, 4.3), note, "Level and edge, by request size") as (ax, chart):
         ax.set(xlabel=f"request size, sent {_SENT.get(clients, clients)}", ylabel=METRICS[what])
         if rows.empty:
@@ -101,8 +109,8 @@ def level_against_edge(
             complete = by_size["n_stranded"].sum() == 0
             median = by_size[what].median()[complete]
             handles += ax.plot(
-                median.index, median, color=color, ls=_READING[str(reading)], marker="o", ms=4,
-                mfc=color if reading == "drain" else chart.theme.paper,
+                median.index, median, color=color, ls=_READING.get(str(reading), ":"),
+                marker="o", ms=4, mfc=color if reading == "drain" else chart.theme.paper,
                 label=f"{trigger}, {reading}",
             )  # fmt: skip
         handles += _mark_stranded(chart, rows)
@@ -193,7 +201,8 @@ def lifecycles(
     what : str
         ``"waits"``, ``"requests_per_s"`` or a key of :data:`METRICS`, as in the frame.
     """
-    _check_column("what", what, frame, _LABELS)
+    _check_column("what", what, "frame", frame)
+    frame = frame[frame[what].notna()]
     with canvas(ax, (6.4, 3.6), note, "Cost of a request, by life cycle") as (ax, chart):
         ax.set(xlabel=_LABELS[what], ylabel="life cycle")
         if frame.empty:
@@ -224,7 +233,7 @@ _SERVER_LOOKS: dict[str, tuple[str, Any]] = {
 
 
 @chart_function(
-    data=From(":func:`epolllab.experiments.idle_connections`", "server* idle", is_result=True),
+    data=From(":func:`epolllab.experiments.idle_connections`", "server* idle+", is_result=True),
     value=check_text,
 )
 def idle_connections(
@@ -242,7 +251,8 @@ def idle_connections(
         ``"p50_us"`` or ``"p99_us"``.
     """
     frame = measured(data)
-    _check_column("value", value, frame, _LABELS)
+    _check_column("value", value, "data", frame)
+    frame = frame[frame[value].notna()]
     size = (6.8, 4.4)
     with canvas(ax, size, note_of(data, note), "Servers with idle connections") as (ax, chart):
         ax.set(xlabel="idle connections", ylabel=_LABELS[value])
@@ -310,8 +320,8 @@ def observer_cost(
         ``"p50_us"``, ``"p99_us"``, ``"requests_per_s"``, ``"cpu_us"`` or ``"watcher_us"``.
     """
     frame = measured(data)
-    _check_column("value", value, frame, _LABELS)
-    frame = frame[frame["load"] == load]
+    _check_column("value", value, "data", frame)
+    frame = frame[(frame["load"] == load) & frame[value].notna()]
     looks = in_order(frame["look"]) if len(frame) else []
     size = (6.8, 1.6 + 0.42 * max(len(looks), 3))
     with canvas(ax, size, note_of(data, note), "Cost of observing a server") as (ax, chart):
@@ -336,7 +346,7 @@ def observer_cost(
                 [f"{x:,.0f}{ratio}" for x, ratio in zip(median, ratios, strict=True)],
                 color=color, marker=marker, label=f"server in a {where}", gid=where,
             )  # fmt: skip
-        ax.set_xlim(0, float(frame[value].max()) * 1.18)
+        ax.set_xlim(0, float(frame[value].max()) * 1.18 or 1)
         ax.xaxis.set_major_formatter(whole)
         ax.grid(axis="x")
         chart.legend(handles)

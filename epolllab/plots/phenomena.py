@@ -36,7 +36,7 @@ def _check_passed(name: str, value: Any) -> pd.DataFrame:
     return frame
 
 
-_check_numbers = From("numbers that were counted, a row for each", "observed expected")
+_check_numbers = From("numbers that were counted, a row for each", "observed expected?")
 
 
 @chart_function(frame=_check_masks)

@@ -193,7 +193,7 @@ def _write_beside(
     per_point = (high - low) / chart.width
     lanes = rows.groupby("lane")["at"]
     before, after = lanes.shift(1).fillna(low), lanes.shift(-1).fillna(np.inf)
-    words = rows[column].astype("str")
+    words = rows[column].astype(object).fillna("").astype("str")
     marks = zip(rows["at"], rows["lane"], words, before, after, strict=True)
     for x, lane, word, previous, following in marks:
         needs = (abs(offset[0]) + 4 + 4.4 * len(word)) * per_point
@@ -280,7 +280,9 @@ def batch_sizes(wakeups: pd.DataFrame, *, ax: Axes | None = None, note: str | No
             ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         else:
             names = [_range_of(place) for place in range(len(counts))]
-            ax.set_xticks(range(len(counts)), names, rotation=30 if len(names) > 9 else 0)
+            chart.name_ticks(
+                ax.xaxis, range(len(names)), names, rotation=30 if len(names) > 9 else 0
+            )
         ax.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
         ax.yaxis.set_major_formatter(whole)
         ax.margins(y=0.12)

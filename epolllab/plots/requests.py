@@ -12,8 +12,10 @@ from matplotlib.patches import Patch
 
 from epolllab.analysis.statistics import percentiles
 from epolllab.checks import check_choice, check_int, check_text, shown
+from epolllab.frames.columns import check_column
 from epolllab.frames.journeys import INSTANTS, SPANS
 from epolllab.plots.canvas import SMALL, Canvas, From, canvas, chart_function, fixed_axis, log_axis
+from epolllab.plots.text import plain, short
 from epolllab.plots.units import Unit, duration, plural, round_duration, unit_for
 
 __all__ = ["journey", "latency"]
@@ -63,7 +65,7 @@ def latency(
     """
     compared = isinstance(data, Mapping)
     series = data if isinstance(data, Mapping) else {label: data}
-    everything = {str(name): _sorted_ns(values, column) for name, values in series.items()}
+    everything = {plain(name): _sorted_ns(values, column) for name, values in series.items()}
     known = {name: ns for name, ns in everything.items() if len(ns) and ns[-1] > 0}
     with canvas(ax, (7.0, 4.0), note, f"Distribution of {label}") as (ax, chart):
         ax.set(xlabel=f"{label} (logarithmic)", ylabel=f"share of {what}")
@@ -77,10 +79,12 @@ def latency(
         if compared:
             _percentile_legend(chart, known, colors)
         else:
-            for p, value in percentiles(known[label]).items():
+            for p, value in percentiles(known[plain(label)]).items():
+                is_at_left = value <= known[plain(label)][0] * 1.05  # where the axis is
                 chart.annotate(
-                    f"p{p:g}  {duration(value)}", (value, p / 100), (-7, 1), ha="right",
-                    va="bottom", fontsize=8, gid="percentile",
+                    f"p{p:g}  {duration(value)}", (value, p / 100), (7 if is_at_left else -7, 1),
+                    ha="left" if is_at_left else "right", va="bottom", fontsize=8,
+                    gid="percentile",
                 )  # fmt: skip
         ax.set_xscale("log")
         log_axis(ax.xaxis, round_duration)
@@ -96,8 +100,9 @@ def latency(
 
 def _sorted_ns(values: Any, column: str) -> Array:
     if isinstance(values, pd.DataFrame):
-        values = values[check_choice("column", column, list(values.columns))]
-    return np.sort(pd.Series(values).dropna().to_numpy(dtype=float))
+        values = values[check_choice("column", column, [str(name) for name in values])]
+    check_column("data must hold durations in nanoseconds: it", values)
+    return np.sort(_float(values.dropna()))
 
 
 def _draw_curve(chart: Canvas, ns: Array, color: str) -> None:
@@ -117,7 +122,7 @@ def _draw_curve(chart: Canvas, ns: Array, color: str) -> None:
 
 def _percentile_legend(chart: Canvas, known: dict[str, Array], colors: dict[str, str]) -> None:
     """Write the percentiles of each curve as a table, as many as the width holds."""
-    longest = max(map(len, known))
+    longest = min(max(map(len, known)), int(chart.width / 15))
     size = SMALL + 0.5
     room = int(chart.width / (size * 0.6)) - longest - 5
     wanted = [50.0, 99.0, 90.0, 99.9][: max(1, room // 15)]
@@ -125,7 +130,7 @@ def _percentile_legend(chart: Canvas, known: dict[str, Array], colors: dict[str,
     for name, ns in known.items():
         marks = percentiles(ns).items()
         cells = [f"p{p:g} {duration(value):<8}" for p, value in marks if p in wanted]
-        words = f"{name:<{longest}}  {' '.join(cells)}".rstrip()
+        words = f"{short(name, longest):<{longest}}  {' '.join(cells)}".rstrip()
         handles.append(Line2D([], [], color=colors[name], lw=2.2, label=words))
     chart.legend(handles, columns=1, family="DejaVu Sans Mono", size=size)
 
@@ -148,7 +153,9 @@ def _scale_by_nines(ax: Axes, n: int) -> None:
 
 
 @chart_function(
-    journeys=From("``run.journeys(server)``", f"conn request {' '.join(INSTANTS)} total"),
+    journeys=From(
+        "``run.journeys(server)``", f"conn request intended_ns {'? '.join(INSTANTS[1:])}? total?"
+    ),
     limit=partial(check_int, least=0),
 )
 def journey(

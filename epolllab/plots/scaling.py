@@ -54,8 +54,8 @@ _NAMES = {
     "epoll-oneshot": "epoll, one-shot",
 }
 _N = "descriptors watched, N"
-_TIMES = "poller* api* n_fds active round warmup wait_ns"
-_PUBLISHED = "study* arm* n_fds op_us source* circumstances*"
+_TIMES = "poller* api* n_fds+ active+ round warmup wait_ns?"
+_PUBLISHED = "study* arm* n_fds? op_us? source* circumstances*"
 
 _check_value = partial(check_choice, allowed=("wait_ns", "op_ns"))
 _check_api = partial(check_choice, allowed=_CALLS)
@@ -80,7 +80,7 @@ def _check_ratio_data(name: str, value: Any) -> Data:
 
 @chart_function(
     data=From(
-        ":func:`epolllab.experiments.sweep`", "poller* api* n_fds round wait_ns", is_result=True
+        ":func:`epolllab.experiments.sweep`", "poller* api* n_fds+ round wait_ns?", is_result=True
     ),
     literature=From(":func:`epolllab.analysis.literature`", _PUBLISHED),
     value=_check_value,
@@ -113,7 +113,7 @@ def scaling(
     """
     frame = measured(data)
     frame = frame if api is None else frame[frame["api"] == api]
-    frame = positive(check_frame("data", frame, "an experiment", value), value)
+    frame = positive(check_frame("data", frame, "an experiment", f"{value}?"), value)
     _require_one_curve(frame)
     words = note_of(data, note, circumstances=literature is None)
     what = "Time of one wait" if value == "wait_ns" else "Time of one operation"
@@ -284,7 +284,7 @@ def _draw_ratios(chart: Canvas, table: pd.DataFrame) -> list[Any]:
 @chart_function(
     data=From(
         ":func:`epolllab.experiments.sweep` with both ``raw`` and ``python``",
-        "poller* api* kind* n_fds active wait_ns",
+        "poller* api* kind* n_fds+ active+ wait_ns?",
         is_result=True,
     ),
     n_fds=_check_n_fds,
@@ -381,7 +381,7 @@ def crossover(
         The wait alone, or the whole operation (by Python only).
     """
     frame = measured(data)
-    frame = positive(check_frame("data", frame, "an experiment", value), value)
+    frame = positive(check_frame("data", frame, "an experiment", f"{value}?"), value)
     table = crossover_ratios(frame, api=api, value=value) if len(frame) else pd.DataFrame()
     over, under, how = "epoll", "poll", "raw"
     if len(table):
@@ -489,7 +489,7 @@ def wait_kinds(data: Data, *, ax: Axes | None = None, note: str | None = None) -
 @chart_function(
     data=From(
         ":func:`epolllab.experiments.propagate` with several numbers active",
-        "pairs writes poller* max_events active waits",
+        "pairs+ writes+ poller* max_events+ active+ waits+",
         is_result=True,
     )
 )

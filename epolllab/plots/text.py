@@ -10,12 +10,9 @@ from typing import Any
 from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.text import Text
-from matplotlib.ticker import FixedFormatter
+from matplotlib.ticker import FixedLocator
 
-__all__ = ["LONGEST", "plain", "short", "show_plain"]
-
-LONGEST = 60
-"""Characters of a name that are shown; more would leave no room for the chart."""
+__all__ = ["plain", "short", "show_plain"]
 
 FONT = "DejaVu Sans"
 """The style's font, which comes with matplotlib."""
@@ -34,7 +31,7 @@ def plain(words: object, font: Any = FONT) -> str:
     )
 
 
-def short(words: object, most: int = LONGEST) -> str:
+def short(words: object, most: int) -> str:
     """Return a name in which no line has more than `most` characters."""
     return "\n".join(
         line if len(line) <= most else f"{line[: most - 1]}\N{HORIZONTAL ELLIPSIS}"
@@ -50,9 +47,7 @@ def show_plain(ax: Axes) -> None:
     texts = [part for part in ax.get_children() if isinstance(part, Text)]
     for axis in (ax.xaxis, ax.yaxis):
         texts.append(axis.label)
-        formatter = axis.get_major_formatter()
-        if isinstance(formatter, FixedFormatter):
-            formatter.seq = [short(plain(words)) for words in formatter.seq]
+        if isinstance(axis.get_major_locator(), FixedLocator):
             texts += axis.get_majorticklabels()
     if legend := ax.get_legend():
         texts += legend.get_texts()

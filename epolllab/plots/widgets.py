@@ -15,10 +15,10 @@ __all__ = ["curves", "history", "live"]
 
 THOUSANDS = "{x:,.10g}"
 
-_check_curves = From("``Curves.frame(ready, api)``", "poller* n_fds wait_ns")
+_check_curves = From("``Curves.frame(ready, api)``", "poller* n_fds+ wait_ns?")
 
 
-@chart_function(frame=From("``Steps.history()``", "step action* readable level* edge*"))
+@chart_function(frame=From("``Steps.history()``", "step action* readable? level* edge*"))
 def history(frame: pd.DataFrame, *, ax: Axes | None = None, note: str | None = None) -> Axes:
     """Draw a stepper's history: bytes in the buffer, and what each wait returned."""
     title = "Bytes in the buffer, and what each wait returned"
@@ -51,7 +51,7 @@ def history(frame: pd.DataFrame, *, ax: Axes | None = None, note: str | None = N
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         names = frame["action"].astype("str").str.replace("peer ", "").tolist()
         if len(names) <= 18:
-            ax.set_xticks(range(len(names)), names, rotation=40, ha="right")
+            chart.name_ticks(ax.xaxis, range(len(names)), names, rotation=40, ha="right")
             ax.set_xlabel("")
             chart.depth += 26
         marks: dict[str, Any] = {"color": chart.theme.muted, "ms": 6.5, "mew": 1.6}
@@ -60,7 +60,9 @@ def history(frame: pd.DataFrame, *, ax: Axes | None = None, note: str | None = N
     return ax
 
 
-@chart_function(frame=From("``Live.frame()``", "t_s requests_per_s wakeups_per_s p50_us p99_us"))
+@chart_function(
+    frame=From("``Live.frame()``", "t_s requests_per_s? wakeups_per_s? p50_us? p99_us?")
+)
 def live(frame: pd.DataFrame, *, ax: Axes | None = None, note: str | None = None) -> Axes:
     """Draw a dashboard's last seconds: requests and wakeups per second, and latency.
 

@@ -30,7 +30,7 @@ __all__ = ["accept_balance", "herd", "latency_tails"]
 @chart_function(
     frame=From(
         ":func:`epolllab.experiments.thundering_herd`",
-        "arm* n_workers voluntary_per_connect expected_per_connect",
+        "arm* n_workers+ voluntary_per_connect+ expected_per_connect+",
     )
 )
 def herd(frame: pd.DataFrame, *, ax: Axes | None = None, note: str | None = None) -> Axes:
@@ -50,7 +50,7 @@ def herd(frame: pd.DataFrame, *, ax: Axes | None = None, note: str | None = None
         shades = np.linspace(1.0, 0.45, len(workers))
         for _, row in frame.iterrows():
             place = workers.index(row["n_workers"])
-            y = variants.index(row["arm"]) + (place - (len(workers) - 1) / 2) * height
+            y = variants.index(str(row["arm"])) + (place - (len(workers) - 1) / 2) * height
             value, expected = row["voluntary_per_connect"], row["expected_per_connect"]
             # A bar begins at 0.5: a logarithmic axis has no 0.
             ax.barh(y, value - 0.5, left=0.5, height=height * 0.86, color=theme.main,
@@ -71,7 +71,7 @@ def herd(frame: pd.DataFrame, *, ax: Axes | None = None, note: str | None = None
 
 
 @chart_function(
-    frame=From(":func:`epolllab.experiments.accept_balance`", "arm* worker"),
+    frame=From(":func:`epolllab.experiments.accept_balance`", "arm* worker+"),
     limit=partial(check_int, least=1),
     published=check_bool,
 )
@@ -96,7 +96,7 @@ def accept_balance(
         Add Cloudflare's six connections to three workers.
     """
     bands: list[tuple[str, Sequence[int], int]] = [
-        (str(name), rows["worker"].to_list(), 4)
+        (str(name), rows["worker"].astype(int).to_list(), 4)
         for name, rows in frame.groupby("arm", observed=True)
     ]
     if published and not frame.empty:
@@ -124,7 +124,7 @@ def accept_balance(
                 total = f"{order.count(worker):,}"
                 ax.text(1.03 * widest, y + worker, total, va="center", **small)
             y += n + 1
-        ax.set_yticks(list(ticks), list(ticks.values()))
+        chart.name_ticks(ax.yaxis, list(ticks), list(ticks.values()))
         ax.tick_params(axis="y", length=0)
         ax.set_ylim(y - 0.9, -1.1)
         ax.set_xlim(-1, widest * 1.09)
@@ -141,7 +141,7 @@ _QUEUES = {
 
 
 @chart_function(
-    frame=From(":func:`epolllab.experiments.latency_tails`", "arm* latency_ns"),
+    frame=From(":func:`epolllab.experiments.latency_tails`", "arm* latency_ns?"),
     published=check_bool,
 )
 def latency_tails(
