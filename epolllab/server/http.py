@@ -127,7 +127,10 @@ class Response:
             *_header_lines({} if headers is None else headers),
         ]
         head = "\r\n".join(lines).encode("latin-1") + b"\r\n"
-        self.body = body.encode() if isinstance(body, str) else bytes(body)
+        try:
+            self.body = body.encode() if isinstance(body, str) else bytes(body)
+        except UnicodeEncodeError as error:
+            raise ValueError(f"body must be text that UTF-8 can encode: {error}") from None
         if status in (204, 205, 304):
             self.body = b""
         if status not in (204, 304):  # they have no length either (RFC 9110, section 8.6)

@@ -14,9 +14,10 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from epolllab import kernel
-from epolllab.checks import check_int
+from epolllab.checks import check_bool, check_int, check_timeout, checked
 from epolllab.child import HeldInterrupts
 from epolllab.kernel.pollers import PollerName
+from epolllab.kernel.tcp import check_sockets
 from epolllab.notebook import cells, html
 from epolllab.recording import environment
 from epolllab.recording.recording import Recording
@@ -113,6 +114,7 @@ class Server:
         """
         return self._host.unavailable
 
+    @checked(raise_error=check_bool)
     def stats(self, *, raise_error: bool = True) -> dict[str, Any]:
         """Counters of the loop; cheap while it runs.
 
@@ -187,6 +189,7 @@ class Server:
         return self.recording().requests()
 
     @returns(INTEREST)
+    @checked(raise_error=check_bool)
     def interest(self, *, raise_error: bool = True) -> "pd.DataFrame":
         """One row per descriptor: the kernel's interest list next to the server's own table.
 
@@ -219,6 +222,7 @@ class Server:
             entries, table = [], {}
         return frames.interest_list(entries, table, inodes=_inodes(self.pid, table))
 
+    @checked(timeout=check_timeout)
     def settle(self, timeout: float = 5.0) -> "Server":
         """Wait until no connection is open and every event so far can be read.
 
@@ -239,6 +243,7 @@ class Server:
             time.sleep(0.001)
         return self
 
+    @checked(socks=check_sockets, timeout=check_timeout)
     def until_idle(self, *socks: socket.socket, timeout: float = 10.0) -> "Server":
         """Wait until the bytes sent have arrived and the server sleeps in its poller.
 
@@ -449,7 +454,8 @@ def start_server(
     max_connections : int, optional
         Maximum number of open connections; further ones wait in the accept queue.
     max_request_bytes : int
-        A larger request is refused with 413 or 431.
+        A larger request is refused with 413 or 431. So is one with more than 100 header
+        lines, and with 414 one whose first line has more than 8,192 bytes.
     request_timeout : float, optional
         Seconds in which a whole request must arrive, head and body, from its first byte;
         blank lines before it count. A slower one gets a 408, and the connection is closed.

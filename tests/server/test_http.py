@@ -200,6 +200,7 @@ def test_a_handlers_headers_are_sent() -> None:
         ({"status": "200"}, TypeError, "^status"),
         ({"status": None}, TypeError, "^status"),
         ({"body": 5}, TypeError, "^body"),
+        ({"body": "\ud800"}, ValueError, "^body"),
         ({"body": None}, TypeError, "^body"),
         ({"body": ["a"]}, TypeError, "^body"),
     ],
@@ -539,13 +540,15 @@ def test_the_limit_is_per_request() -> None:
         ([b"GET / HTTP/1.1\r\nHost"], [408]),
         ([GET, b"GET /"], [408]),
         ([BODIES["length"][:-3]], [408]),
+        ([BODIES["chunked"][:-9]], [408]),
         ([b"\0"], []),
     ],
-    ids=["nothing", "between", "head", "second", "body", "refused"],
+    ids=["nothing", "between", "head", "second", "body", "chunks", "refused"],
 )
 def test_a_timeout_in_a_request_is_408(pieces: list[bytes], expected: list[int]) -> None:
     session = http()
     responses_of(session, pieces)
+    assert session.in_request == bool(expected)
     assert statuses(session.timed_out()) == expected
 
 

@@ -82,6 +82,17 @@ def test_the_limit_of_hello_is_exact(data: bytes, places: list[int], limit: int)
     assert session.linger == (expected == [Hello.TOO_LARGE])
 
 
+@pytest.mark.parametrize(
+    ("pieces", "in_request"),
+    [([], False), ([b"GET"], True), ([b"GET", b" / HTTP/1.0\r\n"], True), ([b"a", b"\n\n"], False)],
+)
+def test_a_timeout_in_a_request_to_hello_is_408(pieces: list[bytes], in_request: bool) -> None:
+    session = make_session_factory("hello")()
+    responses_of(session, pieces)
+    assert session.in_request is in_request
+    assert session.timed_out() == ([Hello.TIMED_OUT] if in_request else [])
+
+
 def test_hello_keeps_two_bytes_at_most() -> None:
     """A request that never ends does not fill memory before it is refused."""
     session = make_session_factory("hello")()
