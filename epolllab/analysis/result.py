@@ -6,6 +6,7 @@ It summarises them, and saves them to one Parquet file.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,8 @@ import pandas as pd
 
 from epolllab.analysis import statistics
 from epolllab.analysis.shape import shape
+from epolllab.checks import check_choice, check_mapping, check_sequence, check_text, shown
+from epolllab.frames.columns import check_frame
 from epolllab.notebook import html
 from epolllab.recording import environment, storage
 
@@ -68,7 +71,14 @@ class Result:
     x: str | None = None
 
     def __post_init__(self) -> None:
-        table = self.table.copy()
+        check_text("name", self.name)
+        table = check_frame("table", self.table, "measurements", "").copy()
+        check_mapping("circumstances", self.circumstances)
+        one_of = partial(check_choice, allowed=[str(column) for column in table])
+        check_sequence("by", self.by, one_of)
+        check_sequence("values", self.values, one_of)
+        if self.x is not None:
+            one_of("x", self.x)
         table.attrs = {
             "experiment": self.name,
             "notes": list(self.circumstances.get("notes", ())),
@@ -124,6 +134,8 @@ class Result:
         """
         if self.x is None:
             raise ValueError(f"{self.name} has no axis for a line; summary() has its medians")
+        if y is not None:
+            check_choice("y", y, self.values)
         by = [name for name in self.by if name != self.x]
         return statistics.fits(self.table, by, self.x, y or self.values[0])
 
@@ -201,10 +213,10 @@ class Result:
         with storage.open_table(
             source, METADATA_KEY, LAYOUTS, what="the result of an experiment", hint=hint
         ) as (file, header):
-            table = file.read()
+            table = storage.read_all(file)
             if "digest" in header:
                 storage.verify(_content(table), header)
-            _check_header(header, table.column_names)
+            _check_notes(header["circumstances"])
             given = [header[key] for key in ("circumstances", "by", "values", "x")]
             return cls(header["name"], table.to_pandas(), *given)
 
@@ -246,21 +258,17 @@ def _is_text(kind: "pa.DataType") -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
-def _check_header(header: Mapping[str, Any], columns: Sequence[str]) -> None:
-    """Raise Defect for parts of the wrong type, and for columns that the table lacks."""
-    by, values, x = header["by"], header["values"], header["x"]
-    if not isinstance(header["name"], str) or not isinstance(header["circumstances"], dict):
-        raise storage.Defect("has a header without a name or circumstances")
-    if not isinstance(by, list) or not isinstance(values, list):
-        raise storage.Defect("has a header in which by or values is not a list")
-    absent = [name for name in [*by, *values, *([] if x is None else [x])] if name not in columns]
-    if absent:
-        raise storage.Defect(f"has a header that names columns it lacks: {absent!r:.200}")
-    notes = header["circumstances"].get("notes", [])
+def _check_notes(circumstances: Any) -> None:
+    """Raise Defect unless the notes of a file are sentences, which charts print."""
+    notes = circumstances.get("notes", [])
     if not isinstance(notes, list) or not all(isinstance(note, str) for note in notes):
         raise storage.Defect("has circumstances whose notes are not a list of sentences")
 
 
-def frame_of(data: Result | pd.DataFrame) -> pd.DataFrame:
-    """The frame of a result, or the frame itself."""
+def frame_of(data: Result | pd.DataFrame, name: str = "data") -> pd.DataFrame:
+    """The frame of a result, or the frame itself; `name` is that of the parameter."""
+    if not isinstance(data, Result | pd.DataFrame):
+        raise TypeError(
+            f"{name} must be the Result of an experiment or its frame, not {shown(data)}"
+        )
     return data.frame if isinstance(data, Result) else data

@@ -23,6 +23,7 @@ __all__ = [
     "digest",
     "local_path",
     "open_table",
+    "read_all",
     "verify",
     "write_atomically",
     "write_table",
@@ -36,6 +37,9 @@ MOST_HEADER_BYTES = 16 << 20
 
 BYTES_PER_VALUE = 16
 """Memory that reading needs for each value: as a column, and in a frame or in rows."""
+
+PIECE_ROWS = 1024
+"""Rows of a piece whose size is checked before the next one is read."""
 
 _KINDS = {
     stat.S_IFDIR: "a folder",
@@ -242,6 +246,25 @@ def open_table(
                 raise
             reason = f"{type(error).__name__}: {error!s:.200}"
             raise ValueError(f"{path} is damaged, or not {what} ({reason})") from error
+
+
+def read_all(parquet: "pq.ParquetFile") -> "pa.Table":
+    """Read all columns, in pieces; raise Defect if they grow beyond half of the memory.
+
+    A text that is in the file once can be in every row.
+    """
+    import pyarrow as pa
+
+    available = memory_available()
+    pieces, n_bytes = [], 0
+    for piece in parquet.iter_batches(batch_size=PIECE_ROWS):
+        pieces.append(piece)
+        n_bytes += piece.nbytes
+        if available is not None and n_bytes > available // 2:
+            raise Defect(
+                f"has values that need more than half of the {available:,} bytes of memory"
+            )
+    return pa.Table.from_batches(pieces, schema=parquet.schema_arrow).unify_dictionaries()
 
 
 def _open_parquet(file: Any, what: str) -> "pq.ParquetFile":
