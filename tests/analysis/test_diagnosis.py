@@ -1,18 +1,25 @@
-"""diagnose(): every kind of spin is found live, and busy loops are not reported."""
+"""diagnose(): every kind of waste is found and named, and busy loops are not reported."""
 
+import errno
 import os
 import resource
+import shutil
+import socket
+import subprocess
+import time
 from functools import partial
 
+import numpy as np
 import pytest
 
 import epolllab
 from epolllab.analysis import diagnose
 from epolllab.analysis.diagnosis import ADVICE
-from epolllab.events import EPOLLET, EPOLLIN, EPOLLOUT, Op
+from epolllab.events import EPOLLET, EPOLLIN, EPOLLONESHOT, EPOLLOUT, EPOLLRDHUP, Op
 from epolllab.experiments.catalogue.bench import ONE, PATIENCE_S, Bench
+from epolllab.kernel.raw import Timer
 from epolllab.recording.recording import Recording
-from tests.samples import LISTENER_FD, Script, random_server
+from tests.samples import LISTENER_FD, Script, mask_of, random_server
 
 TIMES = 150
 
@@ -140,6 +147,114 @@ def no_descriptors(bench):
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+def registered_again(bench):
+    """DEL and ADD at each event do not remove a hang-up."""
+    epoll, here, _ = watched_pair(bench)
+    bench.shutdown(here, socket.SHUT_RDWR)
+
+    def turn():
+        bench.unregister(epoll, here)
+        bench.register(epoll, here, EPOLLIN)
+
+    bench.spin(epoll, TIMES, turn)
+
+
+def disarmed_and_armed(bench):
+    """Unread input is reported again after each re-arm."""
+    epoll, here, there = watched_pair(bench)
+    bench.send(there, b"x")
+
+    def turn():
+        bench.modify(epoll, here, 0)
+        bench.modify(epoll, here, EPOLLIN)
+
+    bench.spin(epoll, TIMES, turn)
+
+
+def armed_again_with_oneshot(bench):
+    """EPOLLONESHOT and a re-arm at each event, without a call that reads."""
+    epoll, here, there = watched_pair(bench, EPOLLIN | EPOLLONESHOT)
+    bench.send(there, b"x")
+    bench.spin(epoll, TIMES, lambda: bench.modify(epoll, here, EPOLLIN | EPOLLONESHOT))
+
+
+def flipped(bench):
+    """The mask alternates between IN and OUT, and both are ready."""
+    epoll, here, there = watched_pair(bench)
+    bench.send(there, b"x")
+    masks = [EPOLLOUT, EPOLLIN]
+
+    def turn():
+        bench.modify(epoll, here, masks[0])
+        masks.reverse()
+
+    bench.spin(epoll, TIMES, turn)
+
+
+def shut_down_again(bench):
+    """A shutdown at each event changes nothing after the first."""
+    epoll, here, there = watched_pair(bench)
+    bench.close(there)
+    bench.spin(epoll, TIMES + 1, lambda: bench.shutdown(here, socket.SHUT_WR))
+
+
+def sends_of_nothing(bench):
+    epoll, here, _ = watched_pair(bench, EPOLLOUT)
+    bench.spin(epoll, TIMES, lambda: bench.send(here, b""))
+
+
+def half_closed(bench):
+    """Reading is paused, and RDHUP is left in the mask."""
+    here, there = bench.tcp()
+    epoll = bench.epoll()
+    bench.register(epoll, here, EPOLLRDHUP)
+    bench.shutdown(there, socket.SHUT_WR)
+    bench.in_state(here, "CLOSE_WAIT")
+    bench.spin(epoll, TIMES)
+
+
+def half_closed_and_sending(bench):
+    """The end of the peer's half is read again and again while a response is sent."""
+    epoll, here, there = watched_pair(bench, EPOLLIN | EPOLLOUT)
+    bench.shutdown(there, socket.SHUT_WR)
+
+    def turn():
+        bench.recv(here, 10)
+        bench.send(here, b"x")
+
+    bench.spin(epoll, TIMES, turn)
+
+
+def traffic(bench, n_pairs, mask, times, serve):
+    """A loop over several busy connections; `serve` handles the one with input."""
+    epoll = bench.epoll()
+    pairs = [bench.pair(f"here {i}", f"there {i}") for i in range(n_pairs)]
+    for here, _ in pairs:
+        bench.register(epoll, here, mask)
+    for turn in range(times):
+        here, there = pairs[turn % n_pairs]
+        bench.send(there, b"x")
+        bench.wait(epoll)
+        serve(epoll, here)
+        bench.recv(there, 10)
+
+
+def writable_under_traffic(bench):
+    """OUT is left on at twenty busy connections: no run of useless events is long."""
+
+    def serve(_, here):
+        bench.recv(here, 10)
+        bench.send(here, b"y")
+
+    traffic(bench, 20, EPOLLIN | EPOLLOUT, 200, serve)
+
+
+def timer_of_a_millisecond(bench):
+    epoll = bench.epoll()
+    for _ in range(3 * TIMES):
+        bench.wait(epoll, 0.001)
+
+
 def no_sleep(bench):
     epoll, *_ = watched_pair(bench)
     bench.spin(epoll, TIMES)
@@ -161,6 +276,16 @@ def no_sleep(bench):
         (error, "socket error never read"),
         (no_descriptors, "accept without a free descriptor"),
         (no_sleep, "timeout of zero"),
+        (registered_again, "hang-up that cannot be masked"),
+        (disarmed_and_armed, "input never read"),
+        (armed_again_with_oneshot, "input never read"),
+        (flipped, "interest changed without progress"),
+        (shut_down_again, "hang-up that cannot be masked"),
+        (sends_of_nothing, "writable interest left on"),
+        (half_closed, "half-closed connection left registered"),
+        (half_closed_and_sending, "ignored end of file"),
+        (writable_under_traffic, "writable interest left on"),
+        (timer_of_a_millisecond, "timer of a millisecond"),
     ],
 )
 def test_each_spin_is_found(mistake, kind):
@@ -174,6 +299,8 @@ def test_each_spin_is_found(mistake, kind):
     assert finding.advice == ADVICE[kind]
     assert 0 < len(finding.evidence) <= 12
     assert 0 < finding.share <= 1
+    assert finding.of_events >= finding.n_events
+    assert f"{finding.n_events:,} of " in finding.sentence
     assert kind in repr(diagnosis)
     assert kind in diagnosis._repr_html_()
 
@@ -237,14 +364,269 @@ def test_a_server_with_difficult_clients_is_healthy(trigger):
     assert diagnosis.healthy, diagnosis
 
 
-def test_a_herd_is_healthy():
+LIFECYCLES = [("epoll", "level", name) for name in ("eager", "howto", "oneshot")]
+LIFECYCLES += [("epoll", "edge", name) for name in ("eager", "howto", "once", "oneshot")]
+LIFECYCLES += [(name, "level", life) for name in ("poll", "select") for life in ("eager", "howto")]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed")
+@pytest.mark.parametrize(("poller", "trigger", "lifecycle"), LIFECYCLES)
+def test_a_server_at_full_load_is_healthy(poller, trigger, lifecycle):
+    """wrk, as fast as it can; half of `least` finds nothing either."""
+    with epolllab.start_server(
+        poller=poller, trigger=trigger, lifecycle=lifecycle, protocol="http"
+    ) as server:
+        command = ["wrk", "-t1", "-c30", "-d1s", server.url]
+        subprocess.run(command, check=True, capture_output=True, timeout=30)
+        recording = server.recording()
+    assert len(recording) > 1_000
+    assert diagnose(recording, least=50).healthy, diagnose(recording, least=50)
+
+
+def test_the_clients_are_healthy():
+    with epolllab.start_server(protocol="http") as server:
+        run = epolllab.run_clients(
+            server, connections=20, requests=1_500, keep_alive=True, processes=2, progress=False
+        )
+    for recording in run.recordings():
+        assert diagnose(recording).healthy, diagnose(recording)
+
+
+def test_lost_accept_races_are_found():
     """A worker gets EAGAIN from accept repeatedly, since others took the connections."""
     script = Script()
     for _ in range(300):
-        script.wait(1).ready(0).accept_blocked()
+        script.wait(1, ns=1_000_000).ready(0).accept_blocked()
     for _ in range(300):
-        script.wait(1).ready(0).call(Op.GETSOCKOPT, 0, 0, fd=LISTENER_FD)
+        script.wait(1, ns=1_000_000).ready(0).call(Op.GETSOCKOPT, 0, 0, fd=LISTENER_FD)
+    (finding,) = diagnose(script.recording()).findings
+    assert finding.kind == "lost accept races"
+    assert (finding.fd, finding.n_events, finding.of_events) == (LISTENER_FD, 600, 600)
+    assert finding.share < 0.01
+
+
+def test_a_worker_that_rarely_loses_is_healthy():
+    """One lost race in ten is no herd."""
+    script = Script()
+    for conn in range(1, 2_000):
+        script.wait(1).ready(0).accept(conn).accept_blocked().close(conn)
+        if conn % 10 == 0:
+            script.wait(1).ready(0).accept_blocked()
     assert diagnose(script.recording()).healthy
+
+
+@pytest.mark.parametrize(
+    ("mask", "kind"),
+    [
+        ("IN|OUT|ERR|HUP", "hang-up that cannot be masked"),
+        ("IN|OUT|HUP|RDHUP", "hang-up that cannot be masked"),
+        ("IN|RDHUP", "half-closed connection left registered"),
+        ("OUT", "writable interest left on"),
+        ("ERR", "socket error never read"),
+        ("NVAL", "closed descriptor still polled"),
+        ("IN", "input never read"),
+    ],
+)
+def test_a_trace_that_begins_after_registration(mask, kind):
+    """Without a register row, nothing says that a descriptor is the loop's own."""
+    script = Script()
+    for _ in range(TIMES):
+        script.wait(1).call(Op.READY, 0, 0, mask=mask_of(mask), fd=9)
+    (finding,) = diagnose(script.recording()).findings
+    assert (finding.kind, finding.fd, finding.n_events) == (kind, 9, TIMES)
+
+
+def test_a_name_decides_what_a_descriptor_is():
+    """Descriptors of a foreign program can be named; findings show the name."""
+    script = Script()
+    for _ in range(TIMES):
+        script.wait(1).call(Op.READY, 0, 0, mask=EPOLLIN, fd=9)
+    recording = script.recording()
+    (finding,) = diagnose(recording, names={9: "eventfd"}).findings
+    assert (finding.kind, finding.name) == ("wake-up descriptor never read", "eventfd")
+    assert "fd 9 (eventfd)" in finding.sentence
+    (finding,) = diagnose(recording, names={9: "tcp 127.0.0.1:80 <- 127.0.0.1:50186"}).findings
+    assert finding.kind == "input never read"
+
+
+def test_a_ghost_that_a_server_reports_as_stale():
+    """The connection was closed, and its descriptor is reported at every wait."""
+    script = Script().wait(1).ready(0).accept(1).register(1)
+    script.wait(1).ready(1).recv(1, 0).close(1)
+    for _ in range(TIMES):
+        script.wait(1).call(Op.READY, 0, 0, mask=mask_of("IN|HUP"), fd=5)
+    (finding,) = diagnose(script.recording({"lifecycle": "eager"})).findings
+    assert (finding.kind, finding.n_events) == ("ghost of a duplicated descriptor", TIMES)
+
+
+def test_accept_without_descriptors_under_traffic():
+    """Between the failures a connection closes and another is accepted."""
+    script = Script()
+    for conn in range(1, 60):
+        for _ in range(9):
+            script.wait(1).ready(0).call(Op.ACCEPT, 0, -errno.EMFILE, fd=LISTENER_FD)
+        script.wait(1).ready(0).accept(conn).close(conn)
+    (finding,) = diagnose(script.recording()).findings
+    assert (finding.kind, finding.n_events) == ("accept without a free descriptor", 59 * 9)
+
+
+def test_a_timerfd_of_a_millisecond():
+    """It is read, so that nothing spins; but the loop wakes a thousand times a second."""
+    with Bench() as bench:
+        timer = Timer(time.monotonic_ns(), 1_000_000)
+        target = bench.add(timer.fileno(), "timer")
+        timer._fd = -1  # the bench closes it
+        epoll = bench.watch(target, EPOLLIN)
+        for _ in range(2 * TIMES):
+            bench.wait(epoll, PATIENCE_S)
+            bench.read(target, 8)
+        diagnosis = diagnose(bench.recording())
+    assert diagnosis.kinds == ["timer of a millisecond"]
+    assert "times a second" in diagnosis.findings[0].detail
+
+
+@pytest.mark.parametrize("period_ms", [10, 100])
+def test_an_idle_program_is_healthy(period_ms):
+    """One second of a program that wakes a hundred times, or ten."""
+    script = Script()
+    for _ in range(1_000 // period_ms):
+        script.wait(0, timeout_ms=period_ms, ns=period_ms * 1_000_000)
+    assert diagnose(script.recording()).healthy
+
+
+def test_asyncio_under_load_is_healthy():
+    """Its callbacks make two of three waits return nothing, with a timeout of zero."""
+    script = Script()
+    for _ in range(500):
+        script.wait(1).ready(1).recv(1, 10).send(1, 10)
+        script.wait(0, timeout_ms=0).wait(0, timeout_ms=0)
+    assert diagnose(script.recording()).healthy
+
+
+def empty_datagrams(bench):
+    """Each is read, one or several at an event."""
+    here, there = bench.udp()
+    epoll = bench.watch(here, EPOLLIN)
+    for turn in range(2 * TIMES):
+        for _ in range(1 + turn % 2):
+            bench.send(there, b"")
+        bench.wait(epoll, PATIENCE_S)
+        bench.recv(here, 10)
+        if turn % 2:
+            bench.recv(here, 10)
+
+
+def empty_datagrams_until_eagain(bench):
+    here, there = bench.udp()
+    epoll = bench.watch(here, EPOLLIN)
+    for _ in range(2 * TIMES):
+        there.sock.send(b"")  # not recorded, as if another process sent it
+        bench.wait(epoll, PATIENCE_S)
+        bench.recv(here, 10)
+        bench.attempt(bench.recv, here, 10)
+
+
+def paused_and_resumed(bench):
+    """A proxy takes IN out of the mask while the other side is full."""
+
+    def serve(epoll, here):
+        bench.modify(epoll, here, 0)
+        bench.wait(epoll)
+        bench.modify(epoll, here, EPOLLIN)
+        bench.wait(epoll)
+        bench.recv(here, 10)
+        bench.send(here, b"y")
+
+    traffic(bench, 3, EPOLLIN, 2 * TIMES, serve)
+
+
+def served_by_a_thread(bench):
+    """With one-shot, another thread reads what the loop reports, and arms again."""
+    epoll, here, there = watched_pair(bench, EPOLLIN | EPOLLONESHOT)
+    for _ in range(2 * TIMES):
+        bench.send(there, b"x")
+        bench.wait(epoll, PATIENCE_S)
+        here.sock.recv(10)  # the other thread's calls are not recorded
+        epoll.epoll.modify(here.fd, EPOLLIN | EPOLLONESHOT)
+
+
+@pytest.mark.parametrize(
+    "program",
+    [empty_datagrams, empty_datagrams_until_eagain, paused_and_resumed, served_by_a_thread],
+)
+def test_a_healthy_program(program):
+    with Bench() as bench:
+        program(bench)
+        diagnosis = diagnose(bench.recording())
+    assert diagnosis.healthy, diagnosis
+
+
+def test_descriptors_that_another_thread_arms_are_healthy():
+    """Its calls begin while the loop waits, and what it reads is not recorded."""
+    script = Script()
+    for _ in range(2 * TIMES):
+        script.wait(1, ns=4_000).ready(1).after(2_000).modify(1, "IN|ONESHOT").after(-3_000)
+    assert diagnose(script.recording()).healthy
+
+
+def test_threads_on_one_epoll_are_told_apart():
+    """A spin of one thread is found beside others that sleep, and named once."""
+    array = np.concatenate([spinning(), asleep()])
+    array = array[np.argsort(array["start_ns"], kind="stable")]
+    diagnosis = diagnose(Recording(array.tobytes()))
+    assert diagnosis.kinds == ["writable interest left on"]
+    assert diagnosis.findings[0].n_events == TIMES
+
+
+def spinning():
+    """Rows of thread 7, whose wait returns a writable socket each time."""
+    script = Script()
+    for _ in range(TIMES):
+        script.wait(1).ready(1, "OUT")
+    return of_thread(script, 7, first_wake=1)
+
+
+def asleep():
+    """Rows of thread 8, which waits half as long as the other spins, twice."""
+    script = Script()
+    for _ in range(2):
+        script.wait(1, ns=100 * TIMES * 10).ready(2).recv(2, 10)
+    return of_thread(script, 8, first_wake=1_000)
+
+
+def of_thread(script, thread, first_wake):
+    """The script's rows as those of a thread, with wakes that are unique in the process."""
+    array = script.recording().array().copy()
+    array["thread"] = thread
+    array["wake"] += first_wake
+    return array
+
+
+def test_findings_rank_by_the_time_that_they_take():
+    """Many cheap waits come after few expensive events."""
+    script = Script()
+    for _ in range(TIMES):
+        script.wait(1).ready(1, "OUT").after(1_000_000)
+    for _ in range(10 * TIMES):
+        script.wait(0, timeout_ms=0)
+    diagnosis = diagnose(script.recording())
+    assert diagnosis.kinds == ["writable interest left on", "timeout of zero"]
+    first, second = diagnosis.findings
+    assert first.n_events < second.n_events
+    assert first.share > 0.9 > 0.1 > second.share
+
+
+def test_several_connections_are_one_finding():
+    """It names the descriptor concerned most, and counts the others."""
+    script = Script()
+    for turn in range(2 * TIMES):
+        script.wait(1 + (turn < TIMES)).ready(1, "OUT")
+        if turn < TIMES:
+            script.ready(2, "OUT")
+    (finding,) = diagnose(script.recording()).findings
+    assert (finding.fd, finding.fds) == (5, (5, 6))
+    assert "and 1 other" in finding.sentence
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -266,3 +648,5 @@ def test_bad_input():
         diagnose([1, 2])
     with pytest.raises(ValueError, match="least"):
         diagnose(Recording(b""), least=1)
+    with pytest.raises(TypeError, match="names"):
+        diagnose(Recording(b""), names=["udp"])
