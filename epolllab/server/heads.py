@@ -38,7 +38,7 @@ _REQUEST_LINE = re.compile(rb"(%b) ([!-~]+) HTTP/(\d\.\d)" % TOKEN)
 _FIELDS = re.compile(rb"(?:%b)*+\r\n" % _FIELD)
 _TRAILER = re.compile(rb"(?:%b|\r\n)" % _FIELD)
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[\t -~\x80-\xff]*)?\r\n")
-_STRAY = re.compile(rb"[^\t\r\n -~\x80-\xff]|\r[^\n]|[^\r]\n")
+_STRAY = re.compile(rb"[^\t\r\n -~\x80-\xff]|\r[^\n]|[^\r]\n|\A\n")
 _READ_HERE = re.compile(
     rb"\r\n(host|content-length|transfer-encoding|expect|-*upgrade):([^\r]*)", re.IGNORECASE
 )

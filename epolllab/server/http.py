@@ -323,14 +323,17 @@ class Http(Session):
     def _receive_head(self, data: bytes, at: int) -> int:
         """Take bytes of a head, and parse it when it is complete; return where they end."""
         head = self._head
+        if head == b"\r" and data[at : at + 1] == b"\n":
+            head.clear()  # a blank line that was cut in two
+            at += 1
         begin = len(head)
         if begin:
             head += data[at:]
             end = head.find(HEAD_END, max(0, begin - 3)) + 4
             del head[end if end > 3 else len(head) :]
         else:
-            while at < len(data) and data[at] in b"\r\n":
-                at += 1
+            while data.startswith(b"\r\n", at):
+                at += 2
             end = data.find(HEAD_END, at) + 4
             new = data[at : end if end > 3 else len(data)]
             if new in _known and len(new) <= self._limit:

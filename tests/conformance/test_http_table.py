@@ -79,6 +79,10 @@ TABLE = {
     "host, malformed in 1.0": refused(get(start=b"GET / HTTP/1.0", host=b"Host: a/b\r\n")),
     # The request line: RFC 9112, sections 2.3 and 3.
     "blank lines before": served(b"\r\n\r\n" + get()),
+    "bare LF before": refused(b"\n" + get()),
+    "bare CR before": refused(b"\r" + get()),
+    "bare LF between": Row(get() + b"\n" + get(), (200, 400), False),
+    "blank lines between": served(get() + b"\r\n\r\n" + chunked(b"0\r\n\r\n") + b"\r\n", 2),
     "absolute form": served(get(start=b"GET http://a/b?c HTTP/1.1")),
     "asterisk form": served(get(start=b"OPTIONS * HTTP/1.1")),
     "asterisk form of GET": refused(get(start=b"GET * HTTP/1.1")),
