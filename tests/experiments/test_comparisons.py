@@ -107,6 +107,7 @@ def test_an_interrupt_keeps_the_finished_rows(monkeypatch):
     )
     assert list(frame["size"]) == sizes
     assert frame.attrs["interrupted"]
+    assert frame.attrs["notes"] == ["interrupted after 2 of 12 cells"]
 
 
 @pytest.mark.parametrize(

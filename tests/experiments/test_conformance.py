@@ -2,6 +2,7 @@
 
 import socket
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -48,6 +49,20 @@ def test_the_edge_triggered_how_to_accepts_all_and_leaks():
     frame = check_conformance(lambda: HowToProcess(edge=True))
     assert failed(frame) == FAULTS - {"comes with another at the same time"}
     assert frame["seen"]["resets the connection"] == "the connection is never closed"
+
+
+def test_an_interrupt_keeps_the_checks_made(monkeypatch):
+    """The rows so far stay, and the frame says that it was interrupted."""
+    second = list(CHECKS)[1]
+
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(CHECKS, second, replace(CHECKS[second], function=interrupt))
+    frame = check_conformance(HowToProcess)
+    assert list(frame.index) == list(CHECKS)[:1]
+    assert frame.attrs["interrupted"]
+    assert frame.attrs["notes"] == [f"interrupted after 1 of {len(CHECKS)} checks"]
 
 
 @pytest.mark.parametrize("trigger", ["level", "edge"])

@@ -81,6 +81,7 @@ def test_an_interrupt_keeps_the_finished_arms(monkeypatch):
     frame = thundering_herd(workers=2, connects=5, progress=False)
     assert list(frame["arm"]) == ["level"]
     assert frame.attrs["interrupted"]
+    assert frame.attrs["notes"] == ["interrupted after 1 of 7 arms"]
 
 
 @pytest.mark.parametrize("function", [thundering_herd, accept_balance])

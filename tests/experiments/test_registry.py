@@ -158,6 +158,7 @@ def test_an_interrupt_keeps_the_finished_rows(register):
     frame = run_all(progress=False, only=["of the test"])
     assert list(frame["name"]) == ["a-done"]
     assert frame.attrs["interrupted"]
+    assert frame.attrs["notes"] == ["interrupted after 1 of 3 phenomena"]
 
 
 def test_frames_have_fixed_columns_also_when_empty():

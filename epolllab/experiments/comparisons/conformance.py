@@ -100,6 +100,7 @@ def check_conformance(make: Callable[[], AbstractContextManager[CheckedServer]])
     pandas.DataFrame
         A row for each check, named by the index: ``fault`` (str, the fault of the
         how-to's server), ``passed`` (bool), ``seen`` (str, what was wrong; "" for a pass).
+        ``attrs["interrupted"]`` and ``attrs["notes"]`` as for :func:`level_against_edge`.
 
     Raises
     ------
@@ -111,7 +112,23 @@ def check_conformance(make: Callable[[], AbstractContextManager[CheckedServer]])
     """
     check_callable("make", make)
     kernel.require_loopback()
-    rows = []
+    rows: list[tuple[str, str, bool, str]] = []
+    notes = []
+    try:
+        _run_checks(make, rows)
+    except KeyboardInterrupt:
+        notes.append(f"interrupted after {len(rows)} of {len(CHECKS)} checks")
+    frame = pd.DataFrame(rows, columns=["check", "fault", "passed", "seen"])
+    frame = frame.astype({"fault": "str", "passed": "bool", "seen": "str"}).set_index("check")
+    frame.attrs = {"interrupted": bool(notes), "notes": notes}
+    return frame
+
+
+def _run_checks(
+    make: Callable[[], AbstractContextManager[CheckedServer]],
+    rows: list[tuple[str, str, bool, str]],
+) -> None:
+    """Run all checks; append a row for each."""
     with ExitStack() as running:
         server = None
         for check in CHECKS.values():
@@ -123,8 +140,6 @@ def check_conformance(make: Callable[[], AbstractContextManager[CheckedServer]])
             if wrong or _until_settled(server):
                 running.close()
                 server = None
-    frame = pd.DataFrame(rows, columns=["check", "fault", "passed", "seen"])
-    return frame.astype({"fault": "str", "passed": "bool", "seen": "str"}).set_index("check")
 
 
 def _require_process(server: CheckedServer) -> None:
