@@ -11,9 +11,12 @@ a DataFrame and in a chart::
     epolllab.plots.timeline(server.events())
     server.stop()
 
+or look at a program of your own: ``epolllab.inspect(pid)``, ``epolllab.trace(pid)``,
+``epolllab.read_strace("log")``, ``with epolllab.observe() as seen: ...``.
+
 The names here are the ones that most notebooks need. The rest is in the subpackages, one
 for each step of the data path: ``kernel``, ``server``, ``clients``, ``recording``,
-``frames``, ``analysis``, ``plots``, ``experiments``, ``widgets``. Those that need numpy,
+``frames``, ``analysis``, ``external``, ``plots``, ``experiments``, ``widgets``. Those that need numpy,
 pandas or matplotlib are imported when first used.
 """
 
@@ -27,7 +30,8 @@ from epolllab.recording import Recording
 from epolllab.server import Response, Server, ServerDied, Session, servers, start_server, stop_all
 
 if TYPE_CHECKING:
-    from epolllab import analysis, experiments, frames, plots, widgets
+    from epolllab import analysis, experiments, external, frames, plots, widgets
+    from epolllab.external import inspect, observe, read_strace, trace
 
 __version__ = "0.2.0"
 
@@ -40,24 +44,32 @@ __all__ = [
     "Session",
     "analysis",
     "experiments",
+    "external",
     "frames",
+    "inspect",
     "kernel",
+    "observe",
     "plots",
+    "read_strace",
     "reference",
     "run_clients",
     "script",
     "servers",
     "start_server",
     "stop_all",
+    "trace",
     "widgets",
 ]
 
-_LAZY = ("analysis", "experiments", "frames", "plots", "widgets")
+_LAZY = ("analysis", "experiments", "external", "frames", "plots", "widgets")
+_EXTERNAL = ("inspect", "observe", "read_strace", "trace")
 
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
         return import_module(f"epolllab.{name}")
+    if name in _EXTERNAL:
+        return getattr(import_module("epolllab.external"), name)
     raise AttributeError(f"module 'epolllab' has no attribute {name!r}")
 
 

@@ -7,9 +7,14 @@ analysis and everything below.
 
 from epolllab.external.attach import trace
 from epolllab.external.epolls import FINDINGS, Inspection, inspect
+from epolllab.external.incidents import SaveWhen
+from epolllab.external.loops import Observation, observe
 from epolllab.external.strace import read_strace
 
-__all__ = ["FINDINGS", "Inspection", "inspect", "read_strace", "trace"]
+__all__ = [
+    "FINDINGS", "Inspection", "Observation", "SaveWhen", "inspect", "observe", "read_strace",
+    "trace",
+]  # fmt: skip
 
 
 def __dir__() -> list[str]:
