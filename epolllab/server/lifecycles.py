@@ -315,7 +315,10 @@ class HowTo(Eager):
             self.calls.cork(connection, True)
             connection.corked = True
         connection.out = out
-        self.want(connection, EPOLLOUT)
+        if self.edge and connection.interest == EPOLLOUT:
+            self.calls.modify(connection, EPOLLOUT)  # it is writable already: make a new edge
+        else:
+            self.want(connection, EPOLLOUT)
 
     def finish(self, connection: Connection) -> None:
         """Set an empty interest, shut down both halves, and wait for HUP."""

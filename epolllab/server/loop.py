@@ -432,10 +432,15 @@ class Loop:
         try:
             sock = Socket(self._family, self._sock_type, 0, fd)
             sock.setblocking(False)
+        except OSError as error:
+            self._discard(sock or _Descriptor(fd), fd)
+            self.lost += 1
+            self._note_error("setting up a connection", error)
+            return
+        try:
             session = self._new_session()
         except Exception as error:
-            self._close(_OwnEndpoint(sock or _Descriptor(fd), fd, conn=self.accepted))
-            self.closed += 1
+            self._discard(sock, fd)
             self._note_exception(error)
             return
         interest = self.life.first_interest
@@ -448,6 +453,11 @@ class Loop:
             self.lost += 1
             self._note_error("epoll_ctl", error)
             self.close(connection, registered=False)
+
+    def _discard(self, sock: Any, fd: int) -> None:
+        """Close a connection that never became one."""
+        self._close(_OwnEndpoint(sock, fd, conn=self.accepted))
+        self.closed += 1
 
     def _pause(self, reason: str) -> None:
         """Stop accepting until there is room for another connection."""

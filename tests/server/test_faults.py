@@ -1,15 +1,27 @@
 """Exceptions in protocols, handlers and the loop, and killed processes: what the handle reports."""
 
+import errno
 import os
 import signal
+from itertools import count
 from typing import Any
 
 import pytest
 
 import epolllab
-from epolllab.server import Hello
-from tests.server.helpers import PLACES
+from epolllab.events import EPOLLIN
+from epolllab.server import Hello, loop
+from epolllab.server.hosts import ThreadHost
+from epolllab.server.loop import Loop
+from tests.server.helpers import EVERY_WAY, OLD, PLACES
 from tests.wire import GET, ask, connect, is_refused, until
+
+NONSENSE: dict[str, Any] = {
+    "none": None, "text": "text", "texts": ["text"], "number": 7, "nones": [None], "zeros": [0],
+    "empty text": "", "empty bytes": b"", "no texts": [""], "mapping": {0: b"x"}, "a set": {b"x"},
+    "second none": [b"x", None], "iterator": iter([b"x"]), "nested": [[b"x"]], "class": bytes,
+}  # fmt: skip
+"""What a session may return by mistake, by the word that asks for it."""
 
 
 class Faulty(epolllab.Session):
@@ -20,8 +32,12 @@ class Faulty(epolllab.Session):
         word = data.decode().strip()
         if word == "raise":
             raise ZeroDivisionError("of the protocol")
-        nonsense = {"none": None, "text": "text", "texts": ["text"], "number": 7}
-        return nonsense.get(word, [data])
+        if word == "interim":
+            self.interim: Any = "text"
+            return []
+        if word == "unhandled":
+            self.unhandled = data
+        return NONSENSE.get(word, [data])
 
     def on_close(self) -> None:
         """Raise at the end, too."""
@@ -30,19 +46,22 @@ class Faulty(epolllab.Session):
 
 @PLACES
 @pytest.mark.parametrize("lifecycle", ["eager", "howto"])
-@pytest.mark.parametrize("word", ["raise", "none", "text", "texts", "number"])
-def test_a_protocol_that_fails(lifecycle: Any, process: bool, word: str) -> None:
+def test_a_protocol_that_fails(lifecycle: Any, process: bool) -> None:
     """Its connection is closed and its faults are counted; other connections stay open."""
     with (
         epolllab.start_server(protocol=Faulty, lifecycle=lifecycle, process=process) as server,
         connect(server.address) as healthy,
     ):
-        healthy.sendall(b"before")
-        assert healthy.recv(100) == b"before"
-        assert ask(server.address, word.encode()) == b""
-        healthy.sendall(b"after")
-        assert healthy.recv(100) == b"after"
-        until(lambda: server.stats()["faults"] == 2)  # in receive and in on_close
+        words = ["raise", "interim", "unhandled", *NONSENSE]
+        for n_before, word in enumerate(words):
+            healthy.sendall(b"before")
+            assert healthy.recv(100) == b"before"
+            given_back = b"unhandled" if word == "unhandled" else b""
+            assert ask(server.address, word.encode()) in (b"", given_back, 2 * given_back), word
+            healthy.sendall(b"after")
+            assert healthy.recv(100) == b"after"
+            # In receive and in on_close.
+            until(lambda n=2 * n_before + 2: server.stats()["faults"] == n)  # type: ignore[misc]
         assert server.stats()["connections"] == 1
         assert server.last_fault
         assert "ArithmeticError: of the end" in server.last_fault
@@ -68,6 +87,157 @@ def test_a_protocol_that_cannot_begin(process: bool) -> None:
         assert server.last_fault
         assert "no more sessions" in server.last_fault
         assert server.settle().is_running
+
+
+# ---- failing calls that do not end the loop ---------------------------------------------
+
+
+def fail(where: Any, name: str, *errors: int) -> None:
+    """Make a method fail with the errors, one after the other, and then work again."""
+    method, left = getattr(where, name), list(errors)
+
+    def call(*args: Any) -> Any:
+        if left:
+            error = left.pop(0)
+            raise OSError(error, os.strerror(error))
+        return method(*args)
+
+    setattr(where, name, call)
+
+
+def loop_of(server: epolllab.Server) -> Loop:
+    """The loop of a server in a thread."""
+    assert isinstance(server._host, ThreadHost)
+    return server._host.loop
+
+
+ACCEPT_ERRORS = (
+    "EPROTO", "ENETDOWN", "EHOSTDOWN", "ENONET", "EHOSTUNREACH", "EOPNOTSUPP", "ENETUNREACH",
+    "ENOPROTOOPT", "ECONNABORTED", "EPERM", "EINTR", "ENOMEM", "EMFILE", "ETIMEDOUT", "EACCES",
+)  # fmt: skip
+
+
+@EVERY_WAY
+def test_accept_fails(way: dict[str, Any]) -> None:
+    """With errors of the network, a firewall or a lack of memory: the next peer is served."""
+    with epolllab.start_server(protocol="http", **way) as server:
+        for n_errors, name in enumerate(ACCEPT_ERRORS, 1):
+            fail(loop_of(server).calls, "accept", getattr(errno, name))
+            assert ask(server.address, OLD).endswith(b"Hello, world!"), name
+            assert server.stats()["errors"] == n_errors
+            assert os.strerror(getattr(errno, name)) in (server.last_fault or "")
+        assert server.settle().stats()["accepted"] == len(ACCEPT_ERRORS)
+
+
+@pytest.mark.parametrize("name", ["EPROTO", "EPERM"])
+def test_accept_fails_for_long(name: str) -> None:
+    """The loop does not spin, and accepts again when the error is gone."""
+    with epolllab.start_server(protocol="http") as server:
+        fail(loop_of(server).calls, "accept", *[getattr(errno, name)] * 20)
+        assert ask(server.address, OLD).endswith(b"Hello, world!")
+        assert server.stats()["errors"] == 20
+        assert server.stats()["wakeups"] < 200
+
+
+def test_accept_on_a_broken_listener() -> None:
+    """It can never work again, so the error is raised."""
+    server = epolllab.start_server()
+    fail(loop_of(server).calls, "accept", errno.EINVAL)
+    connect(server.address).close()
+    until(lambda: not server.is_running)
+    with pytest.raises(epolllab.ServerDied, match="Invalid argument"):
+        server.stop()
+
+
+@pytest.mark.parametrize("trigger", ["level", "edge"])
+def test_the_length_of_the_queue_is_unknown(trigger: Any) -> None:
+    with epolllab.start_server(accept="ask", trigger=trigger) as server:
+        fail(loop_of(server).calls, "queue_length", errno.ENOPROTOOPT)
+        assert ask(server.address, GET) == Hello.RESPONSE
+        assert server.settle().stats()["errors"] == 1
+
+
+class Unset(loop.Socket):  # type: ignore[misc, valid-type]
+    """A socket that cannot be made non-blocking."""
+
+    def setblocking(self, flag: bool) -> None:
+        """Fail as fcntl(2) may in a sandbox."""
+        raise PermissionError(errno.EPERM, "not permitted")
+
+
+def refuse(*_: Any) -> None:
+    """Fail as a call on a socket whose peer has left."""
+    raise OSError(errno.EINVAL, "Invalid argument")
+
+
+@pytest.mark.parametrize("socket_type", [Unset, refuse])
+def test_a_new_socket_cannot_be_set_up(socket_type: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its descriptor is closed, and later connections are served."""
+    with epolllab.start_server() as server:
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, "Socket", socket_type)
+            assert ask(server.address, b"") == b""
+        assert ask(server.address, GET) == Hello.RESPONSE
+        stats = server.settle().stats()
+        assert (stats["errors"], stats["lost"], stats["faults"]) == (1, 1, 0)
+        assert (stats["accepted"], stats["closed"]) == (2, 2)
+
+
+@EVERY_WAY
+@pytest.mark.parametrize("error", [errno.ENOMEM, errno.EINTR])
+def test_a_wait_fails(way: dict[str, Any], error: int) -> None:
+    with epolllab.start_server(protocol="http", **way) as server:
+        assert ask(server.address, OLD)  # the loop waits
+        fail(loop_of(server).poller, "wait", error, error)
+        for _ in range(2):
+            assert ask(server.address, OLD).endswith(b"Hello, world!")
+        assert server.settle().stats()["errors"] == 2
+
+
+@EVERY_WAY
+def test_a_connection_cannot_be_registered(way: dict[str, Any]) -> None:
+    """As with fs.epoll.max_user_watches: the peer is disconnected, and the next is served."""
+    with epolllab.start_server(protocol="http", **way) as server:
+        assert ask(server.address, OLD)  # the listener is registered
+        fail(loop_of(server).poller, "register", errno.ENOSPC)
+        assert ask(server.address, b"") == b""
+        assert "ENOSPC" in (server.last_fault or "")
+        assert ask(server.address, OLD).endswith(b"Hello, world!")
+        stats = server.settle().stats()
+        assert (stats["errors"], stats["lost"]) == (1, 1)
+
+
+@pytest.mark.parametrize("name", ["unregister", "modify"])
+def test_a_connection_cannot_be_modified(name: str) -> None:
+    """It is closed all the same, and its descriptor with it."""
+    with epolllab.start_server(lifecycle="howto") as server:
+        assert ask(server.address, GET)
+        fail(loop_of(server).poller, name, errno.ENOENT)
+        ask(server.address, GET)
+        assert ask(server.address, GET) == Hello.RESPONSE
+        assert server.settle().stats()["closed"] == 3
+
+
+@pytest.mark.parametrize("helps", [True, False])
+def test_stale_events(helps: bool) -> None:
+    """A few make the loop rebuild its epoll instance; rarely, if that changes nothing."""
+    with epolllab.start_server() as server:
+        poller = loop_of(server).poller
+        wait, n_waits = poller.wait, count()
+
+        def stale(*args: Any) -> Any:
+            if next(n_waits) >= 1_000:
+                return wait(*args)
+            rebuilds = loop_of(server).rebuilds
+            return [] if helps and rebuilds else [(9_999, EPOLLIN)]
+
+        poller.wait = stale  # type: ignore[method-assign]
+        assert ask(server.address, GET) == Hello.RESPONSE
+        assert ask(server.address, GET) == Hello.RESPONSE
+        stats = server.settle().stats()
+        assert stats["rebuilds"] == 1 if helps else 4 <= stats["rebuilds"] <= 7
+        assert stats["stale"] == (loop.STALE_LIMIT if helps else 1_000)
+        assert (server.interest()["where"] == "both").all()
 
 
 # ---- an error that ends the loop --------------------------------------------------------
