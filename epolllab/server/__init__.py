@@ -6,7 +6,8 @@ connection to a life cycle, which reads, asks the session (``session``, ``http``
 ``protocols``) for the response, and sends it. Imports recording and everything below.
 """
 
-from epolllab.server.http import Http, Request, Response
+from epolllab.server.http import Http
+from epolllab.server.messages import Request, Response
 from epolllab.server.options import ServerOptions
 from epolllab.server.protocols import Echo, Hello
 from epolllab.server.server import Server, ServerDied, servers, start_server, stop_all

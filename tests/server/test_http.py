@@ -215,7 +215,9 @@ def test_the_date_follows_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     response = Response("x")
     dates = []
     for now in (0.0, 0.9, 1.0, 63.5, 0.5, -3600.0, 63.5):
-        monkeypatch.setattr("epolllab.server.http.time.time", lambda now=now: 1_700_000_000 + now)
+        monkeypatch.setattr(
+            "epolllab.server.messages.time.time", lambda now=now: 1_700_000_000 + now
+        )
         (sent,) = (parsed(wire)[1][b"Date"].decode() for wire in [response.wire()])
         assert parsed(response.encode(close=True))[1][b"Date"].decode() == sent
         dates.append(sent)
