@@ -10,6 +10,7 @@ import sys
 from typing import Any, NamedTuple
 
 from epolllab.checks import check_descriptor, check_sequence
+from epolllab.kernel.facilities import NotPossible
 from epolllab.kernel.proc import HasFileno, require_linux
 
 __all__ = ["ListenQueue", "TcpInfo", "bytes_readable", "listen_queue", "tcp_info"]
@@ -105,7 +106,7 @@ def tcp_info(sock: socket.socket) -> TcpInfo:
 def _decode_tcp_info(data: bytes) -> TcpInfo:
     """Decode what the kernel returned, which is as long as its own structure."""
     if len(data) < _OLDEST_SIZE:
-        raise OSError(
+        raise NotPossible(
             f"TCP_INFO returned {len(data)} bytes, but every supported Linux returns at least "
             f"{_OLDEST_SIZE}; this system does not implement it as Linux does"
         )
