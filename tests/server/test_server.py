@@ -290,7 +290,7 @@ def test_a_stopped_server_keeps_only_the_rows_written(process: bool) -> None:
 
     kept = []
     before = mapped_kb()
-    for _ in range(10):
+    for _ in range(5):
         server = epolllab.start_server(process=process)
         ask(server.address, GET)
         rows = len(server.settle().recording())

@@ -47,18 +47,20 @@ def collect(
     facts = environment.collect(**parameters)
     rows: list[Any] = []
     notes: list[str] = []
+    n_done = 0
     with tqdm(total=total, unit=unit, disable=not progress) as bar:
         try:
             with closing(measure(bar.set_postfix_str)) as steps:
                 for step in steps:
                     rows += step
+                    n_done += 1
                     bar.update()
         except OSError as error:
             if reason := not_possible_reason(error):
                 raise NotPossible(reason) from error
             raise
         except KeyboardInterrupt:
-            notes.append(f"interrupted after {bar.n} of {total} {unit}s")
+            notes.append(f"interrupted after {n_done} of {total} {unit}s")
     frame = pd.DataFrame(rows, columns=list(columns)).astype(dict(columns))
     facts |= environment.at_end()
     frame.attrs = {"circumstances": facts, "interrupted": bool(notes), "notes": notes}
