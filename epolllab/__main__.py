@@ -1,4 +1,4 @@
-"""The command line: ``epolllab lab``, ``demo``, ``serve`` and ``info``."""
+"""The command line: ``epolllab lab``, ``demo``, ``inspect``, ``diagnose`` and the others."""
 
 import argparse
 import codecs
@@ -34,11 +34,16 @@ _TOKEN_FILE = (
 )
 
 
+_TARGET = "a process, which is inspected and traced; a recording; or what strace wrote"
+_STATUS = "Exit status: 0 nothing found, 1 findings, 2 it could not be examined."
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return its exit status."""
     _print_in_any_encoding()
     given = list(sys.argv[1:] if arguments is None else arguments)
-    cut = given.index("--") if "--" in given else len(given)
+    # What follows "--" is JupyterLab's; argparse would drop or keep it, depending on its version.
+    cut = given.index("--") if given[:1] == ["lab"] and "--" in given else len(given)
     parser = _parser()
     options, unknown = parser.parse_known_args(given[:cut])
     options.passed = [*unknown, *given[cut + 1 :]]
@@ -96,6 +101,20 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--port", type=int, default=0, help="loopback port; 0 takes a free one")
     serve.add_argument("--token-file", type=Path, metavar="FILE", help=_TOKEN_FILE)
 
+    inspect = add("inspect", _inspect, "show what the epolls of a process watch")
+    inspect.add_argument("process", metavar="PID|NAME", help="all processes of a name: nginx")
+    inspect.add_argument("--watch", action="store_true", help="again every second, until Ctrl-C")
+    inspect.add_argument("--json", action="store_true", help="print JSON")
+    inspect.add_argument("--force", action="store_true", help="watch epolls of any size")
+
+    diagnose = add("diagnose", _diagnose, "say what keeps an event loop busy", epilog=_STATUS)
+    diagnose.add_argument("target", metavar="PID|NAME|FILE", help=_TARGET)
+    diagnose.add_argument("--seconds", type=float, default=1.0, help="of tracing (%(default)s)")
+
+    observe = add("observe", _observe, "run a Python program and record its event loops")
+    observe.add_argument("--out", type=Path, default=Path("observed.parquet"), help="%(default)s")
+    observe.add_argument("program", nargs=argparse.REMAINDER, metavar="SCRIPT | -m MODULE")
+
     add("info", _info, "print the environment and limits of this machine")
     return parser
 
@@ -143,12 +162,33 @@ def _lab(options: argparse.Namespace) -> int:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    def say(line: str) -> None:
-        print(line, flush=True)  # the address must also reach a pipe at once
-
     token = voila.read_token(options.token_file)
     folder = _notebooks(options.folder)
-    return voila.serve(folder, port=options.port, token=token, say=say)
+    return voila.serve(folder, port=options.port, token=token, say=_say)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)  # must also reach a pipe at once
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    from epolllab.external import commands
+
+    return commands.show_epolls(
+        options.process, _say, watch=options.watch, as_json=options.json, force=options.force
+    )
+
+
+def _diagnose(options: argparse.Namespace) -> int:
+    from epolllab.external import commands
+
+    return commands.diagnose_target(options.target, options.seconds, _say)
+
+
+def _observe(options: argparse.Namespace) -> int:
+    from epolllab.external import commands
+
+    return commands.observe_program(options.out, options.program)
 
 
 def _info(_: argparse.Namespace) -> int:
