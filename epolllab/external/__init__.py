@@ -7,13 +7,14 @@ analysis and everything below.
 
 from epolllab.external.attach import trace
 from epolllab.external.epolls import FINDINGS, Inspection, inspect
+from epolllab.external.examine import Examination, examine
 from epolllab.external.incidents import SaveWhen
 from epolllab.external.loops import Observation, observe
 from epolllab.external.strace import read_strace
 
 __all__ = [
-    "FINDINGS", "Inspection", "Observation", "SaveWhen", "inspect", "observe", "read_strace",
-    "trace",
+    "FINDINGS", "Examination", "Inspection", "Observation", "SaveWhen", "examine", "inspect",
+    "observe", "read_strace", "trace",
 ]  # fmt: skip
 
 

@@ -14,8 +14,8 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
@@ -543,14 +543,3 @@ def _merged(several: list[tuple[int, bytes]]) -> bytes:
         ends.append(np.maximum.accumulate(array["end_ns"]))
     order = np.argsort(np.concatenate(ends), kind="stable")
     return np.concatenate(arrays)[order].tobytes()
-
-
-@contextmanager
-def observed_program(out: Path, **options: Any) -> Iterator[Observation]:
-    """Observe, and save also if the program raises or is interrupted."""
-    with observe(**options) as seen:
-        try:
-            yield seen
-        finally:
-            # Not at exit of the interpreter: pandas cannot be imported any more then.
-            seen.save(out)

@@ -15,6 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from epolllab.checks import check_int, check_number, check_sequence, shown
 from epolllab.plots import style
 from epolllab.plots.canvas import SMALL, Canvas, From, canvas, chart_function, log_axis
+from epolllab.plots.text import short
 from epolllab.plots.units import duration, plural, round_duration, unit_for, whole
 
 __all__ = ["batch_sizes", "interest", "timeline", "wakeups"]
@@ -156,7 +157,7 @@ def _draw_calls(chart: Canvas, drawn: pd.DataFrame) -> list[Any]:
 def _draw_marks(chart: Canvas, drawn: pd.DataFrame, names: int) -> list[Any]:
     """Mark ready rows, calls that would block, and errors."""
     theme = chart.theme
-    would_block = drawn["error"].isin(["EAGAIN", "EWOULDBLOCK"])
+    would_block = drawn["error"].isin(["EAGAIN", "EWOULDBLOCK", "EINPROGRESS"])
     is_error = drawn["error"].notna() & ~would_block
     drawn = drawn.assign(at=drawn["x"] + drawn["w"])
     inside = drawn["at"].between(*chart.ax.get_xlim())
@@ -358,8 +359,8 @@ def _draw_entry(chart: Canvas, side: int, place: int, words: str | None, *, alar
     )  # fmt: skip
     chart.ax.add_patch(box)
     chart.ax.text(
-        side, place, "—" if words is None else words, ha="center", va="center",
-        fontsize=min(8.0, 0.46 * chart.width / (0.62 * len(words or "-"))),
+        side, place, "—" if words is None else short(words, 40), ha="center", va="center",
+        fontsize=min(8.0, 0.46 * chart.width / (0.62 * len(short(words or "-", 40)))),
         color=color if alarm or words is None else chart.theme.ink,
         fontweight="bold" if alarm else "normal", family="DejaVu Sans Mono",
     )  # fmt: skip
