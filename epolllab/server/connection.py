@@ -42,13 +42,10 @@ class Connection:
         self.interest = interest
 
 
-class ConnectionOwner(Protocol):
-    """The part of the loop that a life cycle uses."""
+class ConnectionTimers(Protocol):
+    """The part of a loop's timers that a life cycle uses."""
 
-    def close(self, connection: Connection) -> None:
-        """Close a connection and remove it."""
-
-    def linger(self, connection: Connection) -> None:
+    def linger(self, connection: Connection, most_s: float | None = None) -> None:
         """Close a connection once its peer has closed, or after a time limit."""
 
     def ignored(self, connection: Connection, n_bytes: int) -> None:
@@ -59,6 +56,17 @@ class ConnectionOwner(Protocol):
 
     def request_ended(self, connection: Connection) -> None:
         """Stop the time of a request."""
+
+
+class ConnectionOwner(Protocol):
+    """The part of the loop that a life cycle uses."""
+
+    @property
+    def timers(self) -> ConnectionTimers:
+        """Time limits."""
+
+    def close(self, connection: Connection) -> None:
+        """Close a connection and remove it."""
 
     def session_failed(self, connection: Connection, error: Exception) -> None:
         """Close a connection whose session raised."""

@@ -110,7 +110,7 @@ class Eager:
             self.loop.close(connection)
             return
         if connection.ending:
-            self.loop.ignored(connection, len(data))
+            self.loop.timers.ignored(connection, len(data))
         else:
             self.feed(connection, data)
         if self.drain and not connection.out and connection.fd >= 0:
@@ -133,7 +133,7 @@ class Eager:
             if not data:
                 self.loop.close(connection)
             elif connection.ending:
-                self.loop.ignored(connection, len(data))
+                self.loop.timers.ignored(connection, len(data))
             else:
                 self.feed(connection, data)
         if self.edge and not connection.out and connection.fd >= 0:
@@ -186,9 +186,9 @@ class Eager:
         connection.handling = False
         if session.in_request and not (session.unhandled or session.closing):
             if connection.fd >= 0 and (restart or not connection.in_request):
-                self.loop.request_began(connection)
+                self.loop.timers.request_began(connection)
         elif connection.in_request:
-            self.loop.request_ended(connection)
+            self.loop.timers.request_ended(connection)
 
     def is_free(self, connection: Connection) -> bool:
         """Whether a connection is open, and nothing waits to be sent."""
@@ -274,10 +274,10 @@ class Eager:
         else:
             self.loop.close(connection)
 
-    def linger(self, connection: Connection) -> None:
+    def linger(self, connection: Connection, most_s: float | None = None) -> None:
         """Shut down the sending half and read until the peer closes, for a bounded time."""
         connection.ending = True
-        self.loop.linger(connection)
+        self.loop.timers.linger(connection, most_s)
         self.calls.shutdown(connection, socket.SHUT_WR)
         self.want(connection, self.idle_interest)
         if self.drain:

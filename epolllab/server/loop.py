@@ -28,7 +28,6 @@ import threading
 import time
 import traceback
 import weakref
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from itertools import count
@@ -42,17 +41,9 @@ from epolllab.recording.recorder import Recorder
 from epolllab.server.connection import Connection
 from epolllab.server.lifecycles import LIFECYCLES
 from epolllab.server.options import ServerOptions
+from epolllab.server.timers import LINGER_S, Timers
 
 __all__ = ["Loop"]
-
-LINGER_S = 2.0
-"""How long a peer may be silent after the last response before the loop closes."""
-
-LINGER_MOST_S = 30.0
-"""How long the loop reads from a peer that keeps sending after the last response."""
-
-LINGER_MOST_BYTES = 1 << 26
-"""How many bytes it reads from such a peer."""
 
 RETRY_S = 0.1
 """Interval between attempts to accept while it is not possible."""
@@ -157,8 +148,11 @@ class Loop:
             edge=options.trigger == "edge",
             has_hup=options.poller != "select",
         )
-        self._timed = options.idle_timeout is not None
-        self._on_ready = self._ready_timed if self._timed else self.life.ready
+        self.timers = Timers(options, clock, self.close, self._time_out, self._connections)
+        # The same objects, which the loop looks at after every wait.
+        self._requests, self._lingering = self.timers.requests, self.timers.lingering
+        self._idle_ns = self.timers.idle_ns
+        self._on_ready = self._ready_timed if self._idle_ns else self.life.ready
         self._accept = options.accept_mode
         # With edges, connections that a batch leaves in the queue are reported by a modify.
         self._rearms_listener = self.life.rearms_listener or (
@@ -176,17 +170,12 @@ class Loop:
             self._listener.fd: self._listener,
             self._wakeup.fd: self._wakeup,
         }
-        self._lingering: dict[Connection, tuple[int, int]] = {}
-        self._requests: OrderedDict[Connection, int] = OrderedDict()
-        """Connections with an incomplete request, and since when; the oldest first."""
-        self._request_ns = int((options.request_timeout or 0) * 1e9)
         self._stopping = False
         self._ended = False
         # Re-entrant: the garbage collector may stop a dropped server in any place.
         self._wakeup_lock = threading.RLock()
         self._paused: str | None = None
         self._retry_ns: int | None = None
-        self._sweep_ns = 0
         self._stale_run = self._rebuilt_at = 0
         self._stale_limit = STALE_LIMIT
         self._duplicated = 0  # keys below this may have a duplicate in another process
@@ -274,7 +263,7 @@ class Loop:
         """Handle each ready descriptor of a batch; never blocks."""
         self.wakeups += 1
         self.events += len(ready)
-        timed = self._timed or self._requests or self._lingering or self._retry_ns is not None
+        timed = self._requests or self._lingering or self._idle_ns or self._retry_ns is not None
         # Before the batch: what arrives during a slow handler has arrived in time.
         now = self.clock() if timed else 0
         stale = 0
@@ -290,7 +279,9 @@ class Loop:
             except OSError as error:
                 self._call_failed(endpoint, error)
         if timed:
-            self._sweep(now)
+            self.timers.expire(now)
+            if self._retry_ns is not None and now >= self._retry_ns:
+                self._resume()
         if stale:
             self._note_stale(stale)
 
@@ -358,17 +349,11 @@ class Loop:
 
     def timeout(self) -> float | None:
         """Return the seconds that the next wait may take; None without a limit."""
-        if not (self._requests or self._lingering or self._retry_ns is not None or self._timed):
+        retrying = self._retry_ns is not None
+        if not (self._requests or self._lingering or self._idle_ns or retrying):
             return None
-        waits = []
-        if self._requests:
-            left = next(iter(self._requests.values())) + self._request_ns - self.clock()
-            waits.append(max(left, 0) / 1e9)
-        if self._lingering:
-            waits.append(LINGER_S / 4)
-        if self.options.idle_timeout is not None and self.open_connections:
-            waits.append(self.options.idle_timeout / 4)
-        if self._retry_ns is not None:
+        waits = self.timers.timeouts() if self.open_connections else []
+        if retrying:
             waits.append(RETRY_S)
         return min(waits) if waits else None
 
@@ -501,10 +486,8 @@ class Loop:
         except Exception as error:
             self._note_exception(error)
         self.closed += 1
-        if self._lingering:
-            self._lingering.pop(connection, None)
-        if self._requests:
-            self._requests.pop(connection, None)
+        if self._lingering or self._requests:
+            self.timers.forget(connection)
         if self._paused:
             self._resume()
 
@@ -528,79 +511,16 @@ class Loop:
     def _note_exception(self, error: Exception) -> None:
         self.note_fault("".join(traceback.format_exception(error)))
 
-    def request_began(self, connection: Connection) -> None:
-        """Start the time that a request may take, or start it again."""
-        if self._request_ns:
-            self._requests.pop(connection, None)
-            self._requests[connection] = self.clock()
-            connection.in_request = True
-
-    def request_ended(self, connection: Connection) -> None:
-        """Stop the time of a request."""
-        self._requests.pop(connection, None)
-        connection.in_request = False
-
-    def linger(self, connection: Connection) -> None:
-        """Give a peer some time to close, now that our half is shut down."""
-        self.request_ended(connection)
-        now = self.clock()
-        self._lingering[connection] = now + int(LINGER_S * 1e9), now + int(LINGER_MOST_S * 1e9)
-
-    def ignored(self, connection: Connection, n_bytes: int) -> None:
-        """Give a peer more time, since it is still sending; up to a number of bytes."""
-        connection.ignored += n_bytes
-        if connection.ignored > LINGER_MOST_BYTES:
-            self.close(connection)
-        else:
-            last = self._lingering[connection][1]
-            self._lingering[connection] = min(self.clock() + int(LINGER_S * 1e9), last), last
-
-    def _sweep(self, now: int) -> None:
-        """Close what has been idle or lingering for too long; try to accept again."""
-        for connection, (deadline, _) in list(self._lingering.items()):
-            if now >= deadline:
-                self.close(connection)
-        if self._requests:
-            self._close_slow(now - self._request_ns)
-        if self._retry_ns is not None and now >= self._retry_ns:
-            self._resume()
-        if self.options.idle_timeout is not None and now >= self._sweep_ns:
-            self._sweep_ns = now + int(self.options.idle_timeout * 1e9 / 4)
-            self._close_idle(now)
-
-    def _close_slow(self, oldest: int) -> None:
-        """Close connections whose request began before `oldest` and is not complete."""
-        while self._requests:
-            connection, began = next(iter(self._requests.items()))
-            if began > oldest:
-                return
-            if connection.out:  # not read before the peer takes this response
-                self.request_began(connection)
-            else:
-                self.timeouts += 1
-                self._time_out(connection)
-
-    def _close_idle(self, now: int) -> None:
-        oldest = now - int((self.options.idle_timeout or 0) * 1e9)
-        for connection in self._connections():
-            if connection.active_ns == 0:
-                connection.active_ns = now  # accepted, and idle since
-            elif connection.active_ns <= oldest and not connection.ending:
-                self.timeouts += 1
-                self._time_out(connection)
-
     def _time_out(self, connection: Connection) -> None:
         """Send the protocol's response to a timeout, if it fits; then close."""
+        self.timeouts += 1
         session = connection.session
         try:
             responses = [] if connection.out else session.timed_out()
             if responses:
                 self.calls.send(connection, b"".join(responses))
                 session.closing = session.linger = True
-                self.life.linger(connection)
-                deadline = self.clock() + int(LINGER_S * 1e9)
-                if connection in self._lingering:
-                    self._lingering[connection] = deadline, deadline  # it was slow before
+                self.life.linger(connection, LINGER_S)  # no longer, since it was slow before
                 return
         except OSError:
             pass  # the peer is gone

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import epolllab
-from epolllab.server import Hello, Request, loop
+from epolllab.server import Hello, Request, timers
 from tests.server.helpers import EVERY_WAY
 from tests.wire import GET, ask, connect, read_to_end, until
 
@@ -165,7 +165,7 @@ def test_what_arrives_during_a_slow_handler_is_in_time() -> None:
         connect(server.address) as slow,
     ):
         begun.sendall(GET[:10])
-        until(lambda: server.tail().counts()["recv"] == 1)
+        until(lambda: server.tail().counts().get("recv") == 1)
         slow.sendall(GET.replace(b"/", b"/slow", 1))
         assert entered.wait(20)
         begun.sendall(GET[10:])
@@ -181,7 +181,7 @@ REFUSED = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9000000\r\n\r\n"
 @EVERY_WAY
 def test_a_slow_upload_gets_its_413(way: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """The server reads on while bytes arrive, and the peer reads when it has sent all."""
-    monkeypatch.setattr(loop, "LINGER_S", 0.5)
+    monkeypatch.setattr(timers, "LINGER_S", 0.5)
     with (
         epolllab.start_server(protocol="http", max_request_bytes=1_000, **way) as server,
         connect(server.address) as sock,
@@ -197,7 +197,7 @@ def test_a_slow_upload_gets_its_413(way: dict[str, Any], monkeypatch: pytest.Mon
     ("limit", "value"), [("LINGER_MOST_S", 0.5), ("LINGER_MOST_BYTES", 100_000)]
 )
 def test_reading_on_is_bounded(limit: str, value: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, limit, value)
+    monkeypatch.setattr(timers, limit, value)
     with (
         epolllab.start_server(protocol="http", max_request_bytes=1_000) as server,
         connect(server.address) as sock,

@@ -3,6 +3,7 @@
 import errno
 import os
 import signal
+import socket
 from itertools import count
 from typing import Any
 
@@ -157,7 +158,7 @@ def test_the_length_of_the_queue_is_unknown(trigger: Any) -> None:
         assert server.settle().stats()["errors"] == 1
 
 
-class Unset(loop.Socket):  # type: ignore[misc, valid-type]
+class Unset(socket.SocketType):
     """A socket that cannot be made non-blocking."""
 
     def setblocking(self, flag: bool) -> None:
@@ -231,7 +232,7 @@ def test_stale_events(helps: bool) -> None:
             rebuilds = loop_of(server).rebuilds
             return [] if helps and rebuilds else [(9_999, EPOLLIN)]
 
-        poller.wait = stale  # type: ignore[method-assign]
+        poller.wait = stale  # type: ignore[method-assign, assignment]
         assert ask(server.address, GET) == Hello.RESPONSE
         assert ask(server.address, GET) == Hello.RESPONSE
         stats = server.settle().stats()
