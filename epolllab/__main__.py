@@ -41,12 +41,12 @@ _STATUS = "Exit status: 0 nothing found, 1 findings, 2 it could not be examined.
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return its exit status."""
     _print_in_any_encoding()
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    given, program = _split_program(list(sys.argv[1:] if arguments is None else arguments))
     # What follows "--" is JupyterLab's; argparse would drop or keep it, depending on its version.
     cut = given.index("--") if given[:1] == ["lab"] and "--" in given else len(given)
     parser = _parser()
     options, unknown = parser.parse_known_args(given[:cut])
-    options.passed = [*unknown, *given[cut + 1 :]]
+    options.passed, options.program = [*unknown, *given[cut + 1 :]], program
     if options.passed and options.command != "lab":
         parser.error(
             f"{options.command} has no argument {' '.join(options.passed)}; "
@@ -64,6 +64,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"epolllab {options.command}: {error}", file=sys.stderr)
         return 1
     return status
+
+
+def _split_program(given: list[str]) -> tuple[list[str], list[str]]:
+    """The arguments of ``epolllab observe``, and the program with its own arguments."""
+    if given[:1] != ["observe"]:
+        return given, []
+    cut = 1
+    while given[cut : cut + 1] and given[cut].startswith("--out"):
+        cut += 1 if "=" in given[cut] else 2
+    is_help = given[cut : cut + 1] in (["-h"], ["--help"])
+    return (given, []) if is_help else (given[:cut], given[cut:])
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -111,9 +122,13 @@ def _parser() -> argparse.ArgumentParser:
     diagnose.add_argument("target", metavar="PID|NAME|FILE", help=_TARGET)
     diagnose.add_argument("--seconds", type=float, default=1.0, help="of tracing (%(default)s)")
 
-    observe = add("observe", _observe, "run a Python program and record its event loops")
+    observe = add(
+        "observe",
+        _observe,
+        "run a Python program and record its event loops",
+        usage="epolllab observe [-h] [--out FILE] SCRIPT [ARGUMENTS] | -m MODULE [ARGUMENTS]",
+    )
     observe.add_argument("--out", type=Path, default=Path("observed.parquet"), help="%(default)s")
-    observe.add_argument("program", nargs=argparse.REMAINDER, metavar="SCRIPT | -m MODULE")
 
     add("info", _info, "print the environment and limits of this machine")
     return parser

@@ -186,7 +186,8 @@ def diagnose(
         Minimum number of wasted events or waits of a kind; 2 or more.
     names : mapping of int to str, optional
         What descriptors are, such as ``{7: "udp 127.0.0.1:53"}``: findings show it, and a
-        name that begins with ``udp``, ``eventfd`` or ``pipe`` decides doubtful cases.
+        name that begins with ``udp``, ``eventfd`` or ``pipe`` decides doubtful cases. By
+        default those that ``trace`` and ``read_strace`` found.
 
     Returns
     -------
@@ -214,7 +215,8 @@ def diagnose(
     if not len(array):
         return Diagnosis((), 0)
     is_own = "lifecycle" in recording.metadata
-    names = names or {}
+    if names is None:
+        names = {int(fd): name for fd, name in recording.metadata.get("fd_names", {}).items()}
     found = [_finding(one, array, names) for one in find_waste(array, least, names, is_own)]
     found.sort(key=lambda finding: (-finding.share, -finding.n_events))
     return Diagnosis(tuple(found), len(array))

@@ -43,7 +43,7 @@ class Examination:
             waste = by_fd.pop(int(str(row.fd)), None)
             evidence = f" {_capital(waste.sentence)}" if waste else ""
             found.append(
-                f"fd {row.fd} ({row.what}): {row.finding}. {row.detail}{evidence} "
+                f"fd {row.fd} ({row.what}): {row.finding}. {_capital(str(row.detail))}{evidence} "
                 f"{FINDINGS[str(row.finding)]}"
             )
         rest = self.diagnosis.findings if self.diagnosis else ()
