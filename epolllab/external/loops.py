@@ -300,6 +300,10 @@ class RecordedEpoll:
     """
 
     __slots__ = ("_poll", "_real", "_seen", "fileno")
+    _poll: Callable[..., list[tuple[int, int]]]
+    _real: Any
+    _seen: Observation
+    fileno: Callable[[], int]
 
     def __new__(cls, *args: Any, **options: Any) -> Any:
         real = _REAL(*args, **options)  # type: ignore[misc]
@@ -321,8 +325,7 @@ class RecordedEpoll:
         """Wait; a wait row, and a ready row for each descriptor returned."""
         seen = self._seen
         if not seen.is_active:
-            ready: list[tuple[int, int]] = self._poll(timeout, maxevents)
-            return ready
+            return self._poll(timeout, maxevents)
         thread = seen.threads.get(threading.get_ident()) or seen.thread()
         thread.settle()
         forever = timeout is None or timeout < 0
@@ -416,8 +419,8 @@ def _recorded_call(seen: Observation, name: str, op: int) -> Callable[..., Any]:
 
     def method(self: socket.socket, *args: Any) -> Any:
         key = keys.get(fileno(self))
-        thread = threads.get(ident()) if key is not None else None
-        if thread is None:
+        thread = threads.get(ident())
+        if key is None or thread is None:
             return real(self, *args)
         start = _clock()
         try:
@@ -437,9 +440,8 @@ def _recorded_accept(seen: Observation) -> Callable[..., Any]:
     real = socket.socket.accept
 
     def accept(self: socket.socket) -> Any:
-        key = seen.keys.get(self.fileno())
-        thread = seen.threads.get(threading.get_ident()) if key is not None else None
-        if thread is None:
+        key, thread = seen.keys.get(self.fileno()), seen.threads.get(threading.get_ident())
+        if key is None or thread is None:
             return real(self)
         start, listener = _clock(), self.fileno()
         try:
@@ -492,7 +494,7 @@ def _recorded_close(seen: Observation) -> Callable[..., Any]:
 
 def _recorded_run(seen: Observation) -> Callable[[Any], None]:
     """``asyncio.Handle._run`` with a row for each callback and task step."""
-    real = asyncio.events.Handle._run  # type: ignore[attr-defined]
+    real = asyncio.events.Handle._run
     keys, threads, ident = seen.keys, seen.threads, threading.get_ident
     numbers, number_of, task, coroutine = (
         seen._numbers, seen.number_of, asyncio.Task, asyncio.Task.get_coro,
