@@ -537,7 +537,9 @@ def _is_watched(epoll: Epoll, number: int, fd: int) -> bool:
         raise NotPossible(f"the number of kcmp(2) on {platform.machine()} is not known here")
     slot = struct.pack("III", epoll.fd, number, 0)
     libc, pid = ctypes.CDLL(None, use_errno=True), os.getpid()
-    order: int = libc.syscall(ctypes.c_long(call), pid, pid, KCMP_EPOLL_TFD, ctypes.c_long(fd), slot)
+    order: int = libc.syscall(
+        ctypes.c_long(call), pid, pid, KCMP_EPOLL_TFD, ctypes.c_long(fd), slot
+    )
     if order < 0 and ctypes.get_errno() in (errno.ENOSYS, errno.EPERM):
         raise NotPossible("this kernel or sandbox has no kcmp(2)")
     if order < 0:
