@@ -68,7 +68,7 @@ HEADER_BYTES = 8 * HEADER_WORDS
 COMPLETE, CAPACITY, CLAIMED = 0, 1, 2
 SLACK = 1024
 MADV_POPULATE_WRITE = 23  # asm-generic/mman-common.h; the mmap module does not name it
-MOST_POPULATED = 64 << 20
+MOST_POPULATED = 8 << 20  # 200,000 rows; a notebook may keep twenty servers running
 
 
 class Snapshot(NamedTuple):
@@ -152,7 +152,7 @@ class Recorder:
         Shared memory of at least ``memory_size(capacity)`` bytes, for a reader in another
         process; private memory otherwise.
     populate : bool
-        Have the kernel map the first 64 MiB now. A page fault takes about 3 µs on a
+        Have the kernel map the first 8 MiB now. A page fault takes about 3 µs on a
         virtual machine, and without this every hundredth row causes one.
 
     Attributes
