@@ -20,7 +20,8 @@ async def ask(port):
 """
 
 PROGRAMS = {
-    "aiohttp": WEB + """
+    "aiohttp": WEB
+    + """
 from aiohttp import web
 import asyncio
 async def main():
@@ -37,7 +38,8 @@ async def main():
 with epolllab.observe() as seen:
     asyncio.run(main())
 """,
-    "uvicorn": WEB + """
+    "uvicorn": WEB
+    + """
 import asyncio, uvicorn
 async def app(scope, receive, send):
     if scope["type"] == "http":
@@ -71,7 +73,8 @@ async def main():
 with epolllab.observe() as seen:
     asyncio.run(main())
 """,
-    "tornado": WEB + """
+    "tornado": WEB
+    + """
 import asyncio
 from tornado import web
 class Hello(web.RequestHandler):
