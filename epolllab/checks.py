@@ -210,16 +210,18 @@ def check_mapping(name: str, value: Any) -> Any:
     return check_instance(name, value, Mapping, "a mapping")
 
 
-def check_sequence(name: str, values: Any, check: Check) -> tuple[Any, ...]:
+def check_sequence(
+    name: str, values: Any, check: Check, most: int = MAX_ENTRIES
+) -> tuple[Any, ...]:
     """Return an iterable as a tuple, each entry checked; a string is not one."""
     try:
         if isinstance(values, str | bytes | Mapping):
             raise TypeError
-        given = tuple(islice(values, MAX_ENTRIES + 1))
+        given = tuple(islice(values, most + 1))
     except TypeError:
         raise TypeError(f"{name} must be a sequence, not {shown(values)}") from None
-    if len(given) > MAX_ENTRIES:
-        raise ValueError(f"{name} must have at most {MAX_ENTRIES:,} entries, not {shown(values)}")
+    if len(given) > most:
+        raise ValueError(f"{name} must have at most {most:,} entries, not {shown(values)}")
     return tuple(check(name, value) for value in given)
 
 

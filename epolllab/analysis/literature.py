@@ -16,7 +16,7 @@ import pandas as pd
 
 from epolllab.analysis.result import Result
 from epolllab.analysis.shape import select_api
-from epolllab.checks import check_choice
+from epolllab.checks import check_choice, check_instance, check_number
 from epolllab.notebook import paths
 
 __all__ = ["COLUMNS", "beside", "literature", "published_balance", "published_tails", "studies"]
@@ -153,6 +153,7 @@ def beside(study: str, ours: Ours) -> pd.DataFrame:
     ValueError
         Unknown study, the result of another experiment, or no arm of the study in `ours`.
     """
+    check_choice("study", study, studies())
     table = literature(study)
     found = _by_arm(ours, studies()[study])
     values = []
@@ -174,7 +175,8 @@ def beside(study: str, ours: Ours) -> pd.DataFrame:
 def _by_arm(ours: Ours, study: Study) -> dict[object, float]:
     """Our medians, by the study's names of its arms."""
     if isinstance(ours, Mapping):
-        return {key: float(value) for key, value in ours.items()}
+        return {key: check_number("ours", value) for key, value in ours.items()}
+    check_instance("ours", ours, Result, "a Result, or a mapping of arms to numbers")
     medians_of = {"sweep": _sweep, "propagate": _propagate, "observer_cost": _observer_cost}
     if ours.name not in medians_of:
         raise ValueError(

@@ -9,6 +9,7 @@ from epolllab.analysis import statistics
 from epolllab.analysis.literature import literature, studies
 from epolllab.analysis.result import Result, frame_of
 from epolllab.analysis.shape import POLLERS, select_api
+from epolllab.frames.columns import check_frame
 
 __all__ = ["SHARES", "crossover_ratios", "literature_ratios", "nearest_share", "shares"]
 
@@ -49,13 +50,13 @@ def literature_ratios(
     if published.empty:
         usable = [name for name, one in studies().items() if one.to_us is not None]
         raise ValueError(f"study {study!r} has no times over N; choose {', '.join(usable)}")
-    ours = _without_floor(frame_of(result), value)
+    ours = _without_floor(frame_of(result, "result"), value)
     common = sorted(set(ours["n_fds"]) & set(published["n_fds"]))
     base_n = next((n for n in common if len(_times(ours, "epoll", n))), None)
     if base_n is None:
         raise ValueError(
-            f"result has no epoll-level at an N of study {study!r}; measure at some of "
-            f"{sorted(published['n_fds'].unique())}"
+            f"study {study!r} cannot be compared with a result that has no epoll-level at an N "
+            f"of it; measure at some of {sorted(map(int, published['n_fds'].unique()))}"
         )
     theirs = published.set_index(["arm", "n_fds"])["op_us"]
     rows = []
@@ -75,7 +76,7 @@ def literature_ratios(
 
 def _without_floor(frame: pd.DataFrame, value: str) -> pd.DataFrame:
     """Measurements of one API, less what the clock and a foreign call take without the wait."""
-    kept = select_api(frame, value)
+    kept = select_api(frame, value, name="result")
     raw = len(kept) and kept["api"].iloc[0] == "raw"
     floor = frame.attrs.get("raw_floor_ns" if raw else "clock_floor_ns") or 0.0
     return kept.assign(**{value: kept[value].astype(float) - floor})
@@ -113,6 +114,8 @@ def shares(data: Result | pd.DataFrame) -> pd.DataFrame:
         negative where the two differ by less than the noise.
     """
     frame = frame_of(data)
+    columns = "poller* kind* api* n_fds+ active+ wait_ns?"
+    check_frame("data", frame, ":func:`epolllab.experiments.sweep`", columns)
     kept = statistics.without_warmup(frame)
     medians = (
         kept.assign(api=kept["api"].astype("str"))
@@ -150,8 +153,12 @@ def crossover_ratios(
         ``ratio`` with ``low`` and ``high`` (95 %); ``winner``: ``over`` if the interval is
         below 1, ``under`` if it is above, else ``"neither"``; and api.
     """
-    kept = select_api(frame_of(data), value, api)
-    pollers = [str(name) for name in sorted(kept["poller"].unique(), key=POLLERS.index)]
+    frame = check_frame(
+        "data", frame_of(data), ":func:`epolllab.experiments.crossover`", "n_fds+ active+"
+    )
+    kept = select_api(frame, value, api)
+    kept = kept[(kept["n_fds"] > 0) & (kept["active"] > 0)]
+    pollers = [str(name) for name in sorted(kept["poller"].unique(), key=_rank)]
     if len(pollers) != 2:
         raise ValueError(
             f"data must have times of two pollers by {api or 'one API'}, and has {pollers}"
@@ -169,6 +176,10 @@ def crossover_ratios(
         rows.append((n, active, share, over, under, ratio, low, high, winner))
     columns = ["n_fds", "active", "share", "over", "under", "ratio", "low", "high", "winner"]
     return pd.DataFrame(rows, columns=pd.Index(columns)).assign(api=str(kept["api"].iloc[0]))
+
+
+def _rank(poller: str) -> int:
+    return POLLERS.index(poller) if poller in POLLERS else len(POLLERS)
 
 
 def nearest_share(n: int, active: int) -> float:

@@ -10,12 +10,17 @@ import numpy as np
 import pandas as pd
 
 from epolllab.analysis import statistics
+from epolllab.checks import check_choice
+from epolllab.frames.columns import check_frame
 
 __all__ = ["FLAT", "POLLERS", "PROPORTIONAL", "RATIO", "select_api", "shape"]
 
 
 POLLERS = ("epoll-level", "epoll-edge", "epoll-oneshot", "poll", "select")
 """The pollers of a result, in the order of tables and charts."""
+
+VALUES = ("wait_ns", "op_ns")
+APIS = ("raw", "python")
 
 FLAT = 2.0
 """Maximum of epoll's median at the largest N over that at the smallest."""
@@ -47,20 +52,25 @@ def shape(frame: pd.DataFrame, *, value: str = "wait_ns") -> pd.DataFrame:
         ``"holds"``, ``"differs"``, or ``"not measured"`` if the sweep lacks the data.
         Raw calls are used if there are any, otherwise Python's functions.
     """
-    kept = select_api(frame, value)
+    kept = select_api(frame, value, name="frame")
     medians = kept.groupby(["poller", "n_fds"], observed=True)[value].median().astype(float)
     rows = [*_flat(medians), *_proportional(kept, value), _apart(medians)]
     table = pd.DataFrame(rows, columns=pd.Index(["check", "claim", "value", "margin", "verdict"]))
     return table.astype({"verdict": pd.CategoricalDtype(["holds", "differs", "not measured"])})
 
 
-def select_api(frame: pd.DataFrame, value: str, api: str | None = None) -> pd.DataFrame:
+def select_api(
+    frame: pd.DataFrame, value: str, api: str | None = None, name: str = "data"
+) -> pd.DataFrame:
     """Return the measurements of `value` by one API, without warm-up.
 
     Raw calls by default, or Python's functions if there are none.
     """
+    columns = f"poller* api* n_fds+ round warmup {check_choice('value', value, VALUES)}?"
+    check_frame(name, frame, ":func:`epolllab.experiments.sweep`", columns)
     kept = frame[~frame["warmup"] & frame[value].notna()]
-    chosen = api or ("raw" if (kept["api"] == "raw").any() else "python")
+    chosen = api and check_choice("api", api, APIS)
+    chosen = chosen or ("raw" if (kept["api"] == "raw").any() else "python")
     return kept[kept["api"] == chosen]
 
 

@@ -9,12 +9,14 @@ slow round as a thousand independent observations.
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from epolllab.checks import check_number, shown
+from epolllab.checks import check_choice, check_number, check_sequence, shown
+from epolllab.frames.columns import check_column, check_frame
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -64,7 +66,9 @@ def median_interval(values: "ArrayLike", rounds: "ArrayLike | None" = None) -> I
         In the unit of `values`; three NaN if there are none. The same data give the same
         interval.
     """
-    return _interval(_median(values), _resampled_medians(values, rounds, seed=0))
+    known = check_numbers("values", values)
+    keys = _check_rounds("rounds", rounds, known)
+    return _interval(_median(known), _resampled_medians(known, keys, seed=0))
 
 
 def ratio_interval(
@@ -75,14 +79,24 @@ def ratio_interval(
     `rounds` and `other_rounds` are the rounds they belong to. The interval, without unit,
     contains 1 if neither is clearly faster.
     """
-    above = _resampled_medians(values, rounds, seed=0)
-    below = _resampled_medians(others, other_rounds, seed=1)
-    return _interval(_median(values) / _median(others), above / below)
+    over, under = check_numbers("values", values), check_numbers("others", others)
+    keys = _check_rounds("rounds", rounds, over)
+    other_keys = _check_rounds("other_rounds", other_rounds, under)
+    above = _resampled_medians(over, keys, seed=0)
+    below = _resampled_medians(under, other_keys, seed=1)
+    return _interval(_median(over) / _median(under), above / below)
 
 
-def _median(values: "ArrayLike") -> float:
-    known = np.asarray(values, dtype=float)
-    known = known[~np.isnan(known)]
+def _check_rounds(name: str, rounds: "ArrayLike | None", values: "Floats") -> "Floats":
+    """Return the round of each value; without them all are of one round."""
+    keys = np.zeros(len(values)) if rounds is None else check_numbers(name, rounds)
+    if len(keys) != len(values):
+        raise ValueError(f"{name} must have one for each value, {len(values):,}, not {len(keys):,}")
+    return keys
+
+
+def _median(values: "Floats") -> float:
+    known = values[~np.isnan(values)]
     return float(np.median(known)) if len(known) else np.nan
 
 
@@ -93,12 +107,10 @@ def _interval(median: float, resampled: "Floats") -> Interval:
     return Interval(median, min(float(low), median), max(float(high), median))
 
 
-def _resampled_medians(values: "ArrayLike", rounds: "ArrayLike | None", seed: int) -> "Floats":
+def _resampled_medians(values: "Floats", rounds: "Floats", seed: int) -> "Floats":
     """Medians of `RESAMPLES` two-stage resamples."""
-    numbers = np.asarray(values, dtype=float)
-    keys = np.zeros(len(numbers), dtype=int) if rounds is None else np.asarray(rounds)
-    known = ~np.isnan(numbers)
-    numbers, keys = numbers[known], keys[known]
+    known = ~np.isnan(values)
+    numbers, keys = values[known], rounds[known]
     if not len(numbers):
         return np.full(RESAMPLES, np.nan)
     order = np.argsort(keys, kind="stable")
@@ -188,6 +200,8 @@ def summarise(
         ``_spread``: the interquartile range over the median; and ``doubt``: warnings as
         text, empty if there are none.
     """
+    check_columns(frame, by=by, values=values)
+    check_number("clock_cost_ns", clock_cost_ns, 0)
     kept = without_warmup(frame)
     rows = [
         {
@@ -202,6 +216,21 @@ def summarise(
     columns = [*by, "n", "rounds", *measured, "doubt"]
     table = pd.DataFrame(rows, columns=pd.Index(columns))
     return table.astype({name: frame[name].dtype for name in by} | {"doubt": "str"})
+
+
+def check_columns(frame: pd.DataFrame, by: Sequence[str], **numbers: Any) -> None:
+    """Check that a frame has a round, the columns of `by`, and the others as numbers."""
+    check_frame("frame", frame, "an experiment", "round")
+    one_of = partial(check_choice, allowed=[str(column) for column in frame])
+    if not check_sequence("by", by, one_of):
+        raise ValueError("by must not be empty; give the columns that identify a variant")
+    for name, given in numbers.items():
+        columns = (given,) if isinstance(given, str) else given
+        chosen = (
+            check_sequence(name, columns, one_of) if name == "values" else (one_of(name, given),)
+        )
+        for column in chosen:
+            check_column(f"{name} must be columns of numbers: {column}", frame[column])
 
 
 def without_warmup(frame: pd.DataFrame) -> pd.DataFrame:
@@ -291,9 +320,7 @@ def fit_line(x: "ArrayLike", y: "ArrayLike", rounds: "ArrayLike | None" = None) 
     can miss by a large share; see ``worst_share``. Whether y is proportional to x is a
     question for :func:`growth`.
     """
-    data = pd.DataFrame({"x": np.asarray(x), "y": np.asarray(y, dtype=float)}).assign(
-        round=0 if rounds is None else np.asarray(rounds)
-    )
+    data = _points(x, y, rounds)
     table = data.dropna().groupby(["round", "x"])["y"].median().unstack("x")
     if table.shape[1] < 2:
         return Line(*[np.nan] * len(Line._fields))
@@ -302,6 +329,13 @@ def fit_line(x: "ArrayLike", y: "ArrayLike", rounds: "ArrayLike | None" = None) 
     a, b = _least_squares(xs, medians)
     (a_low, a_high), (b_low, b_high) = _line_intervals(xs, ys)
     return Line(a, a_low, a_high, b, b_low, b_high, *_quality(xs, medians, a, b))
+
+
+def _points(x: "ArrayLike", y: "ArrayLike", rounds: "ArrayLike | None") -> pd.DataFrame:
+    xs, ys = check_numbers("x", x), check_numbers("y", y)
+    if len(xs) != len(ys):
+        raise ValueError(f"y must have one for each x, {len(xs):,}, not {len(ys):,}")
+    return pd.DataFrame({"x": xs, "y": ys, "round": _check_rounds("rounds", rounds, xs)})
 
 
 def _line_intervals(xs: "Floats", ys: "Floats") -> list[list[float]]:
@@ -344,8 +378,7 @@ def growth(x: "ArrayLike", y: "ArrayLike", rounds: "ArrayLike | None" = None) ->
     R² of a straight line does not answer this: over x = 10 to 10,000 it is 0.97 for the
     square root of x, and 0.99 for its square.
     """
-    data = pd.DataFrame({"x": np.asarray(x, dtype=float), "y": np.asarray(y, dtype=float)})
-    data["round"] = 0 if rounds is None else np.asarray(rounds)
+    data = _points(x, y, rounds)
     data = data[(data["x"] >= _LEAST_X) & (data["y"] > 0)]
     line = fit_line(np.log(data["x"]), np.log(data["y"]), data["round"])
     return Interval(line.b, line.b_low, line.b_high)
@@ -358,6 +391,7 @@ def fits(frame: pd.DataFrame, by: Sequence[str], x: str, y: str) -> pd.DataFrame
     Returns a row per variant: the columns of `by`, those of :class:`Line`, and
     ``exponent``, ``exponent_low`` and ``exponent_high`` from :func:`growth`.
     """
+    check_columns(frame, by=by, x=x, y=y)
     groups = without_warmup(frame).groupby(list(by), observed=True, sort=True)
     rows = []
     for key, group in groups:

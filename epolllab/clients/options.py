@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple, get_args
 from urllib.parse import urlsplit
 
 from epolllab.checks import (
+    MOST_SECONDS,
     check_bool,
     check_bytes,
     check_choice,
@@ -51,15 +52,18 @@ def _check_path(name: str, value: object) -> str:
     return path
 
 
+_check_seconds = partial(check_number, above=0, most=MOST_SECONDS, unit="seconds")
+
 CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "protocol": partial(check_choice, allowed=get_args(ClientProtocol)),
     "where": partial(check_choice, allowed=get_args(Place)),
-    **dict.fromkeys(("connections", "requests"), partial(check_int, least=1)),
+    "connections": partial(check_int, least=1, most=1_000_000),
+    "requests": partial(check_int, least=1, most=1_000_000_000),
     "capacity": check_capacity,
     "processes": partial(check_int, least=1, most=256),
     "source_addresses": partial(check_int, least=1, most=250),
-    **dict.fromkeys(("duration", "timeout"), partial(check_number, above=0, unit="seconds")),
-    "rate": partial(check_number, above=0, most=1_000_000, unit="requests per second"),
+    **dict.fromkeys(("duration", "timeout"), _check_seconds),
+    "rate": partial(check_number, least=0.001, most=1_000_000, unit="requests per second"),
     **dict.fromkeys(("keep_alive", "record"), check_bool),
     "path": _check_path,
     "payload": check_bytes,

@@ -11,6 +11,7 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from epolllab.checks import check_instance
 from epolllab.clients import loop, peers
 from epolllab.clients.loop import Facts
 from epolllab.clients.response import DEFECTS
@@ -142,6 +143,7 @@ class Run:
         """
         from epolllab import frames
 
+        check_instance("server", server, Server | Recording, "a Server or its recording")
         if self.metadata.get("source_addresses", 1) > 1:
             raise ValueError(
                 "source_addresses was above 1, so one port can belong to several connections at "

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from epolllab import kernel
-from epolllab.checks import check_bool
+from epolllab.checks import check_bool, check_instance, checked
 from epolllab.clients.executors import (
     Interrupts,
     ShowProgress,
@@ -26,6 +26,11 @@ SPARE_DESCRIPTORS = 64
 """Descriptors that a client loop needs besides its connections, with a margin."""
 
 
+def _check_script(name: str, value: object) -> object:
+    return check_instance(name, value, Script, "a script, as epolllab.script() begins it")
+
+
+@checked(**CHECKS, script=_check_script, progress=check_bool, allow_remote=check_bool)
 def run_clients(
     target: Server | str | tuple[str, int],
     *,
@@ -141,7 +146,6 @@ def run_clients(
         given["path"] = resolved.path
     steps = None if script is None else script.steps
     options = ClientOptions(resolved, steps=steps, **{name: given[name] for name in CHECKS})
-    check_bool("progress", progress)
     kernel.require_linux("run_clients()")
     metadata = environment.collect(recorder_cost_ns=None if record else 0.0, **options.metadata())
     execute = run_in_processes if where == "process" else run_in_threads

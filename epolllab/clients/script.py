@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from epolllab.checks import check_bytes, check_int, check_number
+from epolllab.checks import check_bytes, check_int, check_timeout, shown
 
 __all__ = ["STEP_NAMES", "Script", "Step", "script"]
 
@@ -41,6 +41,10 @@ class Step(NamedTuple):
         return f"{self.name}({arguments})"
 
 
+MOST_TIMES = 10_000
+"""Upper bound of repeat()."""
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Script:
     """What a peer does, in order. Made by :func:`epolllab.script`; immutable.
@@ -52,6 +56,10 @@ class Script:
     """
 
     steps: tuple[Step, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.steps, tuple) or not all(isinstance(s, Step) for s in self.steps):
+            raise TypeError(f"steps must be a tuple of steps, not {shown(self.steps)}")
 
     def connect(self) -> "Script":
         """Connect and wait until the connection is established."""
@@ -81,7 +89,7 @@ class Script:
         Bytes are searched for in what has arrived since the last expectation was met. What
         arrives after them, or beyond the number, is kept for the next step.
         """
-        if isinstance(what, int):
+        if hasattr(what, "__index__"):
             return self._then(Step("expect", size=check_int("what", what, 1)))
         return self._then(Step("expect", check_bytes("what", what, allow_empty=False)))
 
@@ -107,7 +115,7 @@ class Script:
         A connection that is open at the end is used again, rather than reopened.
         """
         repeated = self
-        for step in self.steps * (check_int("times", times, 1) - 1):
+        for step in self.steps * (check_int("times", times, 1, MOST_TIMES) - 1):
             is_closed = _last_change(repeated.steps) in ("close", "reset")
             if step.name != "connect" or is_closed:
                 repeated = repeated._then(step)
@@ -158,4 +166,4 @@ def _last_change(steps: tuple[Step, ...]) -> str:
 
 
 def _nanoseconds(name: str, seconds: float) -> int:
-    return round(check_number(name, seconds, 0, unit="seconds") * 1e9)
+    return round(check_timeout(name, seconds) * 1e9)

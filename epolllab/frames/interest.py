@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 
+from epolllab.checks import check_int, check_mapping, check_sequence, checked, shown
 from epolllab.events import mask_names
 from epolllab.schema import INTEREST, returns
 
@@ -14,7 +15,24 @@ NOT_KNOWN = "not known here"
 WHERE = ("both", "kernel only", "program only", NOT_KNOWN)
 
 
+def _check_entries(name: str, value: Any) -> tuple[Any, ...] | None:
+    most = 1 << 24  # more descriptors than a system has
+    return None if value is None else check_sequence(name, value, _check_entry, most)
+
+
+def _check_entry(name: str, value: Any) -> Any:
+    if not all(hasattr(value, part) for part in ("fd", "mask", "data", "inode")):
+        raise TypeError(f"{name} must be rows of kernel.interest_list(), not {shown(value)}")
+    return value
+
+
+def _check_table(name: str, value: Any) -> dict[int, int]:
+    table = check_mapping(name, value)
+    return {check_int(name, fd, 0): check_int(name, number, 0) for fd, number in table.items()}
+
+
 @returns(INTEREST)
+@checked(entries=_check_entries, table=_check_table, inodes=check_mapping)
 def interest_list(
     entries: Iterable[Any] | None,
     table: Mapping[int, int],

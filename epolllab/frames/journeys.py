@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from epolllab.frames.columns import check_frame
 from epolllab.schema import JOURNEYS, returns
 
 __all__ = ["CLIENT_REQUESTS", "INSTANTS", "SPANS", "journeys"]
@@ -38,6 +39,9 @@ SPANS = {
 INSTANTS = tuple(dict.fromkeys(name for span in SPANS.values() for name in span))
 
 
+_KINDS = {"Int64": "?", "Int32": "?", "category": "*"}
+
+
 @returns(JOURNEYS)
 def journeys(requests: pd.DataFrame, clients: pd.DataFrame) -> pd.DataFrame:
     """One row per request that was recorded on both sides, on one time axis.
@@ -65,12 +69,10 @@ def journeys(requests: pd.DataFrame, clients: pd.DataFrame) -> pd.DataFrame:
     then join by their ordinal. A pair whose instants are out of order (handled
     before sent, or after done) belongs to two different runs and is left out.
     """
-    missing = [name for name in CLIENT_REQUESTS if name not in clients]
-    if missing:
-        raise ValueError(
-            f"clients must be the frame of a Run's requests(), but has no column "
-            f"{', '.join(missing)}"
-        )
+    columns = "conn request peer_port? woken_ns? ready_ns? read_ns? handled_ns answered_ns?"
+    check_frame("requests", requests, "``recording.requests()``", columns)
+    optional = [f"{name}{_KINDS.get(kind, '')}" for name, kind in CLIENT_REQUESTS.items()]
+    check_frame("clients", clients, "``run.requests()``", " ".join(optional))
     clients = clients.astype(CLIENT_REQUESTS)
     served = requests[requests["peer_port"].notna()].astype({"peer_port": "int32"})
     served = served.merge(_matched(served, clients), on="conn")

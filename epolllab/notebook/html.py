@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Literal
 
+from epolllab.checks import check_mapping, check_text, checked
+
 __all__ = ["Tone", "box", "card", "table", "text"]
 
 Tone = Literal["plain", "muted", "error", "success", "warning"]
@@ -20,6 +22,7 @@ _CELL = "text-align:left;vertical-align:top;padding:1px 12px 1px 0"
 _CODE = "font-family:var(--jp-code-font-family,monospace);font-size:90%"
 
 
+@checked(title=check_text, rows=check_mapping, alarm=check_text)
 def card(title: str, rows: Mapping[str, object], alarm: str | None = None) -> str:
     """Return HTML that shows a title over a two-column table, without scripts or style sheets.
 

@@ -3,6 +3,8 @@
 import shutil
 from pathlib import Path
 
+from epolllab.checks import check_text, checked
+
 __all__ = ["copy_lab", "data_file", "notebooks", "reference"]
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -44,6 +46,7 @@ def data_file(name: str) -> Path:
     return _root() / "data" / name
 
 
+@checked(name=check_text)
 def reference(name: str) -> Path:
     """Return the path of a recorded run that notebooks show beside the reader's own.
 

@@ -114,6 +114,7 @@ def scaling(
     frame = measured(data)
     frame = frame if api is None else frame[frame["api"] == api]
     frame = positive(check_frame("data", frame, "an experiment", f"{value}?"), value)
+    frame = positive(frame, "n_fds")
     _require_one_curve(frame)
     words = note_of(data, note, circumstances=literature is None)
     what = "Time of one wait" if value == "wait_ns" else "Time of one operation"
@@ -307,7 +308,7 @@ def cost_split(
     n_fds : int or sequence of int, optional
         Sizes to draw; all that have both by default.
     """
-    table = shares(data)
+    table = positive(shares(data), "python_ns")
     if n_fds is not None:
         table = table[table["n_fds"].isin(np.atleast_1d(n_fds))]
     size = (6.8, 1.7 + 0.22 * max(len(table), 4))
@@ -344,7 +345,8 @@ def _draw_shares(chart: Canvas, table: pd.DataFrame) -> None:
     ax.set_xlim(limits)
     log_axis(ax.xaxis, round_duration)
     ax.grid(axis="x", which="major")
-    ax.set_yticks(places, [_NAMES.get(p, p) for p in table["poller"].astype("str")])
+    names = [str(poller) for poller in table["poller"]]
+    chart.name_ticks(ax.yaxis, places.tolist(), [_NAMES.get(name, name) for name in names])
     ax.set_ylim(places[-1] + 0.7, -1.3)
     ax.tick_params(axis="y", length=0)
     for n, first in zip(*np.unique(table["n_fds"], return_index=True), strict=True):
@@ -466,6 +468,8 @@ def wait_kinds(data: Data, *, ax: Axes | None = None, note: str | None = None) -
         if frame["n_fds"].nunique() < 2:
             return chart.draw_empty("nothing measured at two sizes")
         lines = statistics.fits(frame, ("kind", "poller"), "n_fds", "wait_ns")
+        if lines.empty:
+            return chart.draw_empty("nothing measured with a kind and a poller")
         kinds, pollers = in_order(lines["kind"]), in_order(lines["poller"])
         chart.label_rows(kinds)
         handles = []
@@ -501,7 +505,7 @@ def staircase(data: Data, *, ax: Axes | None = None, note: str | None = None) ->
     is written at its end. The chart is of the largest number of pairs.
     """
     frame = measured(data)
-    frame = frame[frame["pairs"] == frame["pairs"].max()]
+    frame = frame[(frame["pairs"] == frame["pairs"].max()) & frame["poller"].notna()]
     title = "Waits in a run, by active descriptors"
     if len(frame):
         pairs, writes = frame["pairs"].iloc[0], frame["writes"].iloc[0]

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
@@ -29,7 +30,7 @@ def history(frame: pd.DataFrame, *, ax: Axes | None = None, note: str | None = N
             return chart.draw_empty("no steps")
         n_bytes = frame["readable"]
         ax.bar(frame["step"], n_bytes, width=0.86, color=chart.theme.op("recv"), gid="readable")
-        top = max(float(n_bytes.max()), 1.0)
+        top = max(1.0, float(np.nanmax(n_bytes.to_numpy(dtype=float, na_value=0))))
         for lane, trigger in enumerate(("level", "edge")):
             waited = frame[frame[trigger].notna()]
             returned = waited[trigger] != ""

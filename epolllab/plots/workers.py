@@ -44,7 +44,7 @@ def herd(frame: pd.DataFrame, *, ax: Axes | None = None, note: str | None = None
         if frame.empty:
             return chart.draw_empty("no connections")
         theme = chart.theme
-        variants = list(dict.fromkeys(frame["arm"].astype(str)))
+        variants = list(dict.fromkeys(map(str, frame["arm"])))
         workers = sorted(frame["n_workers"].unique())
         height = 0.8 / len(workers)
         shades = np.linspace(1.0, 0.45, len(workers))

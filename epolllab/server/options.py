@@ -31,13 +31,16 @@ LIFECYCLES: tuple[Lifecycle, ...] = get_args(Lifecycle)
 MAX_TIMEOUT_S = 1_000_000
 """About eleven days, which fits the milliseconds of epoll_wait's timeout."""
 
+MOST_INT = (1 << 31) - 1
+"""The largest int of C, which system calls take."""
+
 _check_timeout = partial(check_number, above=0, most=MAX_TIMEOUT_S, unit="seconds")
 
 
 def _check_accept(name: str, value: object) -> str | int:
     if isinstance(value, str):
         return check_choice(name, value, get_args(Accept))
-    return check_int(name, value, 1)
+    return check_int(name, value, 1, MOST_INT)
 
 
 CHECKS: dict[str, Callable[[str, Any], Any]] = {
@@ -49,12 +52,12 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "recv_size": partial(check_int, least=1, most=1 << 30),
     "max_events": partial(check_int, least=1, most=65_534),
     "accept": _check_accept,
-    "backlog": partial(check_int, least=0),
+    "backlog": partial(check_int, least=0, most=MOST_INT),
     "request_timeout": lambda name, value: value if value is None else _check_timeout(name, value),
     "idle_timeout": _check_timeout,
     **dict.fromkeys(
         ("send_buffer", "recv_buffer", "max_connections", "max_request_bytes"),
-        partial(check_int, least=1),
+        partial(check_int, least=1, most=MOST_INT),
     ),
     "capacity": check_capacity,
     **dict.fromkeys(("drain", "nodelay", "cork", "record", "process"), check_bool),

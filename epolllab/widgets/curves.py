@@ -3,11 +3,12 @@
 import pandas as pd
 
 from epolllab.analysis.ratios import nearest_share
-from epolllab.analysis.result import Result
+from epolllab.analysis.result import Result, frame_of
+from epolllab.frames.columns import check_frame
 
 __all__ = ["Curves"]
 
-COLUMNS = ("poller", "api", "n_fds", "active", "wait_ns")
+COLUMNS = "poller* api* n_fds+ active+ wait_ns?"
 BASELINE = "epoll-level"
 
 
@@ -19,13 +20,7 @@ class Curves:
     """
 
     def __init__(self, data: Result | pd.DataFrame) -> None:
-        frame = data.frame if isinstance(data, Result) else data
-        missing = [name for name in COLUMNS if name not in frame]
-        if missing:
-            raise ValueError(
-                f"data needs the columns {', '.join(COLUMNS)}, and has no {', '.join(missing)}; "
-                "scaling.sweep() and scaling.crossover() return such data"
-            )
+        frame = check_frame("data", frame_of(data), ":func:`epolllab.experiments.sweep`", COLUMNS)
         counted = frame[~frame["warmup"]] if "warmup" in frame else frame
         if counted.empty:
             raise ValueError("data has no rows beside those of the warm-up")

@@ -12,8 +12,10 @@ import ipywidgets as ipy
 import pandas as pd
 from matplotlib.axes import Axes
 
+from epolllab.checks import check_instance, check_timeout, checked
 from epolllab.notebook import cells
 from epolllab.plots import widgets as charts
+from epolllab.plots.canvas import check_axes
 from epolllab.recording import environment
 from epolllab.server.server import Server, ServerDied, start_server
 from epolllab.widgets import svg
@@ -67,10 +69,6 @@ def dashboard(server: Server | None = None) -> "Dashboard":
     clients within a minute, and a server that the button started after five minutes in
     which no page showed the dashboard (``unseen_s``). A server passed in keeps running.
     """
-    if server is not None and not isinstance(server, Server):
-        raise TypeError(
-            f"server must be a Server, not a {type(server).__name__}; start_server() returns one"
-        )
     return Dashboard(server)
 
 
@@ -94,6 +92,8 @@ class Dashboard(Panel):
     """
 
     def __init__(self, server: Server | None = None) -> None:
+        if server is not None:
+            check_instance("server", server, Server, "a Server, as start_server() returns it")
         super().__init__("dashboard")
         self._tick_lock = threading.Lock()  # a button's thread ticks as well as the ticker's
         self._timer_lock = threading.Lock()
@@ -284,6 +284,7 @@ class Dashboard(Panel):
 
     # ---- what is shown ------------------------------------------------------------
 
+    @checked(seconds=check_timeout)
     def watch(self, seconds: float) -> pd.DataFrame:
         """Collect samples for some seconds, also without a page; see :meth:`Live.frame`."""
         end = time.monotonic() + seconds
@@ -393,6 +394,7 @@ class Dashboard(Panel):
             lines += [f"  clients      {line}" for line in self.load.summary]
         return "\n".join(lines)
 
+    @checked(ax=check_axes)
     def draw(self, ax: Axes) -> None:
         """Draw the last half minute."""
         charts.live(self.data(), ax=ax, note=environment.summary(self.circumstances()))

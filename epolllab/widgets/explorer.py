@@ -6,8 +6,10 @@ import ipywidgets as ipy
 import pandas as pd
 from matplotlib.axes import Axes
 
+from epolllab.checks import checked
 from epolllab.experiments.catalogue import registry
 from epolllab.experiments.catalogue.outcome import Outcome
+from epolllab.plots.canvas import check_axes
 from epolllab.widgets import svg
 from epolllab.widgets.panel import Panel, row
 
@@ -22,7 +24,6 @@ def explore(name: str = "edge-goes-silent") -> "Explorer":
     name : str
         The first one, which is run at once; ``experiments.phenomena()`` lists all.
     """
-    registry.find(name)  # before a widget exists
     return Explorer(name)
 
 
@@ -32,6 +33,7 @@ class Explorer(Panel):
     figsize = (8.0, 3.8)
 
     def __init__(self, name: str) -> None:
+        registry.find(name)  # before a widget exists
         super().__init__("explore")
         choices = {f"{one.family}: {one.name}": one.name for one in registry.entries().values()}
         choice = self.add_control(
@@ -53,6 +55,7 @@ class Explorer(Panel):
         label = f"chart of {self.outcome.name}"
         self.displays["chart"].value = svg.from_figure(self.picture(), label)
 
+    @checked(ax=check_axes)
     def draw(self, ax: Axes) -> None:
         """Draw the phenomenon's own chart."""
         self.outcome.plot(ax=ax)

@@ -13,9 +13,11 @@ from matplotlib.axes import Axes
 
 from epolllab import experiments
 from epolllab.analysis.result import Result
+from epolllab.checks import check_text, checked
 from epolllab.notebook import paths
 from epolllab.plots import style
 from epolllab.plots import widgets as charts
+from epolllab.plots.canvas import check_axes
 from epolllab.plots.units import duration
 from epolllab.recording import environment
 from epolllab.widgets import svg
@@ -97,6 +99,7 @@ class Sliders(Panel):
         finally:
             self.buttons["measure"].disabled = False
 
+    @checked(source=check_text)
     def use(self, data: Result | pd.DataFrame, source: str = "your data") -> None:
         """Show another experiment; the controls keep values that it also has."""
         curves = Curves(data)
@@ -151,6 +154,7 @@ class Sliders(Panel):
         )
         return f"{head}\n{self._at_size().round(2).to_string(index=False)}"
 
+    @checked(ax=check_axes)
     def draw(self, ax: Axes) -> None:
         """Draw the chosen curves, with a dashed line at the chosen size."""
         c, circumstances = self.parameters(), self.circumstances()
@@ -181,6 +185,6 @@ def _load(data: Any) -> tuple[Result | pd.DataFrame, str]:
     if isinstance(data, Result | pd.DataFrame):
         return data, "your data"
     raise TypeError(
-        f"data is a Result, a DataFrame, a file or a name, not a {type(data).__name__}; "
+        f"data must be a Result, a DataFrame, a file or a name, not a {type(data).__name__}; "
         "experiments.scaling.sweep() returns a Result"
     )

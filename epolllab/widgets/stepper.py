@@ -8,7 +8,9 @@ import ipywidgets as ipy
 import pandas as pd
 from matplotlib.axes import Axes
 
+from epolllab.checks import checked
 from epolllab.plots import widgets as charts
+from epolllab.plots.canvas import check_axes
 from epolllab.widgets import svg
 from epolllab.widgets.panel import Panel, integer, muted, row, select
 from epolllab.widgets.steps import INTERESTS, MAX_WRITE, TRIGGERS, Row, Steps
@@ -117,6 +119,7 @@ class Stepper(Panel):
         ]
         return "\n".join(["stepper: level and edge on one socket", *lines, self.steps.last.why])
 
+    @checked(ax=check_axes)
     def draw(self, ax: Axes) -> None:
         """Draw the history."""
         charts.history(self.steps.history(), ax=ax)

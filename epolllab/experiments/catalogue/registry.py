@@ -26,12 +26,22 @@ import re
 import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import pandas as pd
 from tqdm.auto import tqdm
 
 from epolllab import kernel
+from epolllab.checks import (
+    check_bool,
+    check_callable,
+    check_int,
+    check_sequence,
+    check_text,
+    checked,
+    shown,
+)
 from epolllab.experiments.catalogue.bench import Bench
 from epolllab.experiments.catalogue.outcome import (
     Outcome,
@@ -57,6 +67,28 @@ FAMILIES = (
 _entries: dict[str, Phenomenon] = {}
 
 
+def _check_version(name: str, value: Any) -> Version:
+    version = check_sequence(name, value, partial(check_int, least=0))
+    if len(version) != 2:
+        raise ValueError(f"{name} must be (major, minor) of a kernel, not {shown(value)}")
+    return version
+
+
+def _check_notes(name: str, value: Any) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else check_sequence(name, value, check_text)
+
+
+@checked(
+    name=check_text,
+    family=check_text,
+    claim=check_text,
+    source=check_text,
+    judge=check_callable,
+    since=_check_version,
+    before=_check_version,
+    notes=_check_notes,
+    picture=check_callable,
+)
 def phenomenon(
     name: str = "",
     *,
@@ -80,20 +112,29 @@ def phenomenon(
     ValueError
         Another function has the name, or the claim or the source is empty.
     """
+    if not (claim and source):
+        raise ValueError("claim and a source must not be empty")
 
     def enter(function: Callable[[Bench], Any]) -> Callable[[Bench], Any]:
         key = name or function.__name__.replace("_", "-")
-        if not (claim and source):
-            raise ValueError(f"phenomenon {key!r} needs a claim and a source")
         known = _entries.get(key)
         if known and _qualified_name(known.function) != _qualified_name(function):
             raise ValueError(
                 f"name {key!r} is taken by a phenomenon in {known.function.__module__}; "
                 "choose another name"
             )
-        remarks = (notes,) if isinstance(notes, str) else tuple(notes)
         _entries[key] = Phenomenon(
-            key, family, claim, expected, source, function, judge, since, before, remarks, picture
+            key,
+            family,
+            claim,
+            expected,
+            source,
+            function,
+            judge,
+            since,
+            before,
+            tuple(notes),
+            picture,
         )
         return function
 
@@ -118,16 +159,17 @@ def phenomenon_names() -> list[str]:
     return list(entries())
 
 
-def find(name: str) -> Phenomenon:
+def find(name: str, parameter: str = "name") -> Phenomenon:
     """Return the entry of that name; raise ValueError with similar names if there is none."""
     known = entries()
-    if name in known:
+    if isinstance(name, str) and name in known:
         return known[name]
-    near = difflib.get_close_matches(str(name), known, n=4, cutoff=0.5)
-    near += [other for other in known if str(name) and str(name) in other and other not in near]
+    text = name[:80] if isinstance(name, str) else ""
+    near = difflib.get_close_matches(text, known, n=4, cutoff=0.5)
+    near += [other for other in known if text and text in other and other not in near]
     hint = f"similar names: {', '.join(near[:6])}" if near else "no name is similar"
     raise ValueError(
-        f"name must be that of a phenomenon, not {name!r}; {hint}. "
+        f"{parameter} must be that of a phenomenon, not {shown(name)}; {hint}. "
         f"experiments.phenomena() lists all {len(known)}"
     )
 
@@ -152,6 +194,16 @@ def phenomena() -> pd.DataFrame:
 def _describe(entry: Phenomenon) -> dict[str, Any]:
     facts = {name: getattr(entry, name) for name in ("name", "family", "claim", "source")}
     return facts | {"expected": format_value(entry.expected)}
+
+
+def _check_only(name: str, value: Any) -> tuple[str, ...]:
+    """Check names of phenomena and families."""
+    wanted = (value,) if isinstance(value, str) else check_sequence(name, value, check_text)
+    families = {entry.family for entry in entries().values()}
+    for each in wanted:
+        if each not in families:
+            find(each, f"name in {name}")
+    return tuple(wanted)
 
 
 def run(name: str) -> Outcome:
@@ -227,6 +279,7 @@ def _unsuitable_kernel(entry: Phenomenon) -> str:
     return ""
 
 
+@checked(progress=check_bool, only=_check_only)
 def run_all(progress: bool = True, *, only: Iterable[str] | None = None) -> pd.DataFrame:
     """Run every phenomenon, one after the other; well under a minute in all.
 
@@ -280,14 +333,9 @@ _COLUMNS: dict[str, Any] = {
 }
 
 
-def _select(only: Iterable[str] | None) -> list[Phenomenon]:
+def _select(only: Any) -> list[Phenomenon]:
     """Return the entries with these names or in these families."""
     known = entries()
     if only is None:
         return list(known.values())
-    wanted = [only] if isinstance(only, str) else list(only)
-    families = {entry.family for entry in known.values()}
-    for name in wanted:
-        if name not in families:
-            find(name)
-    return [entry for entry in known.values() if entry.name in wanted or entry.family in wanted]
+    return [entry for entry in known.values() if entry.name in only or entry.family in only]

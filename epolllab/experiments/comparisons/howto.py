@@ -10,9 +10,11 @@ import socket
 import sys
 import threading
 from contextlib import suppress
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Self
 
+from epolllab.checks import check_bool, check_int, checked, shown
 from epolllab.child import Child, ChildDied
 from epolllab.events import EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, error_name
 from epolllab.kernel.waiting import PATIENCE_S
@@ -56,6 +58,11 @@ class HowToServer:
         Connections accepted, and waits that returned something.
     """
 
+    @checked(
+        edge=check_bool,
+        backlog=partial(check_int, least=0, most=(1 << 31) - 1),
+        reads_at_most=partial(check_int, least=1),
+    )
     def __init__(
         self, *, edge: bool = False, backlog: int = 1, reads_at_most: int = READS_AT_MOST
     ) -> None:
@@ -221,6 +228,8 @@ class HowToProcess:
     """
 
     def __init__(self, kind: type[HowToServer] = HowToServer, **options: bool | int) -> None:
+        if not (isinstance(kind, type) and issubclass(kind, HowToServer)):
+            raise TypeError(f"kind must be a class derived from HowToServer, not {shown(kind)}")
         import cloudpickle  # here, since the child imports this file and does not need it
 
         self._error: str | None = None
