@@ -325,7 +325,13 @@ class RecordedCalls(SystemCalls):
 
     def read(self, endpoint: Endpoint, size: int) -> bytes:
         """read(2), for a descriptor that is not a socket."""
-        data: bytes = self._record(READ, endpoint, os.read, endpoint.fd, size)
+        start = self._clock()
+        try:
+            data = os.read(endpoint.fd, size)
+        except OSError as error:
+            self._stage((start, self._clock(), endpoint.key, -(error.errno or 0), READ))
+            raise
+        self._stage((start, self._clock(), endpoint.key, len(data), READ))
         return data
 
     def _record(self, code: int, endpoint: Endpoint, call: Any, *args: Any) -> Any:

@@ -173,3 +173,12 @@ def test_a_full_recording_accounts_for_every_request() -> None:
     accepted = counts["accept"] - recording.errors()["accept EAGAIN"]
     assert accepted == counts["handle"] == counts["close"] == 2_000
     assert isinstance(recording.events(), pd.DataFrame)
+
+
+def test_a_read_of_the_wakeup_has_its_bytes():
+    """An eventfd's counter has 8 bytes."""
+    with epolllab.start_server() as server:
+        server.interest()
+        events = server.settle().events()
+    reads = events[events["op"] == "read"]
+    assert reads["n_bytes"].tolist() == [8] * len(reads) != []
