@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from epolllab.checks import check_bytes, check_int
+from epolllab.checks import check_bool, check_bytes, check_int
 from epolllab.events import FIELDS, RECORD, Op, error_name
 from epolllab.notebook import html
 from epolllab.recording import environment, storage
@@ -210,7 +210,7 @@ class Recording:
 
         return perfetto.write(self, storage.local_path(path), _client_recordings(client))
 
-    def save(self, path: storage.PathName) -> Path:
+    def save(self, path: storage.PathName, *, redact: bool = False) -> Path:
         """Write one Parquet file and return its path.
 
         Parameters
@@ -219,6 +219,12 @@ class Recording:
             An existing file is replaced once the new one is complete, and keeps its mode
             and, where permitted, its owner. A symbolic link stays a link: the file that it
             leads to is replaced.
+        redact : bool
+            Leave out what names a machine, user, program, path or address, so that the
+            file can be shared: ports, request targets, the names of descriptors except
+            their kind, stacks, and all metadata of unknown meaning. What diagnosis and
+            charts need stays, and so do callbacks' names. Without ports,
+            client and server requests cannot be joined to journeys.
 
         Raises
         ------
@@ -232,6 +238,11 @@ class Recording:
             file, and nothing is left of the new one.
         """
         target = storage.local_path(path)
+        if check_bool("redact", redact):
+            from epolllab.recording.redaction import redacted_metadata, redacted_rows
+
+            shared = redacted_rows(self.rows), redacted_metadata(self.metadata), self.overwritten
+            return Recording(*shared).save(target)
         header: dict[str, Any] = {
             "format_version": FORMAT_VERSION,
             "overwritten": self.overwritten,
@@ -262,7 +273,7 @@ class Recording:
         ):
             fields = FIELDS if header["format_version"] > 1 else FIELDS_OF_FORMAT_1
             _check_columns(file.schema_arrow, fields)
-            table = file.read(columns=[name for name, _ in fields])
+            table = file.read(columns=[name for name, _ in fields], use_threads=False)
             array = np.zeros(table.num_rows, dtype=np.dtype(list(FIELDS)))
             for name, _ in fields:
                 column = table.column(name)

@@ -1,5 +1,6 @@
 """Files: written completely or not at all, and Parquet tables with a JSON header."""
 
+import errno
 import json
 import os
 import re
@@ -37,6 +38,9 @@ MOST_HEADER_BYTES = 16 << 20
 
 BYTES_PER_VALUE = 16
 """Memory that reading needs for each value: as a column, and in a frame or in rows."""
+
+UNCHECKED_BYTES = 32 << 20
+"""What is read without asking how much memory there is, which takes as long as a small file."""
 
 PIECE_ROWS = 1024
 """Rows of a piece whose size is checked before the next one is read."""
@@ -242,10 +246,15 @@ def open_table(
         except Defect as error:
             raise ValueError(f"{path} {error}") from error
         except Exception as error:
-            if isinstance(error, OSError) and error.errno:  # the disk's, not the content's
+            if _is_of_the_disk(error):
                 raise
             reason = f"{type(error).__name__}: {error!s:.200}"
             raise ValueError(f"{path} is damaged, or not {what} ({reason})") from error
+
+
+def _is_of_the_disk(error: Exception) -> bool:
+    """Whether reading failed; seeking where a damaged file says fails with EINVAL, too."""
+    return isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)
 
 
 def read_all(parquet: "pq.ParquetFile") -> "pa.Table":
@@ -255,16 +264,22 @@ def read_all(parquet: "pq.ParquetFile") -> "pa.Table":
     """
     import pyarrow as pa
 
-    available = memory_available()
     pieces, n_bytes = [], 0
-    for piece in parquet.iter_batches(batch_size=PIECE_ROWS):
+    for piece in parquet.iter_batches(batch_size=PIECE_ROWS, use_threads=False):
         pieces.append(piece)
         n_bytes += piece.nbytes
-        if available is not None and n_bytes > available // 2:
-            raise Defect(
-                f"has values that need more than half of the {available:,} bytes of memory"
-            )
+        _check_memory(n_bytes, "its values")
     return pa.Table.from_batches(pieces, schema=parquet.schema_arrow).unify_dictionaries()
+
+
+def _check_memory(n_bytes: int, what: str) -> None:
+    """Raise Defect if that many bytes are more than half of the memory."""
+    available = memory_available() if n_bytes > UNCHECKED_BYTES else None
+    if available is not None and n_bytes > available // 2:
+        raise Defect(
+            f"cannot be read here: {what} need about {n_bytes:,} bytes, more than half of the "
+            f"{available:,} bytes of memory available"
+        )
 
 
 def _open_parquet(file: Any, what: str) -> "pq.ParquetFile":
@@ -272,9 +287,9 @@ def _open_parquet(file: Any, what: str) -> "pq.ParquetFile":
     import pyarrow.parquet as pq
 
     try:
-        return pq.ParquetFile(file)
+        return pq.ParquetFile(file, pre_buffer=False)  # which would read in another thread
     except (pa.ArrowException, OSError, ValueError) as error:
-        if isinstance(error, OSError) and error.errno:
+        if _is_of_the_disk(error):
             raise
         raise Defect(f"is not a Parquet file, so it is not {what}, or it is damaged") from error
 
@@ -287,13 +302,7 @@ def _check_size(metadata: "pq.FileMetaData") -> None:
     parts = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
     if min(parts, default=0) < 0 or sum(parts) != n_rows:
         raise Defect(f"is damaged: it claims {n_rows:,} rows, and its parts {sum(parts):,}")
-    needed = BYTES_PER_VALUE * n_rows * metadata.num_columns
-    available = memory_available()
-    if available is not None and needed > available // 2:
-        raise Defect(
-            f"claims {n_rows:,} rows, and reading them needs about {needed:,} bytes, more than "
-            f"half of the {available:,} bytes of memory available"
-        )
+    _check_memory(BYTES_PER_VALUE * n_rows * metadata.num_columns, f"its {n_rows:,} rows")
 
 
 def _header(

@@ -153,7 +153,7 @@ def test_text_that_grows_beyond_the_memory_is_refused(tmp_path, monkeypatch):
     assert (tmp_path / "run").stat().st_size < 100_000
     assert len(Result.load(tmp_path / "run")) == 20_000
     monkeypatch.setattr(storage, "memory_available", lambda: 50 << 20)
-    with pytest.raises(ValueError, match=r"run has values .* memory"):
+    with pytest.raises(ValueError, match=r"run cannot be read here: its values .* memory"):
         Result.load(tmp_path / "run")
 
 

@@ -397,7 +397,7 @@ def test_more_rows_than_the_memory_holds_are_refused_unread(tmp_path: Path) -> N
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(storage, "memory_available", lambda: 100 << 20)
-        with pytest.raises(ValueError, match=r"run\.parquet claims 900,000 rows"):
+        with pytest.raises(ValueError, match=r"run\.parquet cannot be read here: its 900,000 rows"):
             Recording.load(path)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # kB
 
