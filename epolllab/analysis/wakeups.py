@@ -251,7 +251,8 @@ class _Events:
         loops = ((op == Op.REGISTER) | own) & ~np.isin(fds, fds[array["conn"][self.rows] != 0])
         found = np.setdiff1d(fds[loops | (op == Op.WRITE)], fds[talks])
         known = np.isin(self.fd, list(names))
-        named = [fd for fd, name in names.items() if name.startswith(("eventfd", "pipe"))]
+        kinds = {fd: name.removeprefix("anon_inode:[") for fd, name in names.items()}
+        named = [fd for fd, kind in kinds.items() if kind.startswith(("eventfd", "pipe"))]
         return np.where(known, np.isin(self.fd, named), np.isin(self.fd, found))
 
 

@@ -191,9 +191,9 @@ class Observation:
         facts = {**self._facts, "callbacks": list(self.names), "notes": list(self.notes)}
         return Recording(rows, facts, sum(one.overwritten for _, one in several))
 
-    def save(self, path: str | os.PathLike[str]) -> Path:
+    def save(self, path: str | os.PathLike[str], *, redact: bool = False) -> Path:
         """Save the recording; see :meth:`Recording.save`."""
-        return self.recording().save(path)
+        return self.recording().save(path, redact=redact)
 
     def __repr__(self) -> str:
         state = "active" if self.is_active else "ended"
