@@ -477,7 +477,7 @@ def test_progress_shows_a_bar(server: Any, capsys: pytest.CaptureFixture[str]) -
 @WHERE
 def test_a_duration_shows_the_time_left_in_a_terminal(
     server: Any,
-    where: str,
+    where: Any,
     is_terminal: bool,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

@@ -7,6 +7,7 @@ import signal
 import textwrap
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -123,8 +124,8 @@ def test_a_parent_that_is_killed_while_a_forked_copy_of_it_runs() -> None:
             pid, port, copy = parent.read()
             try:
                 parent.process.kill()
-                until(lambda pid=pid: is_gone(pid))
-                until(lambda port=port: is_refused(("127.0.0.1", port)))
+                until(partial(is_gone, pid))
+                until(partial(is_refused, ("127.0.0.1", port)))
                 assert not is_gone(copy)
             finally:
                 os.kill(copy, signal.SIGKILL)
