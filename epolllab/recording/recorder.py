@@ -43,11 +43,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
-from pathlib import Path
 from typing import NamedTuple
 
 from epolllab.checks import check_int
 from epolllab.events import key_of
+from epolllab.kernel import memory_available
 
 __all__ = [
     "ROW_BYTES",
@@ -94,26 +94,15 @@ def memory_size(capacity: int) -> int:
 
 def check_capacity(name: str, value: object, rings: int = 1) -> int:
     """Return `value` if this many rings of that capacity fit into the memory there is."""
-    capacity, memory = check_int(name, value, 1), _memory_limit()
+    capacity, memory = check_int(name, value, 1), memory_available()
     if memory is not None and rings * memory_size(capacity) > memory:
         most = max(0, (memory // rings - memory_size(0)) // ROW_BYTES)
         raise ValueError(
             f"{name} must be at most {most:,}{f' in each of {rings} loops' if rings > 1 else ''}, "
-            f"not {capacity:,}: an event takes {ROW_BYTES} bytes, and the memory here is "
+            f"not {capacity:,}: an event takes {ROW_BYTES} bytes, and the memory available here is "
             f"{memory / 2**30:,.1f} GiB"
         )
     return capacity
-
-
-def _memory_limit() -> int | None:
-    """Bytes of memory of this machine, or of the container's limit; None if not known."""
-    found = []
-    for file in ("memory.max", "memory/memory.limit_in_bytes"):  # version 2 and 1 of cgroups
-        with suppress(OSError, ValueError):  # ValueError: "max"
-            found.append(int(Path("/sys/fs/cgroup", file).read_text()))
-    with suppress(OSError, ValueError, AttributeError):
-        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    return min(found, default=None)
 
 
 def _map(fd: int, capacity: int) -> mmap.mmap:
