@@ -9,6 +9,7 @@ from epolllab.analysis import statistics
 from epolllab.analysis.literature import literature, studies
 from epolllab.analysis.result import Result, frame_of
 from epolllab.analysis.shape import POLLERS, select_api
+from epolllab.checks import check_choice
 from epolllab.frames.columns import check_frame
 
 __all__ = ["SHARES", "crossover_ratios", "literature_ratios", "nearest_share", "shares"]
@@ -46,6 +47,7 @@ def literature_ratios(
         (each over its own epoll at the smallest common N), ``ours_low``, ``ours_high``
         (95 % interval), ``ratio`` = theirs / ours, and ``study``.
     """
+    check_choice("study", study, studies())
     published = literature(study).dropna(subset=["op_us", "n_fds"])
     if published.empty:
         usable = [name for name, one in studies().items() if one.to_us is not None]
@@ -55,8 +57,8 @@ def literature_ratios(
     base_n = next((n for n in common if len(_times(ours, "epoll", n))), None)
     if base_n is None:
         raise ValueError(
-            f"study {study!r} cannot be compared with a result that has no epoll-level at an N "
-            f"of it; measure at some of {sorted(map(int, published['n_fds'].unique()))}"
+            f"result has no epoll-level at an N of study {study!r}; measure at some of "
+            f"{sorted(map(int, published['n_fds'].unique()))}"
         )
     theirs = published.set_index(["arm", "n_fds"])["op_us"]
     rows = []

@@ -201,7 +201,7 @@ def summarise(
         text, empty if there are none.
     """
     check_columns(frame, by=by, values=values)
-    check_number("clock_cost_ns", clock_cost_ns, 0)
+    check_number("clock_cost_ns", clock_cost_ns, 0, 1e9)
     kept = without_warmup(frame)
     rows = [
         {

@@ -265,11 +265,11 @@ def _invalid_target(target: object) -> ValueError:
 
 def _split_url(text: str) -> tuple[str, int, str]:
     """Host, port and path of a URL or of host:port."""
-    parts = urlsplit(text if "://" in text else f"//{text}", scheme="http")
     try:
+        parts = urlsplit(text if "://" in text else f"//{text}", scheme="http")
         host, port = parts.hostname, parts.port
     except ValueError as error:
-        raise ValueError(f"target {text!r} has an invalid port: {error}") from None
+        raise ValueError(f"target {text!r} has an invalid host or port: {error}") from None
     if parts.scheme != "http":
         raise ValueError(f"target must be plain HTTP, not {parts.scheme}: {text!r}")
     if host is None or (port is None and "://" not in text):

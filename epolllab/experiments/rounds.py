@@ -40,6 +40,9 @@ Row = Mapping[str, Any]
 """A measurement: a value for each column."""
 
 
+NO_WARMUP: Any = object()
+
+
 @dataclass(frozen=True)
 class Effort:
     """How much to measure: the parameters that all experiments with rounds share."""
@@ -57,7 +60,7 @@ class Effort:
 def choose_effort(
     quick: bool,
     *,
-    warmup: int | None = None,
+    warmup: Any = NO_WARMUP,
     seed: int,
     pin: bool = False,
     progress: bool,
@@ -73,7 +76,7 @@ def choose_effort(
         name: check_int(name, (short if quick else usual) if given is None else given, 1, MOST_OPS)
         for name, (given, usual, short) in counts.items()
     }
-    if warmup is not None:
+    if warmup is not NO_WARMUP:
         chosen["warmup"] = check_int("warmup", warmup, 0, MOST_OPS)
     return Effort(chosen, check_int("seed", seed), pin, progress)
 

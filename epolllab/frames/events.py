@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from epolllab.checks import check_sequence, check_text
 from epolllab.events import FOREVER, NO_POSITION, Op, mask_names
 from epolllab.frames.columns import (
     BYTES_OPS,
@@ -152,6 +153,8 @@ def callbacks(records: Records, names: Sequence[str]) -> pd.DataFrame:
     `records` is what :meth:`Recording.array` returns, and `names` the recording's
     ``metadata["callbacks"]``.
     """
+    names = check_sequence("names", names, check_text, 1 << 20)
+    check_operations(records)
     rows = records[records["op"] == Op.CALLBACK]
     most = int(rows["mask"].max(initial=0))
     if len(rows) and most >= len(names):

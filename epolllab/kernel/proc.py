@@ -113,6 +113,7 @@ def is_kernel_thread(pid: int) -> bool:
     return bool(int(_stat(pid)[6]) & 0x0020_0000)
 
 
+@checked(pid=check_pid)
 def threads(pid: int | None = None) -> dict[int, str]:
     """Return the threads of a process that exist now, this process by default.
 

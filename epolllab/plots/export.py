@@ -18,7 +18,14 @@ import pyarrow as pa
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, FigureBase
 
-from epolllab.checks import check_bool, check_choice, check_number, check_text
+from epolllab.checks import (
+    check_bool,
+    check_choice,
+    check_mapping,
+    check_names,
+    check_number,
+    check_text,
+)
 from epolllab.plots import style
 from epolllab.recording import environment, storage
 from epolllab.recording.recording import Recording
@@ -103,6 +110,9 @@ def export(
     kinds = _check_formats(formats)
     check_choice("data_format", data_format, DATA_FORMATS)
     check_bool("overwrite", overwrite)
+    for name_of, given in (("circumstances", circumstances), ("parameters", parameters)):
+        if given is not None:
+            check_mapping(name_of, given)
     _check_dpi(dpi, drawn)
     if data is not None and not isinstance(data, pd.DataFrame | pd.Series | Recording):
         found = type(data).__name__
@@ -169,14 +179,13 @@ def _check_name(name: str) -> None:
 
 
 def _check_formats(formats: Sequence[str]) -> list[str]:
-    kinds = [formats] if isinstance(formats, str) else list(formats)
-    if not kinds or len(set(kinds)) < len(kinds):
-        raise ValueError(f"formats must have at least one of {FORMATS}, each once, not {formats!r}")
-    return [check_choice("formats", kind, FORMATS) for kind in kinds]
+    return list(
+        check_names("formats", (formats,) if isinstance(formats, str) else formats, FORMATS)
+    )
 
 
 def _check_dpi(dpi: float, figure: Figure) -> None:
-    check_number("dpi", dpi, above=0)
+    check_number("dpi", dpi, above=0, most=10_000)
     width, height = (float(inches) for inches in figure.get_size_inches())
     if width * height * dpi**2 > MOST_PIXELS:
         raise ValueError(

@@ -46,6 +46,11 @@ _CURVES = (
 _SERVER_OPTIONS = ("poller", "trigger", "lifecycle", "protocol", "recv_size", "process")
 
 
+def _check_server(name: str, value: object) -> object:
+    return check_instance(name, value, Server, "a Server, as start_server() returns it")
+
+
+@checked(server=_check_server)
 def dashboard(server: Server | None = None) -> "Dashboard":
     """Make a widget to start, load and stop a server by hand, with live numbers.
 
@@ -92,8 +97,6 @@ class Dashboard(Panel):
     """
 
     def __init__(self, server: Server | None = None) -> None:
-        if server is not None:
-            check_instance("server", server, Server, "a Server, as start_server() returns it")
         super().__init__("dashboard")
         self._tick_lock = threading.Lock()  # a button's thread ticks as well as the ticker's
         self._timer_lock = threading.Lock()

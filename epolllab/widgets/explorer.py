@@ -24,6 +24,7 @@ def explore(name: str = "edge-goes-silent") -> "Explorer":
     name : str
         The first one, which is run at once; ``experiments.phenomena()`` lists all.
     """
+    registry.find(name)  # before a widget exists
     return Explorer(name)
 
 
@@ -33,7 +34,6 @@ class Explorer(Panel):
     figsize = (8.0, 3.8)
 
     def __init__(self, name: str) -> None:
-        registry.find(name)  # before a widget exists
         super().__init__("explore")
         choices = {f"{one.family}: {one.name}": one.name for one in registry.entries().values()}
         choice = self.add_control(

@@ -9,8 +9,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from epolllab import plots
+from epolllab.checks import checked
 from epolllab.experiments.catalogue.bench import Bench, Step
 from epolllab.notebook import html
+from epolllab.plots.canvas import check_axes
 from epolllab.recording import environment
 from epolllab.recording.recording import Recording
 
@@ -164,6 +166,7 @@ class Outcome:
             frame["t_ns"] -= self.steps[0].t_ns
         return frame
 
+    @checked(ax=check_axes)
     def plot(self, *, ax: Axes | None = None) -> Axes:
         """Draw the phenomenon's picture, or the timeline of its calls if it has none.
 
