@@ -34,7 +34,10 @@ _TOKEN_FILE = (
 )
 
 
-_TARGET = "a process, which is inspected and traced; a recording; or what strace wrote"
+_TARGET = (
+    "a process, which is inspected and traced; a recording; or what strace wrote. A file with the "
+    "name of a process is given as ./FILE"
+)
 _STATUS = "Exit status: 0 nothing found, 1 findings, 2 it could not be examined."
 
 
@@ -128,7 +131,13 @@ def _parser() -> argparse.ArgumentParser:
         "run a Python program and record its event loops",
         usage="epolllab observe [-h] [--out FILE] SCRIPT [ARGUMENTS] | -m MODULE [ARGUMENTS]",
     )
-    observe.add_argument("--out", type=Path, default=Path("observed.parquet"), help="%(default)s")
+    observe.add_argument(
+        "--out",
+        type=Path,
+        default=Path("observed.parquet"),
+        metavar="FILE",
+        help="the recording, saved also if the program raises or is interrupted (%(default)s)",
+    )
 
     add("info", _info, "print the environment and limits of this machine")
     return parser

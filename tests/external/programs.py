@@ -1,5 +1,6 @@
 """Real programs for the tests to look at: each is started, and ended by its process id."""
 
+import shutil
 import socket
 import subprocess
 import sys
@@ -94,9 +95,13 @@ def until_accepting(port: int, program: "subprocess.Popen[str]") -> None:
 
 
 @contextmanager
-def nginx(folder: Path, workers: int = 2) -> Iterator[tuple[int, list[int]]]:
-    """Start nginx; yield its port and the workers' process ids."""
+def nginx(
+    folder: Path, workers: int = 2, name: str | None = None
+) -> Iterator[tuple[int, list[int]]]:
+    """Start nginx, or a copy with another name; yield its port and the workers' process ids."""
     [path] = needs("nginx")
+    if name is not None:
+        path = shutil.copy(path, folder / name)
     port = free_port()
     config = folder / "nginx.conf"
     config.write_text(NGINX.format(folder=folder, port=port, workers=workers))
