@@ -18,6 +18,7 @@ import pytest
 
 import epolllab
 from epolllab import kernel
+from epolllab.kernel.proc import is_suspended
 from epolllab.server import Hello, hosts
 from tests.kernels import notebook_kernel, run_cell
 from tests.server.helpers import EVERY_WAY, PLACES
@@ -197,7 +198,7 @@ def test_stats_has_its_keys_whatever_the_process_does(
             server.stop()
         else:
             os.kill(server.pid, signal.SIGKILL if how == "killed" else signal.SIGSTOP)
-            until(lambda: how == "suspended" or not server.is_running)
+            until(lambda: is_suspended(server.pid) or not server.is_running)
         if how == "killed":
             with pytest.raises(epolllab.server.ServerDied, match="SIGKILL"):
                 server.stats()
