@@ -2,7 +2,7 @@
 
 ``pollers`` puts epoll, poll and select behind one interface; ``syscalls`` makes the
 calls of an event loop, bare or recorded; ``raw`` makes the same system calls through
-ctypes, without CPython's wrappers; ``proc``, ``tcp`` and ``limits`` read what the
+ctypes, without CPython's wrappers, and ``uring`` those of io_uring; ``proc``, ``tcp`` and ``limits`` read what the
 kernel reports about processes, sockets and descriptors; ``waiting`` waits until a
 process sleeps; ``facilities`` says what this machine lacks; ``cgroups`` reads CPU quotas
 and the memory that can be used. Imports the standard library and the files at the
