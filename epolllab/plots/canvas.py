@@ -33,6 +33,11 @@ __all__ = [
 SMALL = 7.0
 """Font size in points; smaller text is not legible at half width."""
 
+MOST_LINES = 10
+"""Lines of a note; more would leave no room for the chart."""
+
+NAME = 4.9  # width in points of a character of a name
+
 _ROW = 1.46  # line spacing of a legend, in font sizes
 
 _OWN = "\n\nParameters\n----------\n"
@@ -110,7 +115,10 @@ def canvas(
         if ax is None:
             import matplotlib.pyplot as plt
 
-            _, ax = plt.subplots(figsize=size, layout="constrained")
+            width, height = size
+            n_lines = min(len(note or "") * 3.9 / (width * 56), MOST_LINES)
+            height += max(n_lines - 2, 0) * SMALL * 1.3 / 72
+            _, ax = plt.subplots(figsize=(width, height), layout="constrained")
         style.apply(ax, theme)
         chart = Canvas(ax, theme)
         ax.set_title(textwrap.fill(plain(title)[:300], max(24, int(chart.width // 6.4))))
@@ -135,7 +143,8 @@ class Canvas:
         # The layout engine later makes the axes wider than their present position.
         self.width = figure.get_figwidth() * ax.get_position().width * 72 * 1.08
         self._scale = figure.dpi_scale_trans
-        self._longest = max(12, int(figure.get_figwidth() * 72 / 2 / 4.7))
+        self._whole = figure.get_figwidth() * 72
+        self._longest = max(12, int(0.4 * self._whole / NAME))
 
     def draw_empty(self, words: str) -> Axes:
         """Write in the middle of the axes what is missing; return the Axes.
@@ -152,8 +161,12 @@ class Canvas:
     def name_ticks(
         self, axis: Axis, places: Sequence[float], names: Sequence[object], **look: Any
     ) -> None:
-        """Put names at ticks, cut to half the figure's width."""
-        axis.set_ticks(places, [short(plain(name), self._longest) for name in names], **look)
+        """Put names at ticks, cut to less than half of the figure's width."""
+        shown = [short(plain(name), self._longest) for name in names]
+        axis.set_ticks(places, shown, **look)
+        if axis is self.ax.yaxis:  # names of rows narrow the axes
+            longest = max((len(line) for name in shown for line in name.split("\n")), default=0)
+            self.width = min(self.width, self._whole - longest * NAME - 40)
 
     def label_rows(self, labels: Sequence[str], *, least: int = 0) -> None:
         """Name the rows 0, 1, ... from the top down, with room for at least so many."""
@@ -202,8 +215,11 @@ class Canvas:
         self.depth += rows * _ROW * font.get("size", 8.0) + 3
 
     def text(self, words: str) -> None:
-        """Add small grey text below, wrapped to the width."""
-        lines = textwrap.fill(plain(words)[:2000], max(24, int(self.width // 3.9)))
+        """Add small grey text below, wrapped to the width; at most MOST_LINES of it."""
+        lines = textwrap.fill(
+            plain(words)[:5000], max(24, int(self.width // 3.9)), max_lines=MOST_LINES,
+            placeholder=" \N{HORIZONTAL ELLIPSIS}",
+        )  # fmt: skip
         self.ax.text(
             0, 0, lines, transform=self._anchor(), va="top", fontsize=SMALL, linespacing=1.3,
             color=self.theme.muted, gid="note",

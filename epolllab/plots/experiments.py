@@ -329,7 +329,6 @@ def observer_cost(
         ax.set_xlabel(f"{_LABELS[value]}, {what}")
         if not looks:
             return chart.draw_empty("nothing measured")
-        chart.width *= 0.8  # the long labels of the rows narrow the axes
         chart.label_rows([look.replace(", ", ",\n") for look in looks])
         handles = []
         for where, marker, shift in (("process", "o", -0.16), ("thread", "s", 0.16)):

@@ -281,9 +281,9 @@ def batch_sizes(wakeups: pd.DataFrame, *, ax: Axes | None = None, note: str | No
             ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         else:
             names = [_range_of(place) for place in range(len(counts))]
-            chart.name_ticks(
-                ax.xaxis, range(len(names)), names, rotation=30 if len(names) > 9 else 0
-            )
+            is_turned = len(names) > 8  # so that they do not overlap
+            chart.name_ticks(ax.xaxis, range(len(names)), names, rotation=30 * is_turned)
+            chart.depth += 20 * is_turned
         ax.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
         ax.yaxis.set_major_formatter(whole)
         ax.margins(y=0.12)

@@ -133,6 +133,21 @@ def test_large_batches_share_bars() -> None:
     assert sum(bar.get_height() for bar in ax.patches) == 143
 
 
+def test_bars_of_ranges_stand_at_their_labels() -> None:
+    """Waits of one descriptor are not at 0, and a range has the numbers that it names."""
+    script = Script()
+    for returned in (0, 1, 1, 2, 3, 4, 4, 5, 8, 9, 64, 65, 1023):
+        script.wait(returned)
+    ax = plots.batch_sizes(script.recording().wakeups())
+    ax.figure.canvas.draw()
+    labels = dict(zip(ax.get_xticks(), (t.get_text() for t in ax.get_xticklabels()), strict=True))
+    bars = {labels[bar.get_x() + bar.get_width() / 2]: bar.get_height() for bar in ax.patches}
+    assert {name: n for name, n in bars.items() if n} == {
+        "0": 1, "1": 2, "2": 1, "3\N{EN DASH}4": 3, "5\N{EN DASH}8": 2, "9\N{EN DASH}16": 1,
+        "33\N{EN DASH}64": 1, "65\N{EN DASH}128": 1, "513\N{EN DASH}1,024": 1,
+    }  # fmt: skip
+
+
 # ---- the interest list ------------------------------------------------------------------
 
 

@@ -144,3 +144,15 @@ def test_charts_use_the_columns_of_the_experiments(plot, make, layout):
     empty = layout.frame([])
     assert set(make().columns) <= set(empty.columns)
     assert "nothing measured" in words(plot(empty))
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_negative_share_of_the_kernel_has_no_place_on_a_log_axis() -> None:
+    """Less its floor a raw wait can be below 0; the limits are those of the other times."""
+    frame = samples.sweep().frame
+    frame.attrs["raw_floor_ns"] = 870.0
+    ax = plots.cost_split(frame)
+    ax.figure.canvas.draw()
+    assert 0 < ax.get_xlim()[0] < ax.get_xlim()[1]
+    frame["wait_ns"] = 900
+    plots.cost_split(frame).figure.canvas.draw()
