@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,8 @@ _WAITS = ("epoll_wait", "epoll_pwait", "epoll_pwait2")
 _POLLS = ("poll", "ppoll", "select", "pselect6", "_newselect", "io_uring_enter")
 _FORKS = ("clone", "clone3", "fork", "vfork")
 _EVENT = re.compile(
-    r"\{(?:events=)?([^,{}]+?),\s*(?:data=)?(?:\{u32=(\d+),\s*u64=(\d+)\}|(0x[0-9a-f]+|\d+))\}"
+    r"\{(?:events=)?([^,{}]+?),\s*(?:data=)?"
+    r"(?:\{u32=(0x[0-9a-f]+|\d+),\s*u64=(0x[0-9a-f]+|\d+)\}|(0x[0-9a-f]+|\d+))\}"
 )
 _WORD = re.compile(r"(?:E?POLL)([A-Z]+)$")
 _REVENTS = re.compile(r"\{fd=(-?\d+)(?:, events=[^,{}]*)?, revents=([^{}]*?)\}")
@@ -50,6 +52,10 @@ _FIRST = re.compile(r"\s*(-?\d+)")
 _PORT = re.compile(r"(?:htons\(|sin6?_port=)(\d+)")
 _DTYPE = np.dtype(list(FIELDS))
 _BIG_LOG = 5_000_000
+_LONGEST_LINE = 1 << 20
+MOST_ROWS = 4_000_000
+"""Records kept, of 48 bytes; the oldest are dropped and counted."""
+
 _SMALL = 1 << 20
 
 
@@ -71,8 +77,10 @@ def read_strace(source: str | os.PathLike[str]) -> list[Recording]:
     Returns
     -------
     list of Recording
-        One for each process, the one with most records first; ``events()`` has the thread
-        of each record as ``tid`` if there are several. The metadata say what is not in it:
+        One for each process that waits, the one with most records first; ``events()`` has
+        the thread of each record as ``tid`` if there are several; threads whose clone is not
+        in the log are taken for the first process's, unless both open the same number. The
+        last four million records are kept. The metadata say what is not in it:
         ``n_strange`` lines that are not understood, the first of them in ``strange``;
         ``n_cut`` ready descriptors that strace abbreviated; ``n_unmapped`` ready rows with
         fd -1, whose ``epoll_data`` was registered before the log began; ``n_assumed``
@@ -102,13 +110,17 @@ def recordings(reader: "Reader", metadata: Mapping[str, Any]) -> list[Recording]
     if not reader.n_waits:
         raise ValueError(_nothing(reader, str(metadata.get("log", "the trace"))))
     found = [
-        Recording(rows, {**metadata, **facts}) for rows, facts in reader.finished() if len(rows)
+        Recording(rows, {**metadata, **facts}, reader.n_dropped)
+        for rows, facts in reader.finished()
+        if (np.frombuffer(rows, dtype=_DTYPE)["op"] == Op.WAIT).any()
     ]
     return sorted(found, key=len, reverse=True)
 
 
 def _nothing(reader: "Reader", name: str) -> str:
     calls = ", ".join(sorted(reader.seen, key=reader.seen.__getitem__, reverse=True)[:5])
+    if not reader.seen and reader.lines.n_summary:
+        return f"{name} is a summary, which has no calls; run strace without -c"
     if not reader.seen:
         return (
             f"{name} has no line of strace: {reader.lines.n_strange:,} lines are not understood; "
@@ -123,14 +135,11 @@ def _nothing(reader: "Reader", name: str) -> str:
 @contextmanager
 def _opened(source: str | os.PathLike[str]) -> Iterator[tuple[str, Iterable[str]]]:
     """The name and the lines of a file or a text; a bar shows how far a large file is read."""
-    if isinstance(source, str) and "\n" in source.strip("\n"):
-        yield "source", source.splitlines()
+    if isinstance(source, str) and (not source.strip() or _is_text(source)):
+        yield "source", source.splitlines(keepends=True)
         return
     if not isinstance(source, str | os.PathLike):
         raise TypeError(f"source must be a path or a text, not {type(source).__name__}")
-    if isinstance(source, str) and "(" in source and not os.path.exists(source):
-        yield "source", [source]
-        return
     path = Path(source)
     with path.open("rb") as file:
         if b"\0" in file.read(4096):
@@ -139,14 +148,21 @@ def _opened(source: str | os.PathLike[str]) -> Iterator[tuple[str, Iterable[str]
         yield f"source {path}", _decoded(file, path.stat().st_size)
 
 
+def _is_text(source: str) -> bool:
+    """Whether it has a line feed, or is one call."""
+    return "\n" in source or re.search(r"\w\(.*\)\s*=", source) is not None
+
+
 def _decoded(file: Any, size: int) -> Iterator[str]:
+    """The lines, of which very long ones in pieces: the memory needed is bounded."""
     from tqdm.auto import tqdm
 
-    if size < _BIG_LOG:
-        yield from (line.decode("utf-8", "replace") for line in file)
-        return
-    with tqdm(total=size, unit="B", unit_scale=True, leave=False, desc="reading strace") as bar:
-        for batch in iter(lambda: file.readlines(1 << 20), []):
+    lines = iter(partial(file.readline, _LONGEST_LINE), b"")
+    with tqdm(
+        total=size, unit="B", unit_scale=True, leave=False, desc="reading strace",
+        disable=size < _BIG_LOG,
+    ) as bar:  # fmt: skip
+        for batch in iter(lambda: list(itertools.islice(lines, 10_000)), []):
             yield from (line.decode("utf-8", "replace") for line in batch)
             bar.update(sum(map(len, batch)))
 
@@ -158,6 +174,8 @@ class _Process:
         self.serials: dict[int, int] = {}
         self.sockets: set[int] = set()
         self.listeners: set[int] = set()
+        self.opened: dict[int, int] = {}
+        """Descriptors that are open for sure, and the threads that opened them."""
         self.fd_of: dict[tuple[int, int], int] = {}
         self.other_data = False
         """Whether some data seen is not the descriptor."""
@@ -166,6 +184,7 @@ class _Process:
         """A forked child: the same descriptors."""
         other = _Process()
         other.serials, other.sockets = dict(self.serials), self.sockets
+        other.listeners = self.listeners
         other.fd_of, other.other_data = dict(self.fd_of), self.other_data
         return other
 
@@ -191,7 +210,7 @@ class Reader:
     ) -> None:
         self.lines = Lines(offset_ns)
         self.seen: dict[str, int] = {}
-        self.n_waits = self.n_cut = self.n_other = 0
+        self.n_waits = self.n_cut = self.n_other = self.n_dropped = 0
         self._rows = bytearray()
         self._guesses: list[int] = []
         self._serial = itertools.count(1)
@@ -229,7 +248,9 @@ class Reader:
             fd = _fd(call)
             self._row(call, self._conn(process, fd), fd, call.result, 0, Op.CLOSE)
             process.serials.pop(fd, None)
+            process.opened.pop(fd, None)
         elif call.name == "socket" and call.result >= 0:
+            process = self._owner(process, call)
             process.sockets.add(self._conn(process, call.result, new=True))
         else:
             self.n_other += 1
@@ -252,6 +273,17 @@ class Reader:
             self._process[tid] = parent
         elif self._process.get(tid, self._first) in (parent, self._first):
             self._process[tid] = parent.copy()
+
+    def _owner(self, process: _Process, call: Call) -> _Process:
+        """The process that a new descriptor is of: another's, if the number is open here.
+
+        Only then are threads of a log without clone known to be of several processes.
+        """
+        opener = process.opened.get(call.result, call.tid)
+        if opener != call.tid and opener and call.tid and "close" in self.seen:
+            process = self._process[call.tid] = process.copy()
+        process.opened[call.result] = call.tid
+        return process
 
     # ---- descriptors --------------------------------------------------------------------
 
@@ -280,9 +312,17 @@ class Reader:
         start = call.end_ns if op is Op.READY else call.start_ns
         wake = self._wake.get(call.tid, 0)
         result = max(-(1 << 31), min(result, (1 << 31) - 1))
+        if len(self._rows) >= MOST_ROWS * RECORD.size:
+            self._drop(MOST_ROWS // 4)
         self._rows += RECORD.pack(
             start, call.end_ns, wake, conn, fd, result, mask, op, place, call.tid, 0
         )
+
+    def _drop(self, n: int) -> None:
+        n_bytes = n * RECORD.size
+        del self._rows[:n_bytes]
+        self._guesses = [at - n_bytes for at in self._guesses if at >= n_bytes]
+        self.n_dropped += n
 
     def _wait(self, call: Call, fd: int, result: int, timeout_us: int) -> None:
         self.n_waits += 1
@@ -299,7 +339,7 @@ class Reader:
             data = int(u64 or plain, 0)
             fd = process.fd_of.get((int(epfd), data))
             if fd is None:
-                fd = int(u32 or data & 0xFFFF_FFFF)
+                fd = int(u32, 0) if u32 else data & 0xFFFF_FFFF
                 fd = fd if fd < _SMALL else -1
                 self._guesses.append(len(self._rows))
             conn = self._conn(process, fd) if fd >= 0 else 0
@@ -342,6 +382,7 @@ class Reader:
 
     def _accept(self, process: _Process, call: Call) -> None:
         fd, conn, port = _fd(call), 0, _PORT.search(call.arguments)
+        process = self._owner(process, call) if call.result >= 0 else process
         process.listeners.add(self._conn(process, fd))
         if call.result >= 0:
             conn = self._conn(process, call.result, new=True)
@@ -363,7 +404,7 @@ class Reader:
 
     def finished(self) -> Iterator[tuple[bytes, dict[str, Any]]]:
         """The records of each process, and what is to be said about them."""
-        array = np.frombuffer(bytes(self._rows), dtype=_DTYPE).copy()
+        array = np.frombuffer(self._rows, dtype=_DTYPE)
         guessed = np.array(self._guesses, dtype=np.int64) // _DTYPE.itemsize
         for process in dict.fromkeys(self._process.values()):
             tids = [tid for tid, owner in self._process.items() if owner is process]

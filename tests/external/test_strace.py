@@ -4,11 +4,13 @@
 
 import errno
 import itertools
+import subprocess
+import sys
 
 import pytest
 
 from epolllab import analysis
-from epolllab.external import read_strace
+from epolllab.external import read_strace, strace
 from epolllab.external.calls import split
 
 OLD = """\
@@ -293,6 +295,221 @@ def test_interrupted_by_a_signal_that_restarts():
     text = "epoll_wait(4, 0x7ffe, 64, -1) = ? ERESTARTSYS (To be restarted if SA_RESTART is set)\n"
     [recording] = read_strace(text)
     assert recording.array()["result"].tolist() == [-errno.EINTR]
+
+
+WAYS = {
+    "quoted in mail": "> ", "quoted twice": ">> ", "quoted with spaces": "> > ", "indented": "    ",
+    "tabs": "\t", "-i": "[00007f1c2d3e4f56] ", "-i unknown": "[????????????????] ",
+    "-n": "[ 232] ", "-n -i": "[ 232] [00007f1c2d3e4f56] ",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("prefix", WAYS.values(), ids=WAYS)
+def test_what_stands_before_a_call(prefix):
+    """Quotes, indentation, and the columns of -i and -n."""
+    [recording] = read_strace(prefixed(NEW, itertools.repeat(prefix)))
+    assert recording.rows == read_strace(NEW)[0].rows
+    assert recording.metadata["n_strange"] == 0, recording.metadata["strange"]
+
+
+CHANGES = {
+    "CRLF": lambda text: text.replace("\n", "\r\n"),
+    "colours": lambda text: text.replace("(", "\x1b[0m(").replace("epoll", "\x1b[1;34mepoll"),
+    "byte order mark": lambda text: "\ufeff" + text,
+    "cat -n": lambda text: prefixed(text, (f"{n:6}\t" for n in itertools.count(1))),
+    "-k": lambda text: text.replace("\n", "\n > /lib/libc.so.6(epoll_wait+0x56) [0x1234]\n"),
+    "-k, quoted": lambda text: text.replace("\n", "\n> > /bin/a(main) [0x1]\n"),
+    "-X raw": lambda text: text.replace("u64=7", "u64=0x7").replace("u32=7", "u32=0x7"),
+    "-C": lambda text: text + SUMMARY,
+    "injected": lambda text: text.replace("= 60", "= 60 (INJECTED)"),
+    "Ctrl-C": lambda text: text + "^Cstrace: Process 12 detached\n",
+    "old": lambda text: "Process 12 attached\n" + text + "Process 12 detached\n",
+}  # fmt: skip
+SUMMARY = """\
+% time     seconds  usecs/call     calls    errors syscall
+------ ----------- ----------- --------- --------- ----------------
+ 98.20    0.001200          12       100           epoll_wait
+  1.80    0.000022           1        20         2 recvfrom
+------ ----------- ----------- --------- --------- ----------------
+100.00    0.001222                   120         2 total
+"""
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+@pytest.mark.parametrize("is_file", [False, True])
+def test_other_shapes_of_a_log(change, is_file, tmp_path):
+    """Pasted or copied, with stacks or a summary: the same calls, and nothing strange."""
+    text = change(NEW + 'read(9,  <unfinished ...>\n<... read resumed>"", 9) = 3\n')
+    path = tmp_path / "a.log"
+    path.write_text(text, newline="")
+    [recording] = read_strace(path if is_file else text)
+    frame = recording.events()
+    assert frame["op"].tolist() == ["register", "wait", "ready", "recv", "send", "wait", "read"]
+    assert frame["n_bytes"].tolist() == [0, 0, 0, 60, 114, 0, 3]
+    assert recording.metadata["n_strange"] == 0, recording.metadata["strange"]
+    assert recording.metadata["clock"] == "none: order only"
+
+
+@pytest.mark.parametrize(
+    ("prefix", "pid"),
+    [
+        ("12<nginx> ", 12),
+        ("[pid 12<nginx: worker>] ", 12),
+        ("12 1700000000.000100 [ 232] [00007f1c2d3e4f56] ", 12),
+        ("[pid   12] 1700000000 ", 12),
+        ("1700000000 ", None),
+        ("(+     0.000100) ", None),
+        ("[pid 12] 1700000000.000100 (+     0.000100) ", 12),
+    ],
+)
+def test_process_names_and_clocks_beside_each_other(prefix, pid):
+    """With -Y, and with -r beside -ttt: ten digits are a time and no process."""
+    [recording] = read_strace(prefixed(NEW, itertools.repeat(prefix)))
+    assert recording.counts() == read_strace(NEW)[0].counts()
+    assert recording.metadata["pid"] == pid
+    assert recording.metadata["clock"] == ("of the log" if "000" in prefix[7:] else
+                                           "none: order only")  # fmt: skip
+
+
+CUT = NEW.rpartition("epoll_wait")[0]
+
+
+@pytest.mark.parametrize("end", ["epoll_wait(4, [{events=EPOL", "epoll_wait(4, ", "recvfrom(7) ="])
+def test_a_last_line_that_is_cut_is_strange(end):
+    [recording] = read_strace(CUT + end)
+    assert recording.counts() == read_strace(CUT)[0].counts()
+    assert recording.metadata["n_strange"] == 1
+
+
+def test_a_result_that_may_be_cut_is_strange():
+    """With -T each whole line ends with a time; without a line feed nothing else tells."""
+    [recording] = read_strace(took(CUT) + 'recvfrom(7, "", 4096, 0, NULL, NULL) = 6')
+    assert recording.counts()["recv"] == 1
+    assert recording.metadata["n_strange"] == 1
+    [whole] = read_strace(took(CUT) + 'recvfrom(7, "", 4096, 0, NULL, NULL) = 6 <0.000010>')
+    assert whole.counts()["recv"] == 2
+
+
+def test_lines_that_mail_has_wrapped_are_strange():
+    """Neither half is taken for a call."""
+    [recording] = read_strace(NEW.replace("u64=7}}], 64", "u64=7}}],\n64"))
+    assert "ready" not in recording.counts()
+    assert recording.metadata["n_strange"] == 2
+
+
+def test_an_error_without_a_name_is_not_straces():
+    """As ltrace prints it: -1 is not EPERM."""
+    [recording] = read_strace(NEW + "recv(7, 0x55, 4096, 0) = -1\n")
+    assert recording.errors() == {}
+    assert recording.metadata["n_strange"] == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "no line of strace"),
+        ("\n\n", "no line of strace"),
+        (SUMMARY, "is a summary.*without -c"),
+        ('malloc(10) = 0x55\nstrlen("abc") = 3\n', "no wait of epoll.*malloc"),
+        ("main(1, 0x7ffd <unfinished ...>\nlibc.so.6->close(3) = 0\n", "no line of strace"),
+        ("hello (world) = yes\n", "no line of strace"),
+    ],
+    ids=["empty", "blank", "strace -c", "ltrace", "ltrace -S", "prose"],
+)
+def test_what_is_no_log_of_a_loop(text, words):
+    with pytest.raises(ValueError, match=rf"^source.*{words}"):
+        read_strace(text)
+
+
+def test_a_file_whose_name_looks_like_a_call():
+    with pytest.raises(FileNotFoundError):
+        read_strace("nginx (copy 1).log")
+
+
+ATTACHED = """\
+epoll_ctl(4, EPOLL_CTL_ADD, 7, {events=EPOLLIN, data={u32=99, u64=99}}) = 0
+clone(child_stack=NULL, flags=CLONE_CHILD_SETTID|SIGCHLDstrace: Process 11 attached
+, child_tidptr=0x7f) = 11
+[pid    11] epoll_wait(4, [], 64, 0) = 0
+[pid    11] close(7) = 0
+[pid    10] epoll_wait(4,  <unfinished ...>
+[pid    11] +++ exited with 0 +++
+<... epoll_wait resumed>[{events=EPOLLIN, data={u32=99, u64=99}}], 64, -1) = 1
+"""
+LATER = ATTACHED.replace("attached\n,", "attached\n <unfinished ...>\n[pid 11] getpid() = 11\n"
+                         "[pid 10] <... clone resumed>,")  # fmt: skip
+
+
+@pytest.mark.parametrize("text", [ATTACHED, LATER], ids=["at once", "later"])
+def test_numbers_of_processes_that_come_and_go(text):
+    """They are left out while there is one thread, and a new one is announced in mid-line."""
+    parent, child = read_strace(text)
+    assert parent.metadata["tids"] == [0, 10]
+    assert parent.events()["op"].tolist() == ["register", "wait", "ready"]
+    assert parent.events()["fd"].tolist() == [7, 4, 7]
+    assert parent.events()["tid"].tolist() == [0, 10, 10]
+    assert child.metadata["tids"] == [11]
+    assert child.events()["op"].tolist() == ["wait", "close"]
+    assert parent.metadata["n_strange"] == parent.metadata["n_unfinished"] == 0
+
+
+WORKERS = """\
+10 accept4(6, NULL, NULL, 0) = 9
+10 close(9) = 0
+11 accept4(6, NULL, NULL, 0) = 9
+10 accept4(6, NULL, NULL, 0) = 9
+10 epoll_wait(4, [], 64, 100) = 0
+11 epoll_wait(4, [], 64, 100) = 0
+11 recvfrom(9, "", 10, 0, NULL, NULL) = 5
+"""
+
+
+def test_a_number_that_two_threads_open_at_once_shows_two_processes():
+    """As in a log of two workers, attached to with -p each; a thread shares its numbers."""
+    first, second = read_strace(WORKERS)
+    assert [first.metadata["tids"], second.metadata["tids"]] == [[10], [11]]
+    assert second.events()["op"].tolist() == ["accept", "wait", "recv"]
+    [threads] = read_strace(WORKERS.replace("11 accept4(6, NULL, NULL, 0) = 9",
+                                            "11 accept4(6, NULL, NULL, 0) = 8"))  # fmt: skip
+    assert threads.metadata["tids"] == [10, 11]
+
+
+def test_memory_is_bounded(monkeypatch, tmp_path):
+    """The oldest records are dropped and counted; a very long line is read in pieces."""
+    monkeypatch.setattr(strace, "MOST_ROWS", 400)
+    monkeypatch.setattr(strace, "_LONGEST_LINE", 200)
+    path = tmp_path / "long.log"
+    path.write_text(NEW * 100 + "x" * 1000 + "\n" + NEW)
+    [recording] = read_strace(path)
+    assert len(recording) + recording.overwritten == 606
+    assert recording.overwritten in (200, 300)
+    assert recording.events()["op"].tolist()[-6:] == [
+        "register", "wait", "ready", "recv", "send", "wait",
+    ]  # fmt: skip
+    assert recording.metadata["n_strange"] == 5
+
+
+@pytest.mark.slow
+@pytest.mark.processes
+def test_a_log_of_100_megabytes(tmp_path):
+    """Read in a process of its own, whose memory stays far below the file's size times ten."""
+    path = tmp_path / "large.log"
+    text = prefixed(NEW * 1000, itertools.repeat("12 1700000000.000100 ")).encode()
+    with path.open("wb") as file:
+        for _ in range(100_000_000 // len(text)):
+            file.write(text)
+    code = (
+        "import resource, sys, epolllab\n"
+        "[one] = epolllab.read_strace(sys.argv[1])\n"
+        "peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "print(len(one) + one.overwritten, one.metadata['n_strange'], peak < 900_000)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True
+    )
+    n = 100_000_000 // len(text) * 6000
+    assert done.stdout == f"{n} 0 True\n"
+    assert "reading strace" in done.stderr
 
 
 def test_split():
