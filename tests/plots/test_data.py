@@ -99,7 +99,9 @@ def test_text_is_not_a_formula(name: str) -> None:
         assert "$" not in text or text in words(ax)
 
 
-@pytest.mark.parametrize("text", HOSTILE)
+@pytest.mark.parametrize(
+    "text", HOSTILE, ids=("broken", "formula", "command", "hidden", "glyphs", "long")
+)
 def test_text_of_parameters_and_indices_is_not_a_formula(text: str) -> None:
     """Labels, names of curves and of rows."""
     values = pd.Series([1_000, 2_000])
