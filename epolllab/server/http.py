@@ -49,11 +49,21 @@ def import_parser() -> None:
     _httptools = import_module("httptools")
 
 
-_known: set[bytes] = set()
-"""Heads of requests without a body that were accepted before. A load sends the same bytes again
-and again, which then go to the parser without further checks."""
+_known: dict[bytes, bool] = {}
+"""Heads of requests without a body that were accepted before, and whether the response to each
+is the usual one: with its body, on a connection that stays open. Most requests of a connection
+have the same bytes, which go to the parser without further checks."""
 
 MAX_KNOWN, MAX_KNOWN_BYTES = 64, 2_048
+
+
+class _Completions:
+    """What the parser calls where no handler needs the parts of a request."""
+
+    __slots__ = ("on_message_complete",)
+
+    def __init__(self, session: "Http") -> None:
+        self.on_message_complete = session.on_message_complete
 
 
 class Http(Session):
@@ -77,6 +87,7 @@ class Http(Session):
     _left = 0  # bytes of the body still to come, or CHUNKED
     _expects = False  # the head was complete in this call, and asks for a 100 Continue
     _is_plain = True  # what the last head was
+    _is_known = False  # the response is made without the parser's help
     # Of a chunked body:
     _body_bytes = 0
     _in_chunk = 0  # bytes of the chunk still to come, with its line break
@@ -87,8 +98,7 @@ class Http(Session):
     def __init__(self, handler: Handler | None = None, max_request_bytes: int = 1 << 20) -> None:
         self._handler = handler
         self._limit = max_request_bytes
-        self._known_most = min(max_request_bytes, MAX_KNOWN_BYTES)
-        self._parser: Any = _httptools.HttpRequestParser(self)
+        self._parser: Any = _httptools.HttpRequestParser(self if handler else _Completions(self))
         self._feed = self._parser.feed_data
         self._responses: list[bytes] = []
         self._path = b""
@@ -104,7 +114,13 @@ class Http(Session):
         responses: list[bytes] = []
         self._responses = responses
         try:
-            if not self.in_request and len(data) <= self._known_most and data in _known:
+            is_usual = None if self.in_request or len(data) > self._limit else _known.get(data)
+            if is_usual and self._handler is None:
+                self._is_known = True
+                self._feed(data)
+                self._is_known = False
+                return [GREETING.wire()]
+            if is_usual is not None:
                 self._feed(data)
             else:
                 self._receive_new(data)
@@ -175,7 +191,8 @@ class Http(Session):
         if self._is_plain and len(head) <= MAX_KNOWN_BYTES:
             if len(_known) >= MAX_KNOWN:
                 _known.clear()
-            _known.add(head)
+            is_head = head.startswith(b"HEAD ")
+            _known[head] = not (self.closing or framing.is_old or is_head)
 
     def _continue(self) -> None:
         """Ask for the body, unless it has begun to arrive."""
@@ -256,6 +273,8 @@ class Http(Session):
 
     def on_message_complete(self) -> None:
         """Respond to a complete request."""
+        if self._is_known:
+            return
         parser = self._parser
         if not parser.should_keep_alive():
             self.closing = True
