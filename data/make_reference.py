@@ -12,17 +12,18 @@ import socket
 import struct
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
-from epolllab import experiments, frames, kernel, run_clients, start_server, widgets
+from epolllab import experiments, frames, kernel, run_clients, start_server, trace, widgets
 from epolllab.analysis import Result
 from epolllab.checks import check_choice
-from epolllab.events import EPOLLET, EPOLLIN, EPOLLOUT, EPOLLRDHUP, Op
+from epolllab.child import Child
+from epolllab.events import EPOLLET, EPOLLIN, EPOLLOUT, EPOLLRDHUP, RECORD, Op
 from epolllab.experiments.catalogue.bench import Bench
 from epolllab.experiments.comparisons.conformance import CheckedServer
 from epolllab.recording import Recording, environment, storage
@@ -177,12 +178,24 @@ def stepper_history() -> pd.DataFrame:
         return steps.history()
 
 
+def sick_trace() -> Recording:
+    """A second of strace on an echo server that leaves OUT on: its first 2,000 records."""
+    with closing(Child("epolllab.experiments.workers.sick:serve")) as sick:
+        sick.send("writable")
+        with socket.create_connection(sick.receive(10), 10) as client:
+            client.sendall(b"hello")
+            client.recv(100)
+            traced = trace(sick.pid, 1.0)
+    return Recording(traced.rows[: 2_000 * RECORD.size], traced.metadata)
+
+
 RUNS: dict[str, Callable[[], Recording | Result | pd.DataFrame]] = {
     "sample-run": sample_run,
     "one-request-howto": lambda: one_request("howto"),
     "one-request-eager": lambda: one_request("eager"),
     "forgotten-drain": forgotten_drain,
     "three-endings": three_endings,
+    "sick-trace": sick_trace,
     "haunted-interest": haunted_interest,
     "howto-checks": howto_checks,
     "level-against-edge": lambda: experiments.level_against_edge(progress=False),
