@@ -15,7 +15,7 @@ import epolllab
 from epolllab.events import EPOLLIN, NO_POSITION, Op
 from epolllab.server import Hello
 from tests.server.helpers import PLACES
-from tests.wire import GET, connect, until
+from tests.wire import GET, ask, connect, until
 
 # ---- the interest list ------------------------------------------------------------------
 
@@ -176,8 +176,9 @@ def test_a_full_recording_accounts_for_every_request() -> None:
 
 
 def test_a_read_of_the_wakeup_has_its_bytes():
-    """An eventfd's counter has 8 bytes; stop() wakes the loop with it."""
+    """An eventfd's counter has 8 bytes; stop() wakes a loop that waits with it."""
     server = epolllab.start_server()
-    server.stop()
+    ask(server.address, GET)
+    server.settle().stop()
     events = server.events()
     assert events.loc[events["op"] == "read", "n_bytes"].tolist() == [8]
