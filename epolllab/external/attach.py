@@ -57,6 +57,8 @@ def trace(pid: int, seconds: float = 1.0) -> Recording:
         The process belongs to another user, is traced already, or may not be traced here.
     ProcessLookupError
         There is no such process, or it ended before strace had attached.
+    TimeoutError
+        strace could not attach within ten seconds.
     ValueError
         It is this process or a kernel thread, or it did not wait for events meanwhile.
 
@@ -79,7 +81,8 @@ def trace(pid: int, seconds: float = 1.0) -> Recording:
     with tempfile.TemporaryDirectory(prefix="epolllab-") as folder:
         log = Path(folder, "log")
         before, offset = _cpu_ns(pid), _wall_offset_ns()
-        with _attached([path, *_OPTIONS, "-e", f"trace={_CALLS}", "-o", str(log)], pid) as strace:
+        command = [path, *_OPTIONS, "-e", f"trace={_CALLS}", "-o", str(log)]
+        with _attached(command, pid, Path(folder, "messages")) as strace:
             with suppress(subprocess.TimeoutExpired):
                 strace.wait(seconds)
             used = {
@@ -113,18 +116,24 @@ def _reader(found: Inspection, offset_ns: int) -> Reader:
 
 
 @contextmanager
-def _attached(command: list[str], pid: int) -> "Iterator[subprocess.Popen[str]]":
-    """strace, attached to the process; it detaches when the block ends."""
-    with subprocess.Popen(
-        [*command, "-p", str(pid)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,  # Ctrl-C must not end it before it has detached
-    ) as strace:
+def _attached(command: list[str], pid: int, said: Path) -> "Iterator[subprocess.Popen[bytes]]":
+    """strace, attached to the process; it detaches when the block ends.
+
+    Its messages go to a file: it has one for each process that is forked, and would stop with
+    all of them when a pipe is full.
+    """
+    with (
+        said.open("wb") as messages,
+        subprocess.Popen(
+            [*command, "-p", str(pid)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=messages,
+            start_new_session=True,  # Ctrl-C must not end it before it has detached
+        ) as strace,
+    ):
         try:
-            _until_attached(strace, pid)
+            _until_attached(strace, pid, said)
             yield strace
         finally:
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
@@ -134,14 +143,23 @@ def _attached(command: list[str], pid: int) -> "Iterator[subprocess.Popen[str]]"
                     break
 
 
-def _until_attached(strace: "subprocess.Popen[str]", pid: int) -> None:
-    assert strace.stderr is not None
-    said = strace.stderr.readline()
-    while said and "attached" not in said and strace.poll() is None:
-        said += strace.stderr.readline()
-    if "attached" in said:
+def _until_attached(strace: "subprocess.Popen[bytes]", pid: int, said: Path) -> None:
+    deadline = time.monotonic() + ATTACH_S
+    has_ended = False
+    while " attached" not in (words := said.read_text(errors="replace").strip()):
+        if has_ended:
+            break
+        if time.monotonic() > deadline:
+            raise TimeoutError(
+                errno.ETIMEDOUT,
+                f"strace did not attach to process {pid} within {ATTACH_S:g} s: it may be in a "
+                "call that cannot be interrupted (state D in ps)",
+            )
+        time.sleep(0.002)
+        has_ended = strace.poll() is not None
+    else:
         return
-    words = said.strip() or f"strace ended with status {strace.wait()}"
+    words = words or f"strace ended with status {strace.returncode}"
     if "No such process" in words:
         raise ProcessLookupError(errno.ESRCH, f"process {pid} has ended: {words}")
     if "not permitted" in words or "denied" in words:

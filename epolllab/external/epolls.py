@@ -4,6 +4,7 @@ Reads /proc, sock_diag(7) and kcmp(2) only: the process does not notice, except 
 kernel holds an epoll's mutex while its interest list is written out.
 """
 
+import errno
 import os
 import time
 from collections.abc import Iterator
@@ -188,6 +189,10 @@ def inspect(pid: int) -> Inspection:
     check_int("pid", pid, 1)
     if proc.is_kernel_thread(pid):
         raise ValueError(f"pid {pid} is a kernel thread, which has no descriptors")
+    if proc.is_zombie(pid):
+        raise ProcessLookupError(
+            errno.ESRCH, f"process {pid} has ended, and its parent has not waited for it (zombie)"
+        )
     look = _look(pid)
     if look.found:
         time.sleep(BETWEEN_LOOKS_S)
@@ -223,7 +228,12 @@ def _look(pid: int) -> _Look:
     look = _Look(links, [], waits, set(), {}, {}, {"waits": reason} if reason else {})
     for epfd in (fd for fd, link in links.items() if link == "anon_inode:[eventpoll]"):
         begin = time.perf_counter_ns()
-        listed = proc.interest_list(epfd, pid)
+        try:
+            listed = proc.interest_list(epfd, pid)
+        except OSError as error:
+            if error.errno != errno.EBADF:
+                raise
+            continue  # closed since it was listed
         look.read_ns[epfd] = time.perf_counter_ns() - begin
         look.epolls[epfd] = len(listed)
         seen: dict[int, int] = {}
@@ -306,11 +316,10 @@ def _inspection(pid: int, look: _Look) -> Inspection:
         ],
         columns=pd.Index(["epfd", "tid", "call", "timeout_ms"]),
     ).astype({"epfd": "int32", "tid": "int64", "call": "str", "timeout_ms": "float64"})
-    rings = {
-        fd: files.pending_polls(pid, fd)
-        for fd, link in look.links.items()
-        if link == "anon_inode:[io_uring]"
-    }
+    rings = {}
+    for fd in (fd for fd, link in look.links.items() if link == "anon_inode:[io_uring]"):
+        with suppress(ProcessLookupError):  # closed since it was listed
+            rings[fd] = files.pending_polls(pid, fd)
     command = proc.threads(pid).get(pid, "?")
     return Inspection(pid, command, frame, waits, look.epolls, rings, look.read_ns, look.missing)
 

@@ -108,7 +108,7 @@ def read_strace(source: str | os.PathLike[str]) -> list[Recording]:
 def recordings(reader: "Reader", metadata: Mapping[str, Any]) -> list[Recording]:
     """One recording for each process that a reader has seen wait, most records first."""
     if not reader.n_waits:
-        raise ValueError(_nothing(reader, str(metadata.get("log", "the trace"))))
+        raise ValueError(_nothing(reader, metadata))
     found = [
         Recording(rows, {**metadata, **facts}, reader.n_dropped)
         for rows, facts in reader.finished()
@@ -117,10 +117,13 @@ def recordings(reader: "Reader", metadata: Mapping[str, Any]) -> list[Recording]
     return sorted(found, key=len, reverse=True)
 
 
-def _nothing(reader: "Reader", name: str) -> str:
+def _nothing(reader: "Reader", metadata: Mapping[str, Any]) -> str:
+    name = metadata["log"]
     calls = ", ".join(sorted(reader.seen, key=reader.seen.__getitem__, reverse=True)[:5])
     if not reader.seen and reader.lines.n_summary:
         return f"{name} is a summary, which has no calls; run strace without -c"
+    if not reader.seen and "pid" in metadata:
+        return f"{name} has no call in this time: it is stopped, or asleep in another call"
     if not reader.seen:
         return (
             f"{name} has no line of strace: {reader.lines.n_strange:,} lines are not understood; "

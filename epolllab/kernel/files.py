@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
+from epolllab.kernel.facilities import NotPossible
 from epolllab.kernel.proc import InterestEntry, process_folder, read_process_file, require_linux
 
 __all__ = [
@@ -129,8 +130,10 @@ def waiters(pid: int) -> tuple[dict[int, list[Waiter]], str | None]:
     for tid in tids:
         try:
             call = read_process_file("syscall", pid, tid).split()
-        except ProcessLookupError:  # the thread has ended, or there is no such file
+        except ProcessLookupError:  # the thread has ended
             continue
+        except NotPossible as error:
+            return {}, str(error)
         except PermissionError:
             reason = f"the system calls of process {pid} may not be read (ptrace is refused)"
             continue

@@ -34,6 +34,7 @@ __all__ = [
     "descriptors_open",
     "interest_list",
     "is_kernel_thread",
+    "is_zombie",
     "local_port_range",
     "require_linux",
     "somaxconn",
@@ -111,6 +112,12 @@ def _stat(pid: int | None, tid: int | None = None) -> list[str]:
 def is_kernel_thread(pid: int) -> bool:
     """Whether a process is a thread of the kernel (PF_KTHREAD in include/linux/sched.h)."""
     return bool(int(_stat(pid)[6]) & 0x0020_0000)
+
+
+@checked(pid=check_pid)
+def is_zombie(pid: int) -> bool:
+    """Whether a process has ended, and its parent has not waited for it."""
+    return _stat(pid)[0] in "ZX"
 
 
 @checked(pid=check_pid)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
+from epolllab.kernel.facilities import NotPossible
 from epolllab.kernel.proc import read_process_file
 
 __all__ = ["SocketInfo", "socket_table"]
@@ -46,11 +47,11 @@ def socket_table(pid: int | None = None) -> dict[int, SocketInfo]:
     """
     found: dict[int, SocketInfo] = {}
     for name in ("tcp", "tcp6", "udp", "udp6"):
-        with suppress(ProcessLookupError):  # a kernel without IPv6 has no such table
+        with suppress(NotPossible):  # a kernel without IPv6 has no such table
             for line in read_process_file(f"net/{name}", pid).splitlines()[1:]:
                 inode, info = _inet(name, line.split())
                 found[inode] = info
-    with suppress(ProcessLookupError):
+    with suppress(NotPossible):
         for line in read_process_file("net/unix", pid).splitlines()[1:]:
             fields = line.split(None, 7)
             path = fields[7] if len(fields) > 7 else "(unnamed)"

@@ -1,8 +1,10 @@
 """trace(): a process from outside, with the same counts as its own recorder."""
 
 import os
+import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -192,3 +194,51 @@ def test_a_process_that_is_traced_already():
         finally:
             other.terminate()
             other.wait()
+
+
+def test_a_process_that_is_stopped():
+    """It is said, and it is still stopped afterwards."""
+    with programs.asyncio_echo() as (_, pid):
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(ValueError, match=rf"^pid {pid} has no call.*stopped"):
+                trace(pid, 0.2)
+            assert "State:\tT" in Path(f"/proc/{pid}/status").read_text()
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+
+FORKS = """
+import os, select
+epoll = select.epoll()
+print("ready", flush=True)
+while True:
+    epoll.poll(0.001)
+    if not (child := os.fork()):
+        os._exit(0)
+    os.waitpid(child, 0)
+"""
+
+
+def test_a_program_that_forks_all_the_time():
+    """Its recording is returned, and not a child's; it goes on."""
+    with programs.running([sys.executable, "-c", FORKS], 0, accepts=False) as program:
+        recording = trace(program.pid, 0.5)
+        assert not is_traced(program.pid)
+        assert program.poll() is None
+    assert recording.metadata["tids"] == [program.pid]
+    assert recording.counts()["wait"] >= 1
+
+
+def test_a_strace_that_does_not_attach(monkeypatch, tmp_path):
+    """It is ended, and the error says after what time."""
+    fake = tmp_path / "strace"
+    fake.write_text("#!/bin/sh\nexec sleep 30\n")
+    fake.chmod(0o755)
+    monkeypatch.setattr(attach.shutil, "which", lambda name: str(fake))
+    monkeypatch.setattr(attach, "ATTACH_S", 0.2)
+    with (
+        programs.asyncio_echo() as (_, pid),
+        pytest.raises(TimeoutError, match=rf"process {pid} within 0.2 s"),
+    ):
+        trace(pid)

@@ -13,7 +13,7 @@ import pytest
 
 import epolllab
 from epolllab.external import FINDINGS, Inspection, epolls, inspect
-from epolllab.kernel import files, threads
+from epolllab.kernel import NotPossible, files, sockets, threads
 from tests.external import programs
 
 COLUMNS = [
@@ -310,3 +310,40 @@ def test_a_kernel_thread():
         pytest.skip("no kernel thread is visible here")
     with pytest.raises(ValueError, match=r"^pid 2 is a kernel thread"):
         inspect(2)
+
+
+def test_a_zombie():
+    """It has ended, although its number still exists."""
+    with subprocess.Popen(["true"]) as program:
+        os.waitid(os.P_PID, program.pid, os.WEXITED | os.WNOWAIT)
+        with pytest.raises(ProcessLookupError, match=rf"{program.pid} has ended.*zombie"):
+            inspect(program.pid)
+
+
+def test_an_epoll_that_is_closed_while_it_is_looked_at(monkeypatch):
+    """It is left out; the process's others are shown."""
+    with select.epoll(), select.epoll() as closed:
+        listed = files.descriptors(os.getpid())
+        closed.close()
+        monkeypatch.setattr(files, "descriptors", lambda pid: listed)
+        found = inspect(os.getpid())
+    assert len(found.epolls) == len([x for x in listed.values() if "eventpoll" in x]) - 1
+
+
+def test_a_kernel_that_lacks_files(monkeypatch):
+    """Without IPv6 there is no table of it, and some kernels do not show system calls."""
+    real = sockets.read_process_file
+
+    def read(name: str, pid: int | None, tid: int | None = None) -> str:
+        if name in ("net/tcp6", "net/udp6", "syscall"):
+            raise NotPossible(38, f"this kernel has no /proc/PID/{name}")
+        return real(name, pid, tid)
+
+    monkeypatch.setattr(sockets, "read_process_file", read)
+    monkeypatch.setattr(files, "read_process_file", read)
+    a, b = socket.socketpair()
+    with a, b, select.epoll() as epoll:
+        epoll.register(a, select.EPOLLIN)
+        found = inspect(os.getpid())
+        assert a.fileno() in found.names()
+    assert "no /proc/PID/syscall" in found.missing["waits"]
