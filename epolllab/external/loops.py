@@ -415,21 +415,21 @@ def _recorded_call(seen: Observation, name: str, op: int) -> Callable[..., Any]:
         socket.socket.fileno,
         threading.get_ident,
     )
-    returns_bytes = name == "recv"
+    returns_bytes, clock = name == "recv", _clock
 
     def method(self: socket.socket, *args: Any) -> Any:
         key = keys.get(fileno(self))
         thread = threads.get(ident())
         if key is None or thread is None:
             return real(self, *args)
-        start = _clock()
+        start = clock()
         try:
             result = real(self, *args)
         except OSError as error:
-            thread.stage((start, _clock(), key, -(error.errno or errno.EIO), op))
+            thread.stage((start, clock(), key, -(error.errno or errno.EIO), op))
             raise
         moved = len(result) if returns_bytes else result or 0
-        thread.stage((start, _clock(), key, moved, op))
+        thread.stage((start, clock(), key, moved, op))
         return result
 
     method.__name__, method.__doc__ = name, real.__doc__
@@ -499,20 +499,18 @@ def _recorded_run(seen: Observation) -> Callable[[Any], None]:
     numbers, number_of, task, coroutine = (
         seen._numbers, seen.number_of, asyncio.Task, asyncio.Task.get_coro,
     )  # fmt: skip
+    is_watched, clock = seen._save_when is not None, _clock
 
     def _run(self: Any) -> None:
         thread = threads.get(ident()) or seen.thread()
         context, callback = self._context, self._callback
         owner = getattr(callback, "__self__", None)
-        while callback.__class__ is partial:
-            callback = callback.func
         key = context.get(_key, _NONE)
         if isinstance(owner, task):
             running = coroutine(owner)
             what = getattr(running, "cr_code", None) or type(running)
         else:
-            what = getattr(callback, "__code__", None) or getattr(callback, "__qualname__", None)
-            what = what or type(callback)
+            what = getattr(callback, "__code__", None) or _named(callback)
             fd = getattr(owner, "_sock_fd", None)
             if fd is None and self._args:  # a protocol's connection_made(transport)
                 fd = getattr(self._args[0], "_sock_fd", None)
@@ -522,13 +520,24 @@ def _recorded_run(seen: Observation) -> Callable[[Any], None]:
         number = numbers.get(what)
         if number is None:
             number = number_of(what)
-        start = _clock()
-        thread.running = start, number
-        real(self)
-        thread.running = None
-        thread.stage((start, _clock(), key, 0, number << 8 | _CALLBACK))
+        start = clock()
+        if is_watched:
+            thread.running = start, number
+            real(self)
+            thread.running = None
+        else:
+            real(self)
+        thread.stage((start, clock(), key, 0, number << 8 | _CALLBACK))
 
     return _run
+
+
+def _named(callback: Any) -> Any:
+    """What gives a callback its name: code, a qualified name, or a type; never an object."""
+    while isinstance(callback, partial):
+        callback = callback.func
+    found = getattr(callback, "__code__", None) or getattr(callback, "__qualname__", None)
+    return found or type(callback)
 
 
 def _merged(several: list[tuple[int, bytes]]) -> bytes:

@@ -48,6 +48,11 @@ EACH: dict[str, Starter] = {
     "uvloop": lambda: script("streams.py", "uvloop"),
 }
 
+OBSERVED: dict[str, Starter] = {
+    "uvicorn": lambda: script("asgi.py"),
+    "uvicorn, observed": lambda: script("asgi.py", "observed"),
+}
+
 Target = tuple[str, str, float | None]
 """Numerator and denominator of a ratio, and what it must be at most."""
 
@@ -70,6 +75,8 @@ EACH_TARGETS: list[Target] = [
     ("hello recorded, ask", "hello recorded, drain", None),
     ("hello bare, ask", "hello bare, drain", None),
 ]
+
+OBSERVED_TARGETS: list[Target] = [("uvicorn, observed", "uvicorn", 1.25)]
 
 
 def load(port: int, seconds: float) -> int:
@@ -160,14 +167,15 @@ def available(arms: dict[str, Starter]) -> dict[str, Starter]:
     missing = set()
     if not (shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")):
         missing.add("nginx")
-    if importlib.util.find_spec("uvloop") is None:
-        missing.add("uvloop")
+    missing.update(m for m in ("uvloop", "uvicorn") if importlib.util.find_spec(m) is None)
+    if "uvicorn" in missing:
+        missing.add("uvicorn, observed")
     for name in sorted(missing & arms.keys()):
         print(f"{name} is not installed; its arm is left out")
     return {name: starter for name, starter in arms.items() if name not in missing}
 
 
-PARTS = ("keep-alive", "one connection per request", "clients", "frames", "imports")
+PARTS = ("keep-alive", "one connection per request", "observe", "clients", "frames", "imports")
 
 
 def main() -> None:
@@ -185,6 +193,8 @@ def main() -> None:
         report("keep-alive", rounds(available(KEEP_ALIVE), n, seconds), KEEP_ALIVE_TARGETS)
     if "one connection per request" in wanted:
         report("one connection per request", rounds(available(EACH), n, seconds), EACH_TARGETS)
+    if "observe" in wanted:
+        report("keep-alive", rounds(available(OBSERVED), n, seconds), OBSERVED_TARGETS)
     if "clients" in wanted:
         clients_against_wrk(n, seconds)
     if "frames" in wanted:
