@@ -158,7 +158,7 @@ def observe_program(out: Path, arguments: Sequence[str]) -> int:
     run = _program(arguments)
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    seen = observe()
+    seen, pid = observe(), os.getpid()
     try:
         with seen:
             run()
@@ -169,6 +169,8 @@ def observe_program(out: Path, arguments: Sequence[str]) -> int:
     finally:
         # Now, and not at exit of the interpreter, when pandas cannot be imported any more.
         recording = seen.recording()
+        if os.getpid() != pid:  # a forked child that goes on with the program
+            target = target.with_stem(f"{target.stem}-{os.getpid()}")
         warn(f"epolllab: wrote {recording.save(target)}: {recording}")
         for note in seen.notes:
             warn(f"epolllab: {note}")

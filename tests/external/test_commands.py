@@ -363,6 +363,21 @@ def test_observe_a_program_without_a_loop(run, tmp_path):
     assert len(Recording.load(tmp_path / "observed.parquet")) == 0
 
 
+def test_observe_a_program_that_forks(run, tmp_path):
+    """A child that goes on with the program has a file of its own."""
+    script(tmp_path)
+    app = tmp_path / "app.py"
+    app.write_text(
+        "import os\nchild = os.fork()\n" + app.read_text() + "if child: os.waitpid(child, 0)\n"
+    )
+    done = run("observe", "app.py")
+    assert done.returncode == 0, done
+    files = sorted(path.stem for path in tmp_path.glob("*.parquet"))
+    assert [bool(re.fullmatch(r"observed-\d+", name)) for name in files] == [False, True]
+    for path in tmp_path.glob("*.parquet"):
+        recorded(path)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
