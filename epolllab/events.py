@@ -32,8 +32,16 @@ modify        0                               the interest requested
 recv, send    bytes                           0
 handle        bytes of the response           status, and target << 16
 callback      0                               index into metadata["callbacks"]
+submit        bytes to send, or 0             the operation, see below
+complete      the operation's result          the operation, see below
 others        what the call returned          0
 ============  ==============================  ===============================
+
+``submit`` and ``complete`` are of io_uring. Their mask has the :class:`Op` that the
+operation replaces in bits 0 to 7 (``ready`` is a poll), then MORE (a completion that is
+not the last), SKIP_SUCCESS (a submission that is completed only on failure) and LINK (the
+next submission is made only if this one succeeds), and from bit 16 on the peer's port of
+an accept. ``request`` is the same in both.
 
 ``target`` is an index into ``metadata["targets"]``, a table of at most 65,535 request
 targets that starts with an empty one; status and target are 0 where they are unknown.
@@ -57,12 +65,18 @@ __all__ = [
     "EPOLLRDHUP",
     "FIELDS",
     "FOREVER",
+    "KIND",
+    "LINK",
+    "MORE",
     "NO_POSITION",
+    "PORT_SHIFT",
     "RECORD",
+    "SKIP_SUCCESS",
     "Op",
     "error_name",
     "key_of",
     "mask_names",
+    "operation_name",
 ]
 
 
@@ -87,6 +101,8 @@ class Op(IntEnum):
     SOCKET = 15
     GETSOCKOPT = 16
     CALLBACK = 17  # a callback or a step of a task in an event loop: no system call
+    SUBMIT = 18  # an operation given to io_uring: no system call
+    COMPLETE = 19  # its result: no system call
 
     @property
     def label(self) -> str:
@@ -115,6 +131,11 @@ _NAMED_BITS = (
     (EPOLLEXCLUSIVE, "EXCLUSIVE"), (EPOLLWAKEUP, "WAKEUP"), (EPOLLONESHOT, "ONESHOT"),
     (EPOLLET, "ET"),
 )  # fmt: skip
+
+# The mask of submit and complete.
+KIND = 0xFF
+MORE, SKIP_SUCCESS, LINK = 1 << 8, 1 << 9, 1 << 10
+PORT_SHIFT = 16
 
 FOREVER = 0xFFFF_FFFF
 """The ``mask`` of a wait without a timeout."""
@@ -161,6 +182,15 @@ def mask_names(mask: int) -> str:
     if unnamed:
         names.append(hex(unnamed))
     return "|".join(names) or "0"
+
+
+@lru_cache(maxsize=4096)
+def operation_name(mask: int) -> str:
+    """Spell the mask of a submission or completion, such as ``"recv|MORE"``."""
+    kind = mask & KIND
+    known = Op(kind).label if kind < len(Op) else hex(kind)
+    flags = ((MORE, "MORE"), (SKIP_SUCCESS, "SKIP_SUCCESS"), (LINK, "LINK"))
+    return "|".join([known, *(name for bit, name in flags if mask & bit)])
 
 
 def error_name(number: int) -> str:

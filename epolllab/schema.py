@@ -42,11 +42,13 @@ conn       int32    serial of the connection; 0 for the loop's own
 fd         int32    descriptor number
 op         category what was done; the categories are all operations
 mask       uint32   ready: what the kernel returned; register, modify:
-                    the interest requested; 0 elsewhere
-mask_names category the mask in the kernel's names; "" where it has none
-n_bytes    int32    bytes that recv, send, read or write moved, or the
-                    size of a handle row's response; 0 elsewhere and on
-                    error
+                    the interest requested; submit, complete: the
+                    operation, see :mod:`epolllab.events`; 0 elsewhere
+mask_names category the mask in the kernel's names, or the operation with
+                    its flags; "" where it has none
+n_bytes    int32    bytes that recv, send, read or write moved, as calls or
+                    as operations of io_uring, or the size of a handle
+                    row's response; 0 elsewhere and on error
 error      category errno's name; missing where the call succeeded
 tid        int64    kernel thread id, in recordings of several threads;
                     0 elsewhere

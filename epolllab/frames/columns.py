@@ -21,9 +21,9 @@ OP_DTYPE = pd.CategoricalDtype([op.label for op in Op])
 """The dtype of ``op``: every operation, in the order of :class:`epolllab.events.Op`."""
 
 CONTROL_OPS = (Op.REGISTER, Op.MODIFY, Op.UNREGISTER)
-MASK_OPS = (Op.READY, Op.REGISTER, Op.MODIFY)
+MASK_OPS = (Op.READY, Op.REGISTER, Op.MODIFY, Op.SUBMIT, Op.COMPLETE)
 BYTES_OPS = (Op.RECV, Op.SEND, Op.HANDLE, Op.READ, Op.WRITE)
-NO_CALL_OPS = (Op.WAIT, Op.READY, Op.HANDLE, Op.CALLBACK)
+NO_CALL_OPS = (Op.WAIT, Op.READY, Op.HANDLE, Op.CALLBACK, Op.SUBMIT, Op.COMPLETE)
 WOULD_BLOCK = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EINPROGRESS)
 
 

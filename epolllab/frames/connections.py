@@ -15,6 +15,7 @@ from epolllab.frames.columns import (
     error_column,
     take,
 )
+from epolllab.frames.completions import as_calls
 from epolllab.schema import CONNECTIONS, returns
 
 __all__ = ["ByConnection", "by_connection", "connections", "last_before"]
@@ -78,8 +79,9 @@ def connections(records: Records) -> pd.DataFrame:
 
     `records` is what :meth:`Recording.array` returns.
     """
-    by = by_connection(check_operations(records))
-    op, result, end_ns = by.op, by.result, records["end_ns"]
+    by = by_connection(as_calls(check_operations(records)))
+    records, op, result = by.records, by.op, by.result
+    end_ns = records["end_ns"]
 
     def total(values: Ints | Bools) -> Ints:
         return np.add.reduceat(values.astype("i8"), by.first) if len(by.first) else by.first
@@ -89,7 +91,9 @@ def connections(records: Records) -> pd.DataFrame:
 
     accept, is_accepted = last(np.flatnonzero((op == Op.ACCEPT) & (result >= 0)))
     close, is_closed = last(by.where(Op.CLOSE))
-    failed, is_failed = last(np.flatnonzero((result < 0) & ~np.isin(-result, WOULD_BLOCK)))
+    # A completion that is no call only ended a pending operation.
+    failures = (result < 0) & ~np.isin(-result, WOULD_BLOCK) & (op != Op.COMPLETE)
+    failed, is_failed = last(np.flatnonzero(failures))
     moved = np.maximum(result, 0)
     # An accept row's fd is the listener's; the new descriptor is its result.
     fd = np.where(op == Op.ACCEPT, result, records["fd"][by.order])

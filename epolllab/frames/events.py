@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from epolllab.checks import check_sequence, check_text
-from epolllab.events import FOREVER, NO_POSITION, Op, mask_names
+from epolllab.events import FOREVER, KIND, NO_POSITION, Op, mask_names, operation_name
 from epolllab.frames.columns import (
     BYTES_OPS,
     MASK_OPS,
@@ -27,6 +27,8 @@ __all__ = ["callbacks", "events", "wakeups"]
 
 CHUNK = 1 << 15
 """Records decoded at a time: about 1.3 MB, which stays in a core's cache."""
+
+_OF_A_RING = np.int64(1 << 32)
 
 _DTYPES = {
     "t_ns": "i8",
@@ -71,7 +73,7 @@ def events(records: Records) -> pd.DataFrame:
     columns["op"] = pd.Categorical.from_codes(columns["op"], dtype=OP_DTYPE, validate=False)
     # Code 0 is "", also in a recording in which every row has a mask.
     columns["mask_names"] = pd.Categorical.from_codes(
-        columns["mask_names"], pd.Index(["", *map(mask_names, masks)]), validate=False
+        columns["mask_names"], pd.Index(["", *map(_words, masks)]), validate=False
     )
     columns["error"] = named_errors(columns["error"], errors)
     return pd.DataFrame(columns, copy=False)
@@ -95,11 +97,19 @@ def _fill(
     out["position"][:] = records["position"]
     out["position"][records["position"] == NO_POSITION] = -1
     result = np.ascontiguousarray(records["result"])
-    np.multiply(np.maximum(result, 0), is_op(op, BYTES_OPS), out=out["n_bytes"])
+    is_ring = is_op(op, (Op.SUBMIT, Op.COMPLETE))
+    kind = np.where(is_ring, records["mask"] & KIND, op)
+    np.multiply(np.maximum(result, 0), is_op(kind, BYTES_OPS), out=out["n_bytes"])
     out["error"][:] = codes(-result, result < 0, errors, first=0, absent=-1)
     with_mask = is_op(op, MASK_OPS)
     np.multiply(records["mask"], with_mask, out=out["mask"])
-    out["mask_names"][:] = codes(out["mask"], with_mask, masks, first=1, absent=0)
+    # The same number means something else in the rows of a ring; a port has no name.
+    words = np.where(is_ring, out["mask"] & 0xFFFF | _OF_A_RING, out["mask"])
+    out["mask_names"][:] = codes(words, with_mask, masks, first=1, absent=0)
+
+
+def _words(mask: int) -> str:
+    return operation_name(mask - _OF_A_RING) if mask >= _OF_A_RING else mask_names(mask)
 
 
 @returns(WAKEUPS)

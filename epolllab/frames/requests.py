@@ -38,6 +38,7 @@ from epolllab.frames.columns import (
     is_op,
     take,
 )
+from epolllab.frames.completions import as_calls
 from epolllab.frames.connections import ByConnection, by_connection, last_before
 from epolllab.schema import REQUESTS, returns
 
@@ -131,7 +132,7 @@ def requests(records: Records) -> pd.DataFrame:
     responses, bytes of lost responses count towards the first one kept, whose
     ``answered_ns`` is then too early.
     """
-    by = by_connection(check_operations(records))
+    by = by_connection(as_calls(check_operations(records)))
     ranges = _assign_rows(by)
     op, result = by.op, by.result
     moves = (op == Op.RECV) | (op == Op.SEND)

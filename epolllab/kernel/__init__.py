@@ -2,11 +2,11 @@
 
 ``pollers`` puts epoll, poll and select behind one interface; ``syscalls`` makes the
 calls of an event loop, bare or recorded; ``raw`` makes the same system calls through
-ctypes, without CPython's wrappers, and ``uring`` those of io_uring; ``proc``, ``tcp`` and ``limits`` read what the
-kernel reports about processes, sockets and descriptors; ``waiting`` waits until a
-process sleeps; ``facilities`` says what this machine lacks; ``cgroups`` reads CPU quotas
-and the memory that can be used. Imports the standard library and the files at the
-package's top only.
+ctypes, without CPython's wrappers, and ``uring`` those of io_uring; ``proc``, ``tcp`` and
+``limits`` read what the kernel reports about processes, sockets and descriptors;
+``waiting`` waits until a process sleeps; ``facilities`` says what this machine lacks;
+``cgroups`` reads CPU quotas and the memory that can be used. Imports the standard library
+and the files at the package's top only.
 """
 
 from epolllab.kernel.cgroups import Throttling, cpu_quotas, memory_available, throttling

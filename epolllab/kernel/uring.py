@@ -185,7 +185,8 @@ class Uring:
         self._fd = -1
         self._pid = os.getpid()
         self._maps: list[mmap.mmap] = []
-        self._buffers: list[Buffers] = []
+        self._memory: list[mmap.mmap] = []
+        self._is_quiet = False
         self._words: Any = None
         self.tail = 0
         _require_machine()
@@ -224,6 +225,14 @@ class Uring:
             self._fd, size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE, offset=offset
         )
         self._maps.append(made)
+        return made
+
+    def memory(self, n_bytes: int) -> mmap.mmap:
+        """Return memory for operations, which exists until nothing is pending any more."""
+        with HeldInterrupts():
+            # A shared mapping, so that a fork does not make the kernel's pages another copy.
+            made = mmap.mmap(-1, n_bytes)
+            self._memory.append(made)
         return made
 
     def start(self) -> None:
@@ -318,6 +327,15 @@ class Uring:
         seconds, rest = divmod(max(0, int(timeout * 1e9)), 1_000_000_000)
         _TIMESPEC.pack_into(self._argument, at, seconds, rest)
 
+    def unsubmitted(self) -> list[tuple[int, int]]:
+        """Return operation and descriptor of what the kernel has not taken."""
+        first = self.tail - self.n_unsubmitted
+        found = (
+            SQE.unpack_from(self.sqes, (place & self.sq_mask) * SQE.size)
+            for place in range(first, self.tail)
+        )
+        return [(entry[0], entry[3]) for entry in found]
+
     # ---- completions --------------------------------------------------------------------
 
     @property
@@ -360,31 +378,42 @@ class Uring:
         In a forked process it frees this process's copies and leaves the ring alone.
         """
         with HeldInterrupts():
+            is_quiet = os.getpid() != self._pid or self._fd < 0 or self.cancel_all()
             fd, self._fd = self._fd, -1
-            is_quiet = os.getpid() != self._pid or fd < 0 or self._cancel_all(fd)
-            if self._words is not None:
-                self._words.release()
-                self._words = None
-            memory: Iterable[mmap.mmap] = (buffers.memory for buffers in self._buffers)
+            self.release()
             if is_quiet:
-                _close_maps(memory)
+                _close_maps(self._memory)
             else:
-                _abandoned.extend(memory)
-            self._buffers.clear()
+                _abandoned.extend(self._memory)
+            self._memory = []
             _close_maps(self._maps)
             if fd >= 0:
                 os.close(fd)
 
-    def _cancel_all(self, fd: int) -> bool:
-        """Cancel every operation and wait until none is pending; False if that is not known."""
-        # struct io_uring_sync_cancel_reg: addr, fd, flags, a timeout of 1 s, padding.
-        request = struct.pack("<QiIqq32x", 0, -1, _CANCEL_ALL | _CANCEL_ANY, 1, 0)
-        memory = ctypes.create_string_buffer(request, len(request))
-        cancelled = _register(fd, _SYNC_CANCEL, memory, 1)
-        number = ctypes.get_errno()
-        _call(_ENTER, fd, 0, 0, _GETEVENTS)  # what is left of the cancelled ones
-        # EBADFD: the ring was never started. ENOENT: nothing was pending.
-        return cancelled >= 0 or number in (errno.ENOENT, errno.EBADFD)
+    def release(self) -> list[mmap.mmap]:
+        """Stop using the queues; return their mappings, which :meth:`close` closes if not closed.
+
+        Each has a duplicate of the ring's descriptor (Python's mmap makes it).
+        """
+        if self._words is not None:
+            self._words.release()
+            self._words = None
+        return self._maps[:2]
+
+    def cancel_all(self) -> bool:
+        """Cancel every operation and wait until none is pending; False if that is not known.
+
+        For the end: their completions can be read after another :meth:`enter`.
+        """
+        if not self._is_quiet:
+            # struct io_uring_sync_cancel_reg: addr, fd, flags, a timeout of 1 s, padding.
+            request = struct.pack("<QiIqq32x", 0, -1, _CANCEL_ALL | _CANCEL_ANY, 1, 0)
+            memory = ctypes.create_string_buffer(request, len(request))
+            cancelled = _register(self._fd, _SYNC_CANCEL, memory, 1)
+            # ENOENT: nothing was pending. EBADFD: the ring was never started.
+            number = ctypes.get_errno()
+            self._is_quiet = cancelled >= 0 or number in (errno.ENOENT, errno.EBADFD)
+        return self._is_quiet
 
     def __enter__(self) -> Self:
         return self
@@ -419,10 +448,7 @@ class Buffers:
         check_int("size", size, 1, 1 << 30)
         self.count, self.size, self.group = count, size, group
         entries_bytes = -(-count * 16 // mmap.PAGESIZE) * mmap.PAGESIZE
-        # Shared mappings, so that a fork does not make the kernel's pages another copy.
-        with HeldInterrupts():
-            self.memory = mmap.mmap(-1, entries_bytes + count * size)
-            ring._buffers.append(self)
+        self.memory = ring.memory(entries_bytes + count * size)
         self.at = entries_bytes
         self.address = address_of(self.memory) + entries_bytes
         request = struct.pack("<QIHHQQQ", self.address - entries_bytes, count, group, 0, 0, 0, 0)
@@ -448,7 +474,11 @@ class Buffers:
             memory, (self.tail & mask) * 16, self.address + number * self.size, self.size, number
         )
         self.tail += 1
-        memory[14:16] = (self.tail & 0xFFFF).to_bytes(2, "little")
+        self.publish()
+
+    def publish(self) -> None:
+        """Show the kernel the entries up to ``tail``, for a loop that packs them by itself."""
+        self.memory[14:16] = (self.tail & 0xFFFF).to_bytes(2, "little")
 
 
 def _close_maps(maps: Iterable[mmap.mmap]) -> None:

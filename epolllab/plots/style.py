@@ -39,6 +39,7 @@ _OPS = {
     "control": ("#AA3377", "#DD7BB0"),
     "close": ("#4D4D4D", "#D0D0D0"),
     "other": ("#66CCEE", "#8FDDF5"),
+    "ring": ("#999933", "#BDBD62"),
 }
 _SPANS = {
     "waiting": ("#DDDDDD", "#4A4D52"),
@@ -60,6 +61,7 @@ _GROUPS = {
     "send": ("send",),
     "close": ("shutdown", "close"),
     "other": ("read", "write", "setsockopt", "getsockopt"),
+    "ring": ("submit", "complete"),
 }
 OP_GROUPS = {op: group for group, ops in _GROUPS.items() for op in ops}
 """The colour group of each operation: ``control`` is epoll_ctl."""

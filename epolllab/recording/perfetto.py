@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import pandas as pd
 
-from epolllab.events import FOREVER, Op, error_name, mask_names
-from epolllab.frames.columns import BYTES_OPS, check_operations
+from epolllab.events import FOREVER, Op, error_name, mask_names, operation_name
+from epolllab.frames.columns import BYTES_OPS, NO_CALL_OPS, check_operations
+from epolllab.frames.completions import as_calls
 from epolllab.recording import environment, storage
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ SERVER = 1
 """Process id of the server in the trace; the clients follow."""
 
 GZIP_LEVEL = 3
-_CATEGORY = {op: op.label for op in (Op.WAIT, Op.READY, Op.HANDLE, Op.CALLBACK)}
+_CATEGORY = {op: op.label for op in NO_CALL_OPS}
 _SLICE = (
     '{"ph":"X","name":"%s","cat":"%s","pid":%d,"tid":%%d,"ts":%%d.%%03d,"dur":%%d.%%03d,'
     '"args":{"wake":%%d,"fd":%%d,%%s}}'
@@ -89,6 +90,7 @@ class _Process:
         self.pid = pid
         self.metadata = recording.metadata
         self.array = check_operations(recording.array())
+        self.calls = as_calls(self.array)
         serials = np.unique(self.array["conn"])
         if not len(serials) or serials[0]:  # the loop, 0, always has the first track
             serials = np.append(np.uint32(0), serials)
@@ -104,14 +106,14 @@ class _Process:
         found = self.metadata
         if self.pid != SERVER:
             return f"clients {found.get('process', self.pid - SERVER - 1)}"
-        kind = [str(found[key]) for key in ("poller", "trigger", "lifecycle") if key in found]
+        kind = [str(found[key]) for key in ("poller", "trigger", "lifecycle") if found.get(key)]
         pid = f", pid {found['pid']}" if "pid" in found else ""
         return " ".join(["server", *kind]) + pid
 
 
 def _names(process: _Process) -> Iterator[str]:
     """Events that name the process and its tracks."""
-    rows = process.array
+    rows = process.calls
     rows = rows[np.isin(rows["op"], (Op.ACCEPT, Op.CONNECT)) & (rows["mask"] > 0)]
     # The client's port, which both sides know.
     ports = dict(zip(rows["conn"].tolist(), rows["mask"].tolist(), strict=True))
@@ -172,6 +174,10 @@ def _results(op: Op, rows: "NDArray[Any]") -> list[str]:
     if op in (Op.REGISTER, Op.MODIFY):
         interests = _masks(rows["mask"])
         return [f'"interest":"{m}",{r}' for m, r in zip(interests, returned, strict=True)]
+    if op in (Op.SUBMIT, Op.COMPLETE):
+        words = [operation_name(mask & 0xFFFF) for mask in masks]
+        rest = zip(words, rows["request"].tolist(), returned, strict=True)
+        return [f'"operation":"{word}","request":{number},{r}' for word, number, r in rest]
     if op in (Op.ACCEPT, Op.CONNECT):
         return [f'"port":{p},{r}' for p, r in zip(masks, returned, strict=True)]
     return returned
@@ -184,7 +190,7 @@ def _flows(processes: Sequence[_Process], begin: int) -> Iterator[str]:
     # clients have several source addresses.
     if not clients or any(p.metadata.get("source_addresses") not in (None, 1) for p in clients):
         return
-    found = _requests(processes[0].array, [p.array for p in clients])
+    found = _requests(processes[0].calls, [p.array for p in clients])
     columns = (found[name].astype("i8").tolist() for name in ("conn", "client", "sent", "t_ns"))
     for number, (serial, client, sent_ns, handled_ns) in enumerate(zip(*columns, strict=True), 1):
         for phase, which, conn, at, how in (

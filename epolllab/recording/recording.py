@@ -132,8 +132,13 @@ class Recording:
         return dict(zip(labels, counts.tolist(), strict=True))
 
     def errors(self) -> dict[str, int]:
-        """Return the number of records with each error, by ``"operation ERRNO"``."""
-        array = self.array()
+        """Return the number of records with each error, by ``"operation ERRNO"``.
+
+        A completion of io_uring counts for the operation that has failed.
+        """
+        from epolllab.frames.completions import as_calls
+
+        array = as_calls(self.array())
         failed = array[array["result"] < 0]
         pairs = zip(failed["op"].tolist(), failed["result"].tolist(), strict=True)
         return dict(Counter(f"{Op(op).label} {error_name(-result)}" for op, result in pairs))

@@ -68,7 +68,7 @@ class ConnectionOwner(Protocol):
     def close(self, connection: Connection) -> None:
         """Close a connection and remove it."""
 
-    def session_failed(self, connection: Connection, error: Exception) -> None:
+    def session_failed(self, connection: Connection, error: BaseException) -> None:
         """Close a connection whose session raised."""
 
     def note_fault(self, text: str) -> None:

@@ -21,10 +21,11 @@ from epolllab import kernel
 from epolllab.child import Child, ChildDied, HeldInterrupts
 from epolllab.kernel.proc import is_suspended
 from epolllab.recording.recorder import Recorder, Ring, memory_size, shared_memory
+from epolllab.server.completions import CompletionLoop
 from epolllab.server.loop import Loop
 from epolllab.server.options import ServerOptions
 
-__all__ = ["Host", "start_host"]
+__all__ = ["Host", "make_loop", "start_host"]
 
 STOP_S = 2.0
 """How long a stop waits for a loop that is busy in a handler."""
@@ -58,7 +59,7 @@ class ThreadHost:
         self._recorder = Recorder(options.capacity, populate=True) if options.record else None
         memory = self._recorder.memory if self._recorder else mmap.mmap(-1, memory_size(1))
         self.ring = Ring(memory)
-        self.loop = Loop(listener, options, self._recorder)
+        self.loop = make_loop(listener, options, self._recorder)
         self._run_once = threading.Lock()
         # A daemon, so that the interpreter's exit does not wait for it: finalizers stop it.
         self.thread = threading.Thread(target=self._run, name="epolllab-loop", daemon=True)
@@ -88,7 +89,7 @@ class ThreadHost:
     def interest(self) -> Interest:
         """The interest on both sides; nothing once the loop has ended."""
         try:
-            epfd = self.loop.poller.fileno()
+            epfd = self.loop.epoll_fd
             entries = _interest_list(epfd)
         except (OSError, ValueError):
             if not self.loop.ended:
@@ -285,6 +286,12 @@ def start_host(listener: socket.socket, options: ServerOptions) -> Host:
     return ProcessHost(listener, options) if options.process else ThreadHost(listener, options)
 
 
+def make_loop(listener: socket.socket, options: ServerOptions, recorder: Recorder | None) -> Loop:
+    """Make the loop that the options ask for."""
+    kind = CompletionLoop if options.poller == "io_uring" else Loop
+    return kind(listener, options, recorder)
+
+
 def _pickled(options: ServerOptions) -> bytes:
     """The options as bytes; functions and classes of a notebook are pickled by value."""
     import cloudpickle
@@ -310,7 +317,7 @@ def serve(connection: Connection) -> None:
             memory = mmap.mmap(ring, memory_size(options.capacity))
             recorder = Recorder(options.capacity, memory=memory, populate=True)
         os.close(ring)
-        loop = Loop(socket.socket(fileno=listening), options, recorder)
+        loop = make_loop(socket.socket(fileno=listening), options, recorder)
     except BaseException:
         connection.send(("failed", traceback.format_exc()))
         return
@@ -329,7 +336,7 @@ def _reply(connection: Connection, loop: Loop, sending: threading.Lock) -> None:
     """Reply to the parent's queries until it stops asking."""
     replies: dict[str, Callable[[], object]] = {
         "stats": loop.stats,
-        "interest": lambda: (loop.poller.fileno(), loop.interest()),
+        "interest": lambda: (loop.epoll_fd, loop.interest()),
         "fault": lambda: loop.last_fault,
     }
     while True:

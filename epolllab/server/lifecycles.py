@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 from epolllab.events import EPOLLIN, EPOLLOUT
 from epolllab.kernel.syscalls import SystemCalls
 from epolllab.server.connection import Connection, ConnectionOwner
+from epolllab.server.session import FAULTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -154,9 +155,9 @@ class Eager:
                 # By far the most common: one request, and a response that fits.
                 out, send = responses[0], self._send_response
             else:
-                responses = _as_bytes("receive() must return", responses)
+                responses = as_bytes("receive() must return", responses)
                 out, send = self.gather(connection, responses), self._send
-        except Exception as error:
+        except FAULTS as error:
             self.loop.session_failed(connection, error)
             return
         self.requests += len(responses)
@@ -178,9 +179,12 @@ class Eager:
         while session.unhandled and self.is_free(connection):
             rest, session.unhandled = session.unhandled, b""
             session.linger = True  # the kernel may have more to read, see prepare_end()
-            self.feed(connection, rest)
-            if len(session.unhandled) >= len(rest):
-                error = ValueError("unhandled must be shorter than what receive() was given")
+            if is_rest := isinstance(rest, bytes):
+                self.feed(connection, rest)
+                left = session.unhandled
+                is_rest = not left or (isinstance(left, bytes) and len(left) < len(rest))
+            if not is_rest:
+                error = ValueError("unhandled must be bytes, and fewer than receive() was given")
                 self.loop.session_failed(connection, error)
             restart = True
         connection.handling = False
@@ -201,7 +205,7 @@ class Eager:
         if responses:
             return b"".join(responses)
         interim, connection.session.interim = connection.session.interim, b""
-        return _as_bytes("interim must be in", [interim])[0] if interim else b""
+        return as_bytes("interim must be in", [interim])[0] if interim else b""
 
     def prepare_end(self, session: "Session", n_read: int) -> None:
         """Note how the session ends, before its last response is sent.
@@ -365,7 +369,7 @@ class OneShot(Eager):
         connection.interest = interest
 
 
-def _as_bytes(what: str, responses: object) -> list[bytes]:
+def as_bytes(what: str, responses: object) -> list[bytes]:
     """Return what a session returned as a list of bytes; raise TypeError if it is none."""
     if not isinstance(responses, list | tuple) or not all(
         isinstance(response, bytes | bytearray | memoryview) for response in responses

@@ -41,6 +41,7 @@ from epolllab.recording.recorder import Recorder
 from epolllab.server.connection import Connection
 from epolllab.server.lifecycles import LIFECYCLES
 from epolllab.server.options import ServerOptions
+from epolllab.server.session import FAULTS
 from epolllab.server.timers import LINGER_S, Timers
 
 __all__ = ["Loop"]
@@ -219,6 +220,11 @@ class Loop:
             # Once the loop has ended, the number may be another file.
             if not self._ended:
                 os.eventfd_write(self._wakeup.fd, 1)
+
+    @property
+    def epoll_fd(self) -> int:
+        """The epoll instance's descriptor; -1 for other pollers."""
+        return self.poller.fileno()
 
     @property
     def ended(self) -> bool:
@@ -424,7 +430,7 @@ class Loop:
             return
         try:
             session = self._new_session()
-        except Exception as error:
+        except FAULTS as error:
             self._discard(sock, fd)
             self._note_exception(error)
             return
@@ -483,7 +489,7 @@ class Loop:
         connection.fd = -1
         try:
             connection.session.on_close()
-        except Exception as error:
+        except FAULTS as error:
             self._note_exception(error)
         self.closed += 1
         if self._lingering or self._requests:
@@ -498,7 +504,7 @@ class Loop:
         self.lost += 1
         self.close(endpoint)
 
-    def session_failed(self, connection: Connection, error: Exception) -> None:
+    def session_failed(self, connection: Connection, error: BaseException) -> None:
         """Close a connection whose session raised; the loop continues."""
         self._note_exception(error)
         self.close(connection)
@@ -506,9 +512,9 @@ class Loop:
     def note_fault(self, text: str) -> None:
         """Count an exception that a session caught and responded to itself."""
         self.faults += 1
-        self.last_fault = text
+        self.last_fault = str(text)
 
-    def _note_exception(self, error: Exception) -> None:
+    def _note_exception(self, error: BaseException) -> None:
         self.note_fault("".join(traceback.format_exception(error)))
 
     def _time_out(self, connection: Connection) -> None:
@@ -524,7 +530,7 @@ class Loop:
                 return
         except OSError:
             pass  # the peer is gone
-        except Exception as error:
+        except FAULTS as error:
             self._note_exception(error)
         self.close(connection)
 
@@ -542,7 +548,7 @@ class Loop:
                     self.calls.shutdown(endpoint, socket.SHUT_RDWR)
             self.calls.close(endpoint)
         for connection in self._connections():
-            with suppress(Exception):  # a session's own; nothing is left to report it to
+            with suppress(*FAULTS):  # a session's own; nothing is left to report it to
                 connection.session.on_close()
         self._endpoints = {}
         self._lingering.clear()

@@ -13,20 +13,34 @@ from epolllab.checks import (
     check_number,
     check_text,
 )
-from epolllab.kernel.pollers import POLLERS, PollerName
 from epolllab.recording.recorder import check_capacity
 from epolllab.server.http import Handler
 from epolllab.server.protocols import ProtocolName, make_session_factory
 from epolllab.server.session import Session
 
-__all__ = ["LIFECYCLES", "TRIGGERS", "Accept", "Lifecycle", "ServerOptions", "Trigger"]
+__all__ = [
+    "LIFECYCLES", "SERVER_POLLERS", "TRIGGERS", "Accept", "Lifecycle", "ServerOptions",
+    "ServerPoller", "Trigger",
+]  # fmt: skip
 
+ServerPoller = Literal["epoll", "poll", "select", "io_uring"]
 Trigger = Literal["level", "edge"]
 Lifecycle = Literal["eager", "howto", "once", "oneshot"]
 Accept = Literal["drain", "ask"]
 
+SERVER_POLLERS: tuple[ServerPoller, ...] = get_args(ServerPoller)
 TRIGGERS: tuple[Trigger, ...] = get_args(Trigger)
 LIFECYCLES: tuple[Lifecycle, ...] = get_args(Lifecycle)
+
+
+class Default(str):
+    """A default that can be told from the same value given by the caller."""
+
+    __slots__ = ()
+
+
+LEVEL: Any = Default("level")
+EAGER: Any = Default("eager")
 
 MAX_TIMEOUT_S = 1_000_000
 """About eleven days, which fits the milliseconds of epoll_wait's timeout."""
@@ -46,7 +60,7 @@ def _check_accept(name: str, value: object) -> str | int:
 CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "host": check_text,
     "port": partial(check_int, least=0, most=65_535),
-    "poller": partial(check_choice, allowed=POLLERS),
+    "poller": partial(check_choice, allowed=SERVER_POLLERS),
     "trigger": partial(check_choice, allowed=TRIGGERS),
     "lifecycle": partial(check_choice, allowed=LIFECYCLES),
     "recv_size": partial(check_int, least=1, most=1 << 30),
@@ -65,15 +79,24 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
 """How :func:`check_fields` checks each option; make_session_factory checks protocol and handler."""
 
 
+_NOT_OF_A_RING = {
+    "trigger": "a ring reports what has been done, not what is ready",
+    "lifecycle": "a connection has no interest mask that would change",
+    "drain": "a recv is pending for each connection and completes with whatever arrives",
+    "accept": "one accept is pending and completes with each connection",
+    "cork": "the responses to what was received are one send already",
+}
+
+
 @dataclass(frozen=True)
 class ServerOptions:
     """The parameters of :func:`epolllab.start_server`, which describes them."""
 
     host: str = "127.0.0.1"
     port: int = 0
-    poller: PollerName = "epoll"
-    trigger: Trigger = "level"
-    lifecycle: Lifecycle = "eager"
+    poller: ServerPoller = "epoll"
+    trigger: Trigger = LEVEL
+    lifecycle: Lifecycle = EAGER
     protocol: ProtocolName | Callable[[], Session] = "hello"
     handler: Handler | None = None
     drain: bool | None = None
@@ -94,9 +117,23 @@ class ServerOptions:
     process: bool = False
 
     def __post_init__(self) -> None:
+        given = [n for n in ("trigger", "lifecycle") if not isinstance(getattr(self, n), Default)]
         check_fields(self, CHECKS)
-        self._check_combination()
+        if self.poller == "io_uring":
+            self._check_ring(given)
+        else:
+            self._check_combination()
         self.session_factory()
+
+    def _check_ring(self, given: list[str]) -> None:
+        """Refuse what has no meaning for a ring."""
+        given += [name for name in ("drain", "accept") if getattr(self, name) is not None]
+        given += ["cork"] if self.cork else []
+        for name in given:
+            raise ValueError(
+                f'{name} has no meaning with poller="io_uring": {_NOT_OF_A_RING[name]}. Leave it '
+                'out, or use poller="epoll"'
+            )
 
     def _check_combination(self) -> None:
         if self.trigger == "edge" and self.poller != "epoll":
@@ -128,6 +165,12 @@ class ServerOptions:
             return self.accept
         return 1 if self.lifecycle == "howto" and self.trigger == "level" else "drain"
 
+    @property
+    def loop(self) -> str:
+        """The loop in a few words."""
+        words = (self.poller, self.trigger, self.lifecycle)
+        return self.poller if self.poller == "io_uring" else " ".join(words)
+
     def session_factory(self) -> Callable[[], Session]:
         """Return what makes the session of each connection; raise if the protocol is invalid."""
         return make_session_factory(
@@ -136,10 +179,13 @@ class ServerOptions:
 
     def metadata(self) -> dict[str, Any]:
         """The options as a recording's metadata holds them: JSON values, defaults resolved."""
+        is_ring = self.poller == "io_uring"
+        without = dict.fromkeys(_NOT_OF_A_RING) if is_ring else {}
         return {
             **vars(self),
             "protocol": getattr(self.protocol, "__qualname__", str(self.protocol)),
             "handler": getattr(self.handler, "__qualname__", None),
             "drain": self.drains,
             "accept": self.accept_mode,
+            **without,
         }

@@ -12,6 +12,7 @@ returns instances of it, to ``start_server(protocol=...)``::
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal, get_args
 
 from epolllab.checks import check_choice
@@ -97,7 +98,8 @@ def make_session_factory(
 ) -> Callable[[], Session]:
     """Return what makes the session of each connection; raise if the protocol is invalid.
 
-    A callable is called once to check that it returns a :class:`Session`. The limit
+    A callable is called once to check that it returns a :class:`Session`, and what it
+    returns later is checked too. The limit
     applies to ``"hello"`` and ``"http"``; your own protocol sets its own.
     """
     if handler is not None and protocol != "http":
@@ -121,10 +123,15 @@ def make_session_factory(
             f"protocol must be one of {', '.join(map(repr, PROTOCOLS))}, or a callable that "
             f"returns a Session for each connection; {protocol!r} is not callable"
         )
+    _make_session(protocol)
+    return protocol if isinstance(protocol, type) else partial(_make_session, protocol)
+
+
+def _make_session(protocol: Callable[[], Session]) -> Session:
     session = protocol()
     if not isinstance(session, Session):
         raise TypeError(
-            f"protocol() must return an epolllab.Session, and returned {session!r}; "
+            f"protocol() must return an epolllab.Session, and returned {session!r:.80}; "
             "derive your class from epolllab.Session and define receive(self, data)"
         )
-    return protocol
+    return session

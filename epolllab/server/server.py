@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from epolllab import kernel
 from epolllab.checks import check_bool, check_int, check_timeout, checked
 from epolllab.child import HeldInterrupts
-from epolllab.kernel.pollers import PollerName
 from epolllab.kernel.tcp import check_sockets
+from epolllab.kernel.uring import require_uring
 from epolllab.notebook import cells, html
 from epolllab.recording import environment
 from epolllab.recording.recording import Recording
@@ -25,7 +25,15 @@ from epolllab.schema import EVENTS, INTEREST, REQUESTS, WAKEUPS, returns
 from epolllab.server.hosts import Host, start_host
 from epolllab.server.http import Handler
 from epolllab.server.listener import listen, room_for_connections
-from epolllab.server.options import Accept, Lifecycle, ServerOptions, Trigger
+from epolllab.server.options import (
+    EAGER,
+    LEVEL,
+    Accept,
+    Lifecycle,
+    ServerOptions,
+    ServerPoller,
+    Trigger,
+)
 from epolllab.server.protocols import ProtocolName
 from epolllab.server.session import Session
 
@@ -320,7 +328,7 @@ class Server:
         options, stats = self.options, self.stats(raise_error=False)
         state = "running" if self.is_running else "stopped" if self.error is None else "died"
         return {
-            "loop": f"{options.poller} {options.trigger} {options.lifecycle}",
+            "loop": options.loop,
             "runs in": f"process {self.pid}" if options.process else "a thread",
             "state": state,
             "connections now": _count(stats["connections"]),
@@ -379,9 +387,9 @@ def start_server(
     host: str = "127.0.0.1",
     port: int = 0,
     *,
-    poller: PollerName = "epoll",
-    trigger: Trigger = "level",
-    lifecycle: Lifecycle = "eager",
+    poller: ServerPoller = "epoll",
+    trigger: Trigger = LEVEL,
+    lifecycle: Lifecycle = EAGER,
     protocol: ProtocolName | Callable[[], Session] = "hello",
     handler: Handler | None = None,
     drain: bool | None = None,
@@ -416,8 +424,11 @@ def start_server(
         warns.
     port : int
         0 lets the kernel choose a free port.
-    poller : {"epoll", "poll", "select"}
-        The system call that the loop waits in.
+    poller : {"epoll", "poll", "select", "io_uring"}
+        The system call that the loop waits in. ``"io_uring"`` (Linux 6.1) completes calls
+        that were submitted in advance instead of reporting readiness, see
+        :mod:`epolllab.server.completions`: trigger, lifecycle, drain, accept and cork have
+        no meaning there.
     trigger : {"level", "edge"}
         Whether epoll reports at every wait that something *is* ready, or once that
         something *became* ready (EPOLLET). poll and select are level-triggered only.
@@ -434,7 +445,8 @@ def start_server(
         Read each ready connection until EAGAIN rather than once. The default is True
         for edge, where one read can strand the remaining bytes, and False for level.
     recv_size : int
-        Bytes that each recv asks for.
+        Bytes that each recv asks for; with io_uring, the size of a provided buffer, at
+        most 1 MiB.
     max_events : int
         Maximum number of descriptors that one epoll_wait returns.
     accept : {"drain", "ask"} or int, optional
@@ -477,7 +489,7 @@ def start_server(
         Invalid or contradictory options; nothing has been opened.
     OSError
         The address is in use or not one of this machine; the system has no epoll; there
-        are too few descriptors for `max_connections`.
+        are too few descriptors for `max_connections`. NotPossible: io_uring is refused here.
 
     Examples
     --------
@@ -490,6 +502,8 @@ def start_server(
     options = ServerOptions(**locals())  # the parameters, which are the only locals here
     cells.stop_previous(options.port)
     kernel.require_linux("start_server()")
+    if options.poller == "io_uring":
+        require_uring()
     # Before the loop runs, which would disturb the measurement of clock and recorder.
     facts = environment.collect(recorder_cost_ns=None if options.record else 0.0)
     server: Server | None = None

@@ -1,6 +1,9 @@
 """The base class of every protocol: one session for each connection."""
 
-__all__ = ["MAX_WAITING", "Session"]
+__all__ = ["FAULTS", "MAX_WAITING", "Session"]
+
+FAULTS = (Exception, SystemExit)
+"""What a session may raise without ending the loop: ``sys.exit()`` too."""
 
 MAX_WAITING = 1 << 18
 """Bytes of responses after which further requests wait until these have been sent.

@@ -12,7 +12,7 @@ import pytest
 import epolllab
 from epolllab.server import Request
 from epolllab.server.heads import MAX_HEADERS, MAX_REQUEST_LINE
-from tests.server.helpers import EVERY_WAY
+from tests.server.helpers import EVERY_WAY, options_of
 from tests.wire import ask
 
 LIMIT = 9_000
@@ -234,9 +234,10 @@ def outcome(wire: bytes) -> tuple[tuple[int, ...], bool]:
 def test_every_row(poller: Any, trigger: Any, lifecycle: Any, recv_size: int) -> None:
     """The statuses are right, a HEAD has no body, and nothing in a body becomes a request."""
     wrong = {}
+    way = options_of(poller, trigger, lifecycle)
     with epolllab.start_server(
         protocol="http", handler=body_of, max_request_bytes=LIMIT, recv_size=recv_size,
-        poller=poller, trigger=trigger, lifecycle=lifecycle, record=False,
+        record=False, **way,
     ) as server:  # fmt: skip
         for name, row in TABLE.items():
             wire = ask(server.address, row.request + (LAST if row.kept else b""))

@@ -9,7 +9,7 @@ import pytest
 
 import epolllab
 from epolllab.server import Hello, Request, timers
-from tests.server.helpers import EVERY_WAY
+from tests.server.helpers import EVERY_WAY, options_of
 from tests.wire import GET, ask, connect, read_to_end, until
 
 TIMEOUT_S = 0.4
@@ -29,7 +29,7 @@ SLOW = {
 @pytest.fixture
 def way(poller: str, trigger: str, lifecycle: str) -> dict[str, Any]:
     """The parameters of ``EVERY_WAY`` as keyword arguments of start_server()."""
-    return {"poller": poller, "trigger": trigger, "lifecycle": lifecycle, "capacity": 50_000}
+    return options_of(poller, trigger, lifecycle)
 
 
 def drip(socks: list[socket.socket], data: bytes, seconds: float) -> None:

@@ -333,7 +333,7 @@ def test_buffers_stay_when_the_kernel_cannot_be_asked(
     receive(ring, pair[0])
     ring.enter()
     with monkeypatch.context() as patch:
-        patch.setattr(Uring, "_cancel_all", lambda *_: False)
+        patch.setattr(Uring, "cancel_all", lambda *_: False)
         ring.close()
     assert not buffers.memory.closed
     assert uring._abandoned == [buffers.memory]
@@ -367,7 +367,7 @@ def test_nothing_is_left_by_a_failing_setup(monkeypatch: pytest.MonkeyPatch) -> 
 
             with monkeypatch.context() as patch:
                 patch.setattr(uring, name, fail)
-                patch.setattr(Uring, "_cancel_all", lambda *_: True)
+                patch.setattr(Uring, "cancel_all", lambda *_: True)
                 with pytest.raises(type(error)):
                     Uring(8)
             assert held() == before

@@ -34,7 +34,7 @@ def test_operations_keep_the_numbers_that_files_hold() -> None:
     assert [op.label for op in Op] == [
         "wait", "ready", "accept", "register", "modify", "unregister", "recv", "send",
         "shutdown", "close", "handle", "connect", "read", "write", "setsockopt", "socket",
-        "getsockopt", "callback",
+        "getsockopt", "callback", "submit", "complete",
     ]  # fmt: skip
     assert [int(op) for op in Op] == list(range(len(Op)))
 

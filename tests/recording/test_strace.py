@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,6 +21,7 @@ import pytest
 
 from epolllab.server.protocols import Hello
 from tests.conftest import missing, needs
+from tests.server.helpers import OLD, RING, options_of
 from tests.wire import GET, Address, ask, connect, read_to_end, reset
 
 CALLS = {
@@ -33,10 +34,11 @@ CALLS = {
     "send": "sendto",
     "close": "close",
     "shutdown": "shutdown",
+    "getsockopt": "getsockopt",
 }
 """The system call of each operation; accept and recv have the names that glibc calls."""
 
-TRACED = sorted({*CALLS.values(), "epoll_pwait", "accept"})
+TRACED = sorted({*CALLS.values(), "epoll_pwait", "accept", "io_uring_enter"})
 """Counted by strace; of the calls that the loop should not make, the count must be 0."""
 
 WAYS = [
@@ -53,7 +55,7 @@ NAMES = ["-".join(way) for way in WAYS]
 LOOP = """
 import ctypes, json, sys, threading
 import socket
-from epolllab.server.loop import Loop
+from epolllab.server.hosts import make_loop
 from epolllab.server.options import ServerOptions
 from epolllab.recording.recorder import Recorder
 from epolllab.recording import Recording
@@ -63,7 +65,7 @@ ctypes.CDLL(None).prctl(0x59616D61, ctypes.c_ulong(-1))  # PR_SET_PTRACER, _ANY
 listener = socket.create_server(("127.0.0.1", 0), backlog=1_000)
 listener.setblocking(False)
 recorder = Recorder(200_000)
-loop = Loop(listener, ServerOptions(**json.loads(sys.argv[1])), recorder)
+loop = make_loop(listener, ServerOptions(**json.loads(sys.argv[1])), recorder)
 stopper = threading.Thread(target=lambda: (sys.stdin.readline(), loop.stop()))
 print(loop._listener.sock.getsockname()[1], flush=True)
 sys.stdin.readline()  # attached
@@ -152,12 +154,12 @@ def load(address: Address) -> None:
     assert ask(address, GET) == Hello.RESPONSE
 
 
-def expected(recorded: dict[str, int]) -> Counter[str]:
+def expected(recorded: dict[str, int], wait: str = "epoll_wait") -> Counter[str]:
     """Return the calls in a recording, by the kernel's names."""
     counts: Counter[str] = Counter()
     for op, n in recorded.items():
         if op in CALLS:
-            counts[CALLS[op]] += n
+            counts[wait if op == "wait" else CALLS[op]] += n
     return counts
 
 
@@ -173,24 +175,50 @@ def test_counts_equal_those_of_strace_c(
     strace: str, tmp_path: Path, trigger: str, lifecycle: str
 ) -> None:
     """Attached while the loop runs, strace -f -c counts the calls that are recorded."""
-    options = json.dumps({"trigger": trigger, "lifecycle": lifecycle})
+    options = {"trigger": trigger, "lifecycle": lifecycle}
+    counted, recorded = counts_of(strace, tmp_path, options)
+    assert counted == expected(recorded)
+    assert recorded["accept"] >= 58
+
+
+@pytest.mark.parametrize("protocol", ["hello", "http"])
+def test_counts_of_io_uring_equal_those_of_strace_c(
+    strace: str, tmp_path: Path, protocol: str
+) -> None:
+    """There are few: nothing is accepted, received, sent or closed by a call."""
+    options = {**options_of(*RING), "protocol": protocol}
+    counted, recorded = counts_of(strace, tmp_path, options, [] if protocol == "hello" else [OLD])
+    assert counted == expected(recorded, "io_uring_enter")
+    assert set(counted) == {"io_uring_enter", "getsockopt", "close", "shutdown"}
+    assert counted["close"] == 5  # the listener, the wakeup, and the ring with its two queues
+    assert recorded["handle"] >= 50
+
+
+def counts_of(
+    strace: str, tmp_path: Path, options: Mapping[str, object], only: list[bytes] | None = None
+) -> tuple[Counter[str], dict[str, int]]:
+    """Serve a load; return what strace counted, and what was recorded."""
     table = tmp_path / "table"
     count = [strace, "-f", "-c", "-o", str(table), "-e", f"trace={','.join(TRACED)}"]
-    with program(sys.executable, "-c", LOOP, options) as traced:
+    with program(sys.executable, "-c", LOOP, json.dumps(options)) as traced:
         port = int(heard(traced))
         with program(*count, "-p", str(traced.pid), stderr=subprocess.PIPE) as tracer:
             assert tracer.stderr
             assert "attached" in tracer.stderr.readline()
             say(traced, "attached")
-            load(("127.0.0.1", port))
+            address = ("127.0.0.1", port)
+            for request in only or []:
+                for _ in range(60):
+                    assert ask(address, request).endswith(b"Hello, world!")
+            if not only:
+                load(address)
             say(traced, "stop")
             assert heard(traced) == "ended None"
             tracer.send_signal(signal.SIGINT)  # makes it detach and print
             tracer.communicate()
         say(traced, "detached")
         recorded = json.loads(heard(traced))
-    assert summary(table.read_text()) == expected(recorded)
-    assert recorded["accept"] >= 58
+    return summary(table.read_text()), recorded
 
 
 @pytest.mark.parametrize("process", [False, True], ids=["thread", "process"])
@@ -223,6 +251,6 @@ def of_the_loop(log: str) -> Counter[str]:
     ]
     first = next(i for i, (_, name) in enumerate(calls) if name == "epoll_ctl")
     loop = calls[first][0]
-    counts = Counter(name for _, name in calls if name != "close")
+    counts = Counter(name for _, name in calls if name not in ("close", "getsockopt"))
     counts["close"] = calls[first:].count((loop, "close"))
     return counts

@@ -4,8 +4,10 @@ from typing import Any
 
 import pytest
 
+from tests.server.helpers import options_of
+
 
 @pytest.fixture
 def way(poller: str, trigger: str, lifecycle: str) -> dict[str, Any]:
     """The parameters of ``EVERY_WAY`` as keyword arguments of start_server()."""
-    return {"poller": poller, "trigger": trigger, "lifecycle": lifecycle, "capacity": 50_000}
+    return options_of(poller, trigger, lifecycle)

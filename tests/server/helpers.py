@@ -14,9 +14,13 @@ from typing import Any
 import pytest
 from hypothesis import strategies as st
 
-from epolllab import Session
+from epolllab import Server, Session
+from epolllab.events import EPOLLOUT
+from epolllab.kernel import NotPossible
 from epolllab.kernel.pollers import POLLERS
+from epolllab.kernel.uring import require_uring
 from epolllab.server.options import LIFECYCLES, TRIGGERS, ServerOptions
+from tests.conftest import missing
 
 PLACES = pytest.mark.parametrize(
     "process",
@@ -38,10 +42,32 @@ def is_valid(poller: Any, trigger: Any, lifecycle: Any) -> bool:
 
 
 WAYS = [way for way in product(POLLERS, TRIGGERS, LIFECYCLES) if is_valid(*way)]
-EVERY_WAY = pytest.mark.parametrize(
-    ("poller", "trigger", "lifecycle"), WAYS, ids=["-".join(way) for way in WAYS]
-)
-"""Run a test with each of the eleven valid combinations."""
+RING = ("io_uring", "", "")
+
+
+def every(ways: Iterable[tuple[str, str, str]]) -> pytest.MarkDecorator:
+    """Run a test with each of these pollers, triggers and life cycles."""
+    ways = list(ways)
+    names = ["-".join(filter(None, way)) for way in ways]
+    return pytest.mark.parametrize(("poller", "trigger", "lifecycle"), ways, ids=names)
+
+
+EVERY_WAY = every([*WAYS, RING])
+"""Run a test with each of the eleven valid combinations, and with io_uring."""
+EVERY_READINESS = every(WAYS)
+"""Without io_uring."""
+
+
+def options_of(poller: str, trigger: str, lifecycle: str) -> dict[str, Any]:
+    """Options of start_server(); a test of io_uring is skipped where it is not possible."""
+    if poller != "io_uring":
+        return {"poller": poller, "trigger": trigger, "lifecycle": lifecycle, "capacity": 50_000}
+    try:
+        require_uring()
+    except NotPossible as error:
+        missing(str(error))
+    return {"poller": poller, "capacity": 50_000}
+
 
 OLD = b"GET / HTTP/1.0\r\n\r\n"
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -56,6 +82,13 @@ DATE = rb"Date: (Mon|Tue|Wed|Thu|Fri|Sat|Sun), \d\d \w{3} \d{4} \d\d:\d\d:\d\d G
 
 CUT_PLACES = st.lists(st.integers(0, 1 << 16), max_size=8)
 """Where to cut, for :func:`cut_at`."""
+
+
+def has_blocked_send(server: Server) -> bool:
+    """Whether a response did not fit; a ring has an operation pending for it instead."""
+    if server.options.poller == "io_uring":
+        return bool((server.interest()["own_mask"].fillna(0) & EPOLLOUT).any())
+    return "send EAGAIN" in server.recording().errors()
 
 
 def bytewise(data: bytes) -> list[bytes]:

@@ -9,7 +9,7 @@ import pytest
 import epolllab
 from epolllab import kernel
 from epolllab.server import Hello
-from tests.server.helpers import EVERY_WAY, PLACES, Program, program
+from tests.server.helpers import EVERY_READINESS, PLACES, Program, program
 from tests.wire import GET, ask, connect, until
 
 
@@ -40,7 +40,7 @@ SIX_LEFT = """
 """
 
 
-@EVERY_WAY
+@EVERY_READINESS
 def test_no_descriptor_left(way: dict[str, Any]) -> None:
     """Six connections are served, nothing spins, and a free descriptor is used at once."""
     with program(SIX_LEFT.replace("{options}", repr(way))) as limited:

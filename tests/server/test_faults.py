@@ -4,9 +4,10 @@ import errno
 import os
 import signal
 import socket
+import sys
 from contextlib import suppress
 from itertools import count
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -15,7 +16,7 @@ from epolllab.events import EPOLLIN
 from epolllab.server import Hello, loop
 from epolllab.server.hosts import ThreadHost
 from epolllab.server.loop import Loop
-from tests.server.helpers import EVERY_WAY, OLD, PLACES
+from tests.server.helpers import EVERY_READINESS, OLD, PLACES
 from tests.wire import GET, ask, connect, is_refused, until
 
 NONSENSE: dict[str, Any] = {
@@ -37,8 +38,16 @@ class Faulty(epolllab.Session):
         if word == "interim":
             self.interim: Any = "text"
             return []
+        if word == "exit":
+            sys.exit("of the protocol")
+        if word == "fault":
+            self.closing, self.fault = True, cast("str", 7)
+            return []
         if word == "unhandled":
             self.unhandled = data
+        if word == "unhandled number":
+            self.unhandled = cast("bytes", 7)
+            return []
         return NONSENSE.get(word, [data])
 
     def on_close(self) -> None:
@@ -54,7 +63,7 @@ def test_a_protocol_that_fails(lifecycle: Any, process: bool) -> None:
         epolllab.start_server(protocol=Faulty, lifecycle=lifecycle, process=process) as server,
         connect(server.address) as healthy,
     ):
-        words = ["raise", "interim", "unhandled", *NONSENSE]
+        words = ["raise", "exit", "fault", "interim", "unhandled", "unhandled number", *NONSENSE]
         for n_before, word in enumerate(words):
             healthy.sendall(b"before")
             assert healthy.recv(100) == b"before"
@@ -91,6 +100,18 @@ def test_a_protocol_that_cannot_begin(process: bool) -> None:
         assert server.settle().is_running
 
 
+def test_a_protocol_that_returns_no_session_later() -> None:
+    """The third connection is closed; the error says what the protocol must return."""
+    made = iter([epolllab.server.Echo(), epolllab.server.Echo(), None])
+    protocol = cast("Any", lambda: next(made, epolllab.server.Echo()))
+    with epolllab.start_server(protocol=protocol) as server:
+        for _ in range(4):
+            assert ask(server.address, b"", half_close=True) == b""
+        assert server.settle().stats()["faults"] == 1
+        assert server.last_fault
+        assert "TypeError: protocol()" in server.last_fault
+
+
 # ---- failing calls that do not end the loop ---------------------------------------------
 
 
@@ -119,7 +140,7 @@ ACCEPT_ERRORS = (
 )  # fmt: skip
 
 
-@EVERY_WAY
+@EVERY_READINESS
 def test_accept_fails(way: dict[str, Any]) -> None:
     """With errors of the network, a firewall or a lack of memory: the next peer is served."""
     with epolllab.start_server(protocol="http", **way) as server:
@@ -186,7 +207,7 @@ def test_a_new_socket_cannot_be_set_up(socket_type: Any, monkeypatch: pytest.Mon
         assert (stats["accepted"], stats["closed"]) == (2, 2)
 
 
-@EVERY_WAY
+@EVERY_READINESS
 @pytest.mark.parametrize("error", [errno.ENOMEM, errno.EINTR])
 def test_a_wait_fails(way: dict[str, Any], error: int) -> None:
     with epolllab.start_server(protocol="http", **way) as server:
@@ -197,7 +218,7 @@ def test_a_wait_fails(way: dict[str, Any], error: int) -> None:
         assert server.settle().stats()["errors"] == 2
 
 
-@EVERY_WAY
+@EVERY_READINESS
 def test_a_connection_cannot_be_registered(way: dict[str, Any]) -> None:
     """As with fs.epoll.max_user_watches: the peer is disconnected, and the next is served."""
     with epolllab.start_server(protocol="http", **way) as server:

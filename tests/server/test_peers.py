@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 import epolllab
 from epolllab import kernel
 from epolllab.events import Op
+from epolllab.frames.completions import as_calls
 from epolllab.server import Hello
-from tests.server.helpers import EVERY_WAY, OLD, PLACES
+from tests.server.helpers import EVERY_WAY, OLD, PLACES, has_blocked_send
 from tests.wire import GET, Address, ask, connect, read_to_end, reset, until
 
 LARGE = 1_000_000
@@ -75,7 +76,7 @@ def test_one_byte_at_a_time(protocol: Any, way: dict[str, Any]) -> None:
 
 def bytes_read(server: epolllab.Server) -> int:
     """What the loop has read from all its peers so far."""
-    rows = server.recording().array()
+    rows = as_calls(server.recording().array())
     return int(rows["result"][(rows["op"] == Op.RECV) & (rows["result"] > 0)].sum())
 
 
@@ -184,7 +185,7 @@ class Setup:
 
     def until_would_block(self) -> None:
         """Wait until a response did not fit."""
-        until(lambda: "send EAGAIN" in self.server.recording().errors())
+        until(lambda: has_blocked_send(self.server))
 
 
 @pytest.fixture

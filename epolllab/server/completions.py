@@ -1,0 +1,691 @@
+"""The completion loop: submit, then handle what has completed (io_uring).
+
+A readiness loop is told that a call is worth making, and makes it. This loop submits its
+calls in advance and reads their results:
+
+- one multishot accept, which completes with each new connection;
+- one multishot recv for each connection, into buffers that all connections share;
+- a send for each response, which has no completion if all of it was sent at once;
+- a cancellation and a close, where the response was the last linked to its send.
+
+One io_uring_enter(2) a turn hands over the submissions of a turn and waits. The common
+completion, a whole request with one response, is handled in :meth:`CompletionLoop._handle`
+without a call of a Python function besides the session's.
+
+A response is sent with MSG_DONTWAIT and MSG_WAITALL: the kernel sends all of it during
+io_uring_enter, or reports an error or the bytes that did fit. What is left is sent by an
+operation that waits for the peer. Two sends of one connection must not be pending together,
+since the second could pass the rest of the first. So a response is sent at once only if
+the completion of the one before, had there been any, would have been read.
+
+While a response waits, bytes that have arrived are kept, and the recv is cancelled, so
+that a peer that never reads cannot make the server's memory grow.
+"""
+
+import errno
+import os
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from epolllab import events
+from epolllab.events import EPOLLIN, EPOLLOUT, FOREVER, Op, key_of
+from epolllab.kernel import uring
+from epolllab.kernel.syscalls import Endpoint, Socket
+from epolllab.kernel.uring import BUFFER_SHIFT, LINK, MORE, SKIP_SUCCESS, Buffers, Uring
+from epolllab.recording.recorder import Recorder
+from epolllab.server.connection import Connection
+from epolllab.server.loop import (
+    CONNECTION_BROKEN,
+    LISTENER_BROKEN,
+    MOST_FAILURES,
+    Loop,
+    _OwnEndpoint,
+)
+from epolllab.server.options import ServerOptions
+from epolllab.server.session import FAULTS
+from epolllab.server.submissions import Completing, RingConnection, Submissions
+
+if TYPE_CHECKING:
+    from epolllab.server.session import Session
+
+__all__ = ["CompletionLoop"]
+
+N_ENTRIES, N_COMPLETIONS = 4_096, 16_384
+"""Sizes of the two queues."""
+
+BUFFER_BYTES = 1 << 23
+MOST_BUFFERS, FEWEST_BUFFERS, MAX_BUFFER = 1_024, 8, 1 << 20
+"""Memory for provided buffers, and the bounds of their number and size."""
+
+MAX_AT_ONCE = 1 << 16
+"""The longest response that is sent at once; the kernel copies a longer one later."""
+
+OUT_BYTES = 1 << 20
+"""Memory for the responses of one turn."""
+
+BATCH = 1_024
+"""Completions handled before the submission queue is looked at."""
+
+AT_ONCE = socket.MSG_DONTWAIT | socket.MSG_WAITALL | socket.MSG_NOSIGNAL
+PATIENTLY = socket.MSG_WAITALL | socket.MSG_NOSIGNAL
+
+# The kind of an operation is that of the call that it replaces; a poll is a "ready".
+READY, ACCEPT, RECV, SEND = map(int, (Op.READY, Op.ACCEPT, Op.RECV, Op.SEND))
+SHUTDOWN, CLOSE, HANDLE = map(int, (Op.SHUTDOWN, Op.CLOSE, Op.HANDLE))
+SUBMIT, COMPLETE, GETSOCKOPT = map(int, (Op.SUBMIT, Op.COMPLETE, Op.GETSOCKOPT))
+
+# user_data and the code of a row have the request in bits 40 to 62. In user_data the
+# descriptor is in bits 8 to 39 and the kind below; in a code, the kind is in bits 8 to 15.
+REQUEST_SHIFT, MAX_REQUEST = 40, (1 << 23) - 1
+# A code has the mask from bit 8 on.
+HAS_MORE, SKIPS, LINKS = events.MORE << 8, events.SKIP_SUCCESS << 8, events.LINK << 8
+SEND_SUBMITTED = SEND << 8 | SUBMIT | SKIPS
+RECV_COMPLETED = RECV << 8 | COMPLETE | HAS_MORE
+
+SO_PEERNAME = 28  # asm-generic/socket.h
+_PORT = slice(2, 4)  # in struct sockaddr_in and sockaddr_in6
+
+
+class _ServerRing(Uring):
+    def forget(self, fd: int) -> None:
+        """Do nothing: a ring keeps no table of descriptors."""
+
+
+class CompletionLoop(Loop):
+    """A server's loop over one ring; parameters and attributes as of :class:`Loop`."""
+
+    poller: Any
+    calls: Any
+    life: Any
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        options: ServerOptions,
+        recorder: Recorder | None = None,
+        clock: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        super().__init__(listener, options, recorder, clock)
+        self._plain_calls, self.calls = self.calls, Submissions(self)
+        self.life = Completing(
+            self, self.calls, drain=False, recv_size=self.buffers.size, cork=False, edge=False,
+            has_hup=True,
+        )  # fmt: skip
+        self._receiving: dict[int, RingConnection] = {}
+        self._pending: dict[int, Any] = {}
+        """Other operations that complete in any case, with the connection."""
+        self._fresh: dict[int, tuple[RingConnection, bytes]] = {}
+        self._submitted: dict[int, tuple[RingConnection, bytes]] = {}
+        """Sends of this turn, and earlier ones whose completion may not have been read."""
+        self._waiting: list[RingConnection] = []
+        self._turn = 0
+        self._read_up_to = -1
+        """Completions of sends of the turns up to this one have been read, if there are any."""
+        self._in_batch = False
+        self._request = 0
+        self._accepting = 0
+        self._now = 0
+        self._stage = recorder.stage if recorder else None
+        self._read_clock = recorder.clock if recorder else clock
+        self._max_events = min(options.max_events, BATCH)
+
+    def _make_poller(self, wakeup: int) -> Any:
+        """Make the ring, its buffers, and the memory that responses are sent from."""
+        self.ring = ring = _ServerRing(N_ENTRIES, N_COMPLETIONS, started=False)
+        try:
+            size = min(self.options.recv_size, MAX_BUFFER)
+            count = max(FEWEST_BUFFERS, min(MOST_BUFFERS, BUFFER_BYTES // size))
+            self.buffers = Buffers(ring, 1 << count.bit_length() - 1, size)
+            self._out = ring.memory(OUT_BYTES)
+            self._out_address = uring.address_of(self._out)
+            self._out_at = 0
+        except BaseException:
+            ring.close()
+            raise
+        return ring
+
+    # ---- turns --------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Submit and handle until stopped; then close everything that the loop owns."""
+        ring = self.ring
+        try:
+            ring.start()
+            self._push(uring.POLL_ADD, READY, self._wakeup, op_flags=EPOLLIN)
+            self.accept()
+            while not self._stopping:
+                is_free = not (self._waiting or ring.n_ready or ring.has_overflown)
+                self._enter(1, self.timeout()) if is_free else self._enter(0)
+                self._take_turn()
+        except BaseException as error:
+            self.error = error
+        finally:
+            self._close_all()
+
+    def _enter(self, wait: int, timeout: float | None = None) -> None:
+        """Make one io_uring_enter, with its row; errors that may pass are counted."""
+        ring, recorder = self.ring, self.recorder
+        if not (self._in_batch or ring.n_ready or ring.has_overflown):
+            self._read_up_to = self._turn
+            self._submitted, self._fresh = self._fresh, self._submitted
+            self._fresh.clear()
+        else:
+            self._submitted.update(self._fresh)
+            self._fresh = {}
+        self._turn += 1
+        start = 0
+        if recorder:
+            recorder.settle()
+            start = recorder.clock()
+        result, failure = 0, None
+        try:
+            result = ring.enter(wait, timeout)
+        except OSError as error:
+            result, failure = -(error.errno or 0), error
+        if recorder:
+            asked = FOREVER if timeout is None else min(int(timeout * 1e6), FOREVER - 1)
+            end, timeout_us = recorder.clock(), asked if wait else 0
+            recorder.stage_wait(ring.fileno(), start, end, result, timeout_us)
+        self.wakeups += 1
+        if failure is not None:
+            if failure.errno != errno.EBUSY:  # completions must be read first, which comes next
+                self._wait_failed(failure)
+        elif not ring.n_unsubmitted:
+            self._out_at = 0
+
+    def _take_turn(self) -> None:
+        """Handle every completion that is there, then what is due."""
+        ring = self.ring
+        timed = self._requests or self._lingering or self._idle_ns or self._retry_ns is not None
+        now = self.clock() if timed else 0
+        while ring.n_ready:
+            self._now = self._read_clock() if self.recorder else now
+            self._in_batch = True
+            self._handle(ring.take(self._max_events))
+            self._in_batch = False
+        if timed:
+            self.timers.expire(now)
+            if self._retry_ns is not None and now >= self._retry_ns:
+                self._resume()
+        if self._waiting:
+            self._send_waiting()
+
+    def _handle(self, completions: Iterable[tuple[int, int, int]]) -> None:
+        """Handle completions; the common one here, and every other by :meth:`_completed`."""
+        ring, buffers, life = self.ring, self.buffers, self.life
+        sqes, pack, sq_mask = ring.sqes, uring.SQE.pack_into, ring.sq_mask
+        most = ring.tail - ring.n_unsubmitted + ring.n_sqes
+        memory, size, at, address = buffers.memory, buffers.size, buffers.at, buffers.address
+        pack_entry, b_mask = uring.BUFFER_ENTRY.pack_into, buffers.count - 1
+        receiving, fresh, out_memory = self._receiving.get, self._fresh, self._out
+        stage, clock, turn = self._stage, self._read_clock, self._turn
+        read_up_to, idle, skips = self._read_up_to, self._idle_ns, SKIP_SUCCESS
+        n_events = n_requests = 0
+        for user_data, result, flags in completions:
+            n_events += 1
+            connection = receiving(user_data)
+            if (
+                connection is None
+                or result <= 0
+                or not flags & MORE
+                or connection.out
+                or connection.ending
+            ):
+                self._completed(user_data, result, flags)
+                fresh, turn, read_up_to = self._fresh, self._turn, self._read_up_to
+                continue
+            number = flags >> BUFFER_SHIFT
+            place = number * size
+            data = memory[at + place : at + place + result]
+            pack_entry(memory, (buffers.tail & b_mask) * 16, address + place, size, number)
+            buffers.tail += 1
+            if idle:
+                connection.active_ns = self.clock()
+            session = connection.session
+            try:
+                responses = session.receive(data)
+            except FAULTS as error:
+                if stage:
+                    self._note_completion(user_data, result, flags, connection.key)
+                self.session_failed(connection, error)
+                continue
+            if (
+                responses.__class__ is list
+                and len(responses) == 1
+                and (out := responses[0]).__class__ is bytes
+                and 0 < len(out) <= MAX_AT_ONCE
+                and connection.sent_in <= read_up_to
+                and (start := self._out_at) + len(out) <= OUT_BYTES
+                and ring.tail < most
+                and not session.closing
+                and not session.in_request
+                and not session.unhandled
+                and not connection.in_request
+            ):
+                n_out = len(out)
+                self._out_at = stop = start + n_out
+                out_memory[start:stop] = out
+                self._request = request = self._request % MAX_REQUEST + 1
+                fd, tail = connection.fd, ring.tail
+                send_data = request << REQUEST_SHIFT | fd << 8 | SEND
+                pack(
+                    sqes, (tail & sq_mask) * 64, uring.SEND, skips, 0, fd, 0,
+                    self._out_address + start, n_out, AT_ONCE, send_data, 0, 0, 0, 0, 0,
+                )  # fmt: skip
+                ring.tail = tail + 1
+                fresh[send_data] = connection, out
+                connection.sent_in = turn
+                n_requests += 1
+                if stage:
+                    read, key = self._now, connection.key
+                    self._now = now = clock()
+                    stage((
+                        read, read, key, result, user_data >> 40 << 40 | RECV_COMPLETED,
+                        read, now, key, n_out, HANDLE,
+                        now, now, key, n_out, request << REQUEST_SHIFT | SEND_SUBMITTED,
+                    ))  # fmt: skip
+                continue
+            if stage:
+                self._note_completion(user_data, result, flags, connection.key)
+            buffers.publish()
+            life.responded(connection, result, responses)
+            # The queue may have been handed over.
+            fresh, turn, read_up_to = self._fresh, self._turn, self._read_up_to
+        buffers.publish()
+        self.events += n_events
+        life.requests += n_requests
+
+    # ---- completions that are not common -----------------------------------------------
+
+    def _completed(self, user_data: int, result: int, flags: int) -> None:
+        """Handle any completion."""
+        kind, fd = user_data & 0xFF, user_data >> 8 & 0xFFFF_FFFF
+        if kind == RECV:
+            connection = self._receiving.get(user_data)
+            self._note_completion(user_data, result, flags, connection.key if connection else fd)
+            data = self.buffers.take(flags, result) if flags & uring.BUFFER else b""
+            if connection is not None:
+                self._received(connection, user_data, result, flags, data)
+        elif kind == ACCEPT:
+            self._accepted(user_data, result, flags)
+        elif kind == SEND:
+            self._sent(user_data, result, flags)
+        elif kind == CLOSE:
+            connection = self._pending.pop(user_data, None)
+            self._note_completion(user_data, result, flags, connection.key if connection else fd)
+            if result < 0:
+                self._note_error("close", OSError(-result, os.strerror(-result)))
+            if connection is not None:
+                self._forget(connection)
+        elif kind:  # the wakeup, or a shutdown that failed; not a cancellation
+            self._note_completion(user_data, result, flags, fd)
+
+    def _received(
+        self, connection: RingConnection, user_data: int, result: int, flags: int, data: bytes
+    ) -> None:
+        """Handle the completion of a recv, and submit it again where it has ended."""
+        if not flags & MORE:
+            del self._receiving[user_data]
+            connection.receiving, connection.cancelling = 0, False
+        if connection.fd < 0 or connection.linked:
+            return
+        is_over = result in (-errno.ECANCELED, -errno.ENOBUFS)
+        if self._idle_ns and not is_over:
+            connection.active_ns = self.clock()
+        if is_over:
+            pass
+        elif result < 0:
+            self.lost += 1
+            self.close(connection)
+        elif connection.ending:
+            self._ignore(connection, data)
+        elif connection.out:
+            self._keep(connection, data)
+        elif data:
+            self.life.feed(connection, data)
+        else:
+            self.close(connection)
+        is_reading = not connection.out and (data or is_over)
+        if connection.fd >= 0 and is_reading and not connection.linked:
+            self.receive(connection)
+
+    def _ignore(self, connection: RingConnection, data: bytes) -> None:
+        """Read on after the last response, until the peer closes."""
+        if data:
+            self.timers.ignored(connection, len(data))
+        else:
+            self.close(connection)
+
+    def _keep(self, connection: RingConnection, data: bytes) -> None:
+        """Keep what arrives while a response waits, and receive no more."""
+        if connection.backlog is None:
+            connection.backlog = deque()
+        connection.backlog.append(data)
+        if connection.receiving and not connection.cancelling:
+            connection.cancelling = True
+            self._cancel(connection.fd, connection.receiving)
+
+    def _accepted(self, user_data: int, result: int, flags: int) -> None:
+        """Add an accepted connection; submit the accept again if it has ended."""
+        listener, stage = self._listener, self._stage
+        if not flags & MORE:
+            self._accepting = 0
+        if stage:
+            conn = self.accepted + 1 if result >= 0 else 0
+            port, call = self._peer_port(result) if result >= 0 else (0, ())
+            code = user_data >> 40 << 40 | port << 8 + events.PORT_SHIFT | ACCEPT << 8 | COMPLETE
+            code |= HAS_MORE if flags & MORE else 0
+            stage((self._now, self._now, key_of(conn, listener.fd), result, code, *call))
+        if result >= 0:
+            self._add_connection(result)
+        elif result != -errno.ECANCELED:
+            self._accept_failed(OSError(-result, os.strerror(-result)))
+        if not self._accepting and self._paused is None:
+            self.accept()
+
+    def _accept_failed(self, error: OSError) -> None:
+        if error.errno in LISTENER_BROKEN:
+            raise error
+        self._note_error("accept", error)
+        if error.errno not in CONNECTION_BROKEN:
+            self._pause(errno.errorcode.get(error.errno or 0, "error"))
+
+    def _resume(self) -> None:
+        """Accept again."""
+        self._paused = self._retry_ns = None
+        self.accept()
+
+    def _peer_port(self, fd: int) -> tuple[int, tuple[int, ...]]:
+        """The port that a connection comes from, and the row of the call that asks for it.
+
+        A multishot accept returns no address.
+        """
+        sock = Socket(self._family, self._sock_type, 0, fd)
+        start, result, port = self._read_clock(), 0, 0
+        try:
+            name = sock.getsockopt(socket.SOL_SOCKET, SO_PEERNAME, _PORT.stop)
+            port = int.from_bytes(name[_PORT], "big")
+        except OSError as error:  # the peer has left
+            result = -(error.errno or 0)
+        finally:
+            sock.detach()
+        return port, (start, self._read_clock(), key_of(self.accepted + 1, fd), result, GETSOCKOPT)
+
+    def _add_connection(self, fd: int) -> None:
+        """Make the session of an accepted connection, and receive."""
+        self.accepted += 1
+        key = self.accepted << 32 | fd
+        try:
+            session: Session = self._new_session()
+        except FAULTS as error:
+            self._push(uring.CLOSE, CLOSE, _Numbered(fd, key), flags=SKIP_SUCCESS)
+            self.closed += 1
+            self._note_exception(error)
+            return
+        connection = RingConnection(None, fd, key, session, _never, EPOLLIN)
+        self._endpoints[fd] = connection
+        self.receive(connection)
+
+    def _sent(self, user_data: int, result: int, flags: int) -> None:
+        """Handle a send that has completed: one that waited, or one that failed at once."""
+        connection = self._pending.pop(user_data, None)
+        if connection is None:
+            connection, out = self._submitted.pop(user_data, (None, b""))
+        else:
+            out, connection.in_flight, connection.sending = connection.in_flight, b"", 0
+        self._note_completion(user_data, result, flags, connection.key if connection else 0)
+        if connection is None or connection.fd < 0:
+            return
+        if connection.linked:  # its close was cancelled with it, without a completion
+            connection.linked = connection.ending = False
+        elif connection.ending and connection.session.linger:
+            connection.ending = False  # so was its shutdown
+        if result < 0 and result != -errno.EAGAIN:
+            self.lost += 1
+            self.close(connection)
+        elif len(out) > max(result, 0):
+            rest = out[max(result, 0) :]
+            # A response that was to follow waits already.
+            connection.out = b"".join((rest, connection.out)) if connection.out else rest
+            self._waiting.append(connection)
+        else:
+            connection.out = b""
+            self.life.sent_late(connection)
+
+    # ---- submissions --------------------------------------------------------------------
+
+    def _push(
+        self,
+        opcode: int,
+        kind: int,
+        endpoint: Any,
+        *,
+        result: int = 0,
+        links: bool = False,
+        **entry: int,
+    ) -> int:
+        """Write a submission with its row; return its user_data."""
+        self._make_room(1)
+        self._request = request = self._request % MAX_REQUEST + 1
+        fd: int = endpoint.fd
+        user_data = request << REQUEST_SHIFT | fd << 8 | kind
+        flags = entry.get("flags", 0)
+        self.ring.push(opcode, fd, user_data=user_data, **entry)
+        if self._stage:
+            self._now = now = self._read_clock()
+            code = request << REQUEST_SHIFT | kind << 8 | SUBMIT
+            code |= (SKIPS if flags & SKIP_SUCCESS else 0) | (LINKS if flags & LINK else 0)
+            self._stage((now, now, endpoint.key, result, code))
+        return user_data
+
+    def _make_room(self, n: int) -> None:
+        """Hand the queue over if it has no room for `n` submissions, which may be linked."""
+        for _ in range(MOST_FAILURES):
+            if self.ring.n_sqes - self.ring.n_unsubmitted >= n:
+                return
+            self.buffers.publish()
+            self._enter(0)
+        raise OSError(errno.EBUSY, "the kernel takes no submissions")
+
+    def accept(self) -> None:
+        """Accept: again and again, or one connection where their number is limited."""
+        limit = self.options.max_connections
+        if self._accepting:
+            return
+        if limit is not None and self.open_connections >= limit:
+            self._pause("max_connections")
+            return
+        many = uring.ACCEPT_MULTISHOT if limit is None else 0
+        self._accepting = self._push(
+            uring.ACCEPT, ACCEPT, self._listener, ioprio=many, op_flags=socket.SOCK_CLOEXEC
+        )
+
+    def receive(self, connection: RingConnection) -> None:
+        """Receive until further notice, unless it does already."""
+        if connection.receiving == 0 and not connection.linked:
+            connection.receiving = user_data = self._push(
+                uring.RECV, RECV, connection, flags=uring.BUFFER_SELECT,
+                ioprio=uring.RECV_MULTISHOT, group=self.buffers.group,
+            )  # fmt: skip
+            self._receiving[user_data] = connection
+            if connection.sent_in == self._turn:
+                # What this recv finds may complete before a send of the same turn.
+                connection.sent_in += 1
+
+    def can_send(self, connection: RingConnection, out: bytes | memoryview) -> bool:
+        """Whether a response can be sent at once."""
+        if connection.out or connection.sent_in > self._read_up_to or len(out) > MAX_AT_ONCE:
+            return False
+        if self._out_at + len(out) > OUT_BYTES:
+            self._enter(0)
+        return self._out_at + len(out) <= OUT_BYTES and connection.sent_in <= self._read_up_to
+
+    def send_at_once(self, connection: RingConnection, out: bytes, flags: int = 0) -> None:
+        """Send all of a response during the next io_uring_enter, or learn that it fell short."""
+        self._make_room(3)  # a linked pair must be handed over together
+        start, self._out_at = self._out_at, self._out_at + len(out)
+        self._out[start : self._out_at] = out
+        user_data = self._push(
+            uring.SEND, SEND, connection, result=len(out), address=self._out_address + start,
+            length=len(out), flags=SKIP_SUCCESS | flags, op_flags=AT_ONCE,
+        )  # fmt: skip
+        self._fresh[user_data] = connection, out
+        connection.sent_in = self._turn
+
+    def send_later(self, connection: RingConnection, out: bytes) -> None:
+        """Send a response when the one before is known to be sent, however long it takes."""
+        connection.out = b"".join((connection.out, out)) if connection.out else out
+        self._waiting.append(connection)
+
+    def _send_waiting(self) -> None:
+        """Submit sends that wait for the peer, where no other send may be pending."""
+        waiting, self._waiting = self._waiting, []
+        for connection in waiting:
+            if connection.fd < 0 or connection.sending or not connection.out:
+                continue
+            if connection.sent_in > self._read_up_to:
+                self._waiting.append(connection)
+                continue
+            connection.in_flight = data = bytes(connection.out)
+            connection.sending = user_data = self._push(
+                uring.SEND, SEND, connection, result=len(data), length=len(data),
+                address=uring.address_of_bytes(data), op_flags=PATIENTLY,
+            )  # fmt: skip
+            self._pending[user_data] = connection
+
+    def send_and_close(self, connection: RingConnection, out: bytes) -> None:
+        """Send the last response, and close if all of it was sent."""
+        self._make_room(4)
+        if connection.receiving:
+            self._cancel(connection.fd, connection.receiving)
+        self.send_at_once(connection, out, LINK)
+        self._pending[self._push(uring.CLOSE, CLOSE, connection)] = connection
+        connection.ending = connection.linked = True
+
+    def shut_down(self, endpoint: Endpoint, how: int) -> None:
+        """Shut down one or both directions."""
+        self._push(uring.SHUTDOWN, SHUTDOWN, endpoint, length=how, flags=SKIP_SUCCESS)
+
+    def _cancel(self, fd: int, user_data: int) -> None:
+        """Cancel an operation; that it has completed meanwhile does not matter."""
+        self._make_room(1)
+        self.ring.push_cancel(user_data, cancel_data=fd << 8, flags=SKIP_SUCCESS)
+
+    def close(self, connection: Any, registered: bool = True) -> None:
+        """Close a connection and cancel what is pending for it; again, it does nothing."""
+        one: RingConnection = connection
+        if self._endpoints.get(one.fd) is not one or one.linked:
+            return
+        for user_data in (one.receiving, one.sending):
+            if user_data:
+                self._cancel(one.fd, user_data)
+        self._push(uring.CLOSE, CLOSE, one, flags=SKIP_SUCCESS)
+        self._forget(one)
+
+    def _forget(self, connection: RingConnection) -> None:
+        """Remove a connection whose close is submitted or has completed."""
+        if self._endpoints.get(connection.fd) is not connection:
+            return
+        del self._endpoints[connection.fd]
+        connection.fd, connection.backlog = -1, None
+        try:
+            connection.session.on_close()
+        except FAULTS as error:
+            self._note_exception(error)
+        self.closed += 1
+        if self._lingering or self._requests:
+            self.timers.forget(connection)
+        if self._paused:
+            self._resume()
+
+    # ---- the record ---------------------------------------------------------------------
+
+    def note_response(self, endpoint: Endpoint, size: int) -> None:
+        """Stage a handle row, which begins where the row before ends."""
+        if self._stage:
+            start, self._now = self._now, self._read_clock()
+            self._stage((start, self._now, endpoint.key, size, HANDLE))
+
+    def _note_completion(self, user_data: int, result: int, flags: int, key: int) -> None:
+        if self._stage:
+            code = user_data >> 40 << 40 | (user_data & 0xFF) << 8 | COMPLETE
+            code |= HAS_MORE if flags & MORE else 0
+            self._stage((self._now, self._now, key, result, code))
+
+    # ---- readings and the end -----------------------------------------------------------
+
+    @property
+    def epoll_fd(self) -> int:
+        """A ring has no interest list."""
+        return -1
+
+    def _connections(self) -> list[Any]:
+        return super()._connections()
+
+    def interest(self) -> dict[int, int]:
+        """Descriptor to what is pending for it: IN for accept, recv and poll, OUT for send."""
+        table = {
+            one.fd: (EPOLLIN if one.receiving else 0) | (EPOLLOUT if one.sending else 0)
+            for one in self._connections()
+        }
+        table[self._listener.fd] = EPOLLIN if self._accepting else 0
+        table[self._wakeup.fd] = EPOLLIN
+        return table
+
+    def _close_all(self) -> None:
+        """Submit what is left, cancel what is pending, and close everything."""
+        if not self._ended:
+            fds = self._finish_ring()
+            for connection in self._connections():
+                connection.sock = Socket(self._family, self._sock_type, 0, connection.fd)
+            self.calls = self._plain_calls
+            for fd in fds:
+                self.calls.close(_Numbered(fd, fd))
+            for queue in self.ring.release():
+                self.calls.close(_OwnEndpoint(queue, self.ring.fileno()))
+        super()._close_all()
+
+    def _finish_ring(self) -> list[int]:
+        """End all operations; return descriptors that no connection owns."""
+        ring = self.ring
+        self._submit_rest()
+        ring.cancel_all()
+        self._submit_rest()
+        fds = [fd for opcode, fd in ring.unsubmitted() if opcode == uring.CLOSE]
+        while ring.n_ready:
+            for user_data, result, _ in ring.take():
+                kind = user_data & 0xFF
+                if kind == ACCEPT and result >= 0:
+                    fds.append(result)
+                elif kind == CLOSE and result == 0 and user_data in self._pending:
+                    self._forget(self._pending.pop(user_data))
+            if ring.has_overflown:
+                self._submit_rest()
+        return fds
+
+    def _submit_rest(self) -> None:
+        with suppress(OSError):  # the ring may be what has failed
+            self._enter(0)
+
+    def _close_in_child(self) -> None:
+        for connection in self._connections():
+            connection.sock = Socket(self._family, self._sock_type, 0, connection.fd)
+        super()._close_in_child()
+
+
+class _Numbered:
+    """An endpoint that is only a number."""
+
+    def __init__(self, fd: int, key: int) -> None:
+        self.fd, self.key, self.sock = fd, key, self
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+
+def _never(connection: Connection, mask: int) -> None:
+    """No connection of a ring is reported as ready."""
