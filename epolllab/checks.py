@@ -118,7 +118,9 @@ def check_number(
 ) -> float:
     """Return `value` as a finite float within the bounds; `above` excludes its own value."""
     what = f"a number of {unit}" if unit else "a number"
-    if not isinstance(value, Real) or _is_bool(value):
+    # A timedelta64 counts as an integer to NumPy, whatever its unit.
+    is_time = getattr(getattr(value, "dtype", None), "kind", None) == "m"
+    if not isinstance(value, Real) or _is_bool(value) or is_time:
         raise TypeError(f"{name} must be {what}, not {shown(value)}")
     try:
         number = float(value)
@@ -142,7 +144,11 @@ def _check_range(
     if not too_low and (most is None or number <= most):
         return
     given = [("at least", least), ("above", above), ("at most", most)]
-    bounds = [f"{word} {bound:,.15g}" for word, bound in given if bound is not None]
+    bounds = [
+        f"{word} {bound:,}" if isinstance(bound, int) else f"{word} {bound:,.15g}"
+        for word, bound in given
+        if bound is not None
+    ]
     suffix = f" {unit}" if unit else ""
     raise ValueError(f"{name} must be {' and '.join(bounds)}{suffix}, not {shown(number)}")
 
@@ -182,8 +188,15 @@ def check_path(name: str, value: Any) -> Path:
     path = os.fspath(value) if isinstance(value, os.PathLike) else value
     if not isinstance(path, str):
         raise TypeError(f"{name} must be a path (a string or a pathlib.Path), not {shown(value)}")
-    if not path or "\0" in path:
-        raise ValueError(f"{name} must be a path without null characters, not {shown(value)}")
+    try:
+        is_valid = bool(path) and b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        is_valid = False
+    if not is_valid:
+        raise ValueError(
+            f"{name} must be a path that is not empty, without null characters, and that the "
+            f"file system's encoding has, not {shown(value)}"
+        )
     return Path(path)
 
 

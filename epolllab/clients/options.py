@@ -17,6 +17,7 @@ from epolllab.checks import (
     check_int,
     check_number,
     check_text,
+    shown,
 )
 from epolllab.clients.script import Step
 from epolllab.kernel import addresses
@@ -259,7 +260,7 @@ def resolve_target(target: Any, *, allow_remote: bool = False) -> Target:
 def _invalid_target(target: object) -> ValueError:
     return ValueError(
         'target must be a server\'s handle, "http://127.0.0.1:port/", "host:port" or '
-        f"(host, port), not {target!r}"
+        f"(host, port), not {shown(target)}"
     )
 
 

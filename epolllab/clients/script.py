@@ -42,7 +42,8 @@ class Step(NamedTuple):
 
 
 MOST_TIMES = 10_000
-"""Upper bound of repeat()."""
+MOST_STEPS = 100_000
+"""Upper bounds of repeat()."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -114,12 +115,17 @@ class Script:
 
         A connection that is open at the end is used again, rather than reopened.
         """
-        repeated = self
-        for step in self.steps * (check_int("times", times, 1, MOST_TIMES) - 1):
-            is_closed = _last_change(repeated.steps) in ("close", "reset")
+        times = check_int("times", times, 1, MOST_TIMES)
+        if len(self) * times > MOST_STEPS:
+            raise ValueError(
+                f"times must make at most {MOST_STEPS:,} steps of the {len(self):,}, not {times:,}"
+            )
+        twice = self
+        for step in self.steps if times > 1 else ():
+            is_closed = _last_change(twice.steps) in ("close", "reset")
             if step.name != "connect" or is_closed:
-                repeated = repeated._then(step)
-        return repeated
+                twice = twice._then(step)
+        return Script(self.steps + twice.steps[len(self) :] * (times - 1))
 
     def _then(self, step: Step) -> "Script":
         """Append a step, with a connect before it where one is missing."""

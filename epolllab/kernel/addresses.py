@@ -46,7 +46,8 @@ def resolve(name: str, host: str, port: int, flags: int = 0) -> list[Address]:
 
 
 def _ip(address: tuple[Any, ...]) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    return ipaddress.ip_address(str(address[0]).partition("%")[0])
+    ip = ipaddress.ip_address(str(address[0]).partition("%")[0])
+    return getattr(ip, "ipv4_mapped", None) or ip
 
 
 def is_loopback(address: tuple[Any, ...]) -> bool:

@@ -1,5 +1,6 @@
 """Time limits of connections: of a request, of silence, and of the end after a response."""
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 
@@ -57,8 +58,9 @@ class Timers:
         self._connections = connections
         self.requests: OrderedDict[Connection, int] = OrderedDict()
         self.lingering: dict[Connection, tuple[int, int]] = {}
-        self._request_ns = int((options.request_timeout or 0) * 1e9)
-        self.idle_ns = int((options.idle_timeout or 0) * 1e9)
+        # Up, since 0 means no limit.
+        self._request_ns = math.ceil((options.request_timeout or 0) * 1e9)
+        self.idle_ns = math.ceil((options.idle_timeout or 0) * 1e9)
         self._idle_checked_ns = 0
 
     def request_began(self, connection: Connection) -> None:

@@ -76,6 +76,7 @@ def test_repeat_reuses_an_open_connection() -> None:
     assert [step.name for step in kept.steps] == ["connect", *["send", "expect"] * 3]
     reopened = script().connect().send(b"a").close().repeat(2)
     assert [step.name for step in reopened.steps] == ["connect", "send", "close"] * 2
+    assert len(script().send(b"a").repeat(10_000)) == 10_001
 
 
 @pytest.mark.parametrize(
@@ -91,6 +92,9 @@ def test_repeat_reuses_an_open_connection() -> None:
         (lambda: script().pause(float("nan")), ValueError, "seconds"),
         (lambda: script().send_slowly(b"x", size=0), ValueError, "size"),
         (lambda: script().repeat(0), ValueError, "times"),
+        (lambda: script().send(b"x").repeat(10_000).repeat(10_000), ValueError, "times"),
+        (lambda: script().half_close().repeat(2).send(b"x"), ValueError, "send"),
+        (lambda: script().send(b"x").half_close().repeat(2), ValueError, "send"),
         (lambda: script().send("text"), TypeError, "data"),  # type: ignore[arg-type]
         (lambda: script().expect(1.5), TypeError, "what"),  # type: ignore[arg-type]
         (lambda: script().expect(True), TypeError, "what"),

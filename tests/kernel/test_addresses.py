@@ -36,6 +36,12 @@ def test_an_unknown_name_is_an_os_error():
         addresses.resolve("host", "no.such.host.invalid", 80)
 
 
+@pytest.mark.parametrize("host", ["127.9.9.9", "::1", "::ffff:127.0.0.1", "::ffff:10.0.0.1"])
+def test_loopback(host):
+    """An IPv4 address in the notation of IPv6 counts as that address."""
+    assert addresses.is_loopback((host, 80)) == (host != "::ffff:10.0.0.1")
+
+
 def test_brackets_are_taken_off_to_resolve():
     assert addresses.resolve("host", "[::1]", 80) == [(socket.AF_INET6, ("::1", 80, 0, 0))]
 

@@ -108,6 +108,15 @@ def test_max_connections(process: bool) -> None:
     assert step[of_connections].cumsum().max() == 2
 
 
+def test_the_shortest_timeouts_are_limits_too() -> None:
+    """Less than a nanosecond is not rounded to no limit."""
+    with (
+        epolllab.start_server(protocol="http", idle_timeout=1e-12) as server,
+        connect(server.address) as silent,
+    ):
+        assert read_to_end(silent) == b""
+
+
 @PLACES
 def test_idle_timeout(process: bool) -> None:
     with epolllab.start_server(protocol="http", idle_timeout=0.1, process=process) as server:
