@@ -37,7 +37,7 @@ DEFECTS = (
 _UNTIL_EOF = -1
 _CHUNKED = -2
 
-_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) +([1-9]\d\d)(?: .*)?", re.DOTALL)
+_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) +([1-9]\d\d)(?: [^\0\r]*)?")
 _FIELD = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+)[ \t]*:([^\0\r]*)", re.DOTALL)
 _FOLD = re.compile(rb"\r?\n[ \t]+")
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;.*)?", re.DOTALL)
@@ -128,8 +128,9 @@ class HttpResponseParser:
             data = data[end:].lstrip(b"\r\n")
         if data[:7] != b"HTTP/1."[: len(data)]:
             raise BadResponse("not HTTP/1", data)
-        if b"\n" in data:
-            _parse_status(data.partition(b"\n")[0])
+        line, line_end, _ = data.partition(b"\n")
+        if line_end or b"\r" in line[:-1]:
+            _parse_status(line)
         self._keep(data)
         return False
 

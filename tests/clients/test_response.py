@@ -162,7 +162,8 @@ BAD = {
         b"HTTP/1.1 %b\r\n\r\n" % status
         for status in (
             b"", b"OK", b"0", b"abc", b"20", b"099", b"000", b"99999", b"2000", b"200OK",
-            b"-200", b"+200", b"2_0", b"0x1", b"20.", b"\xb2\xb2\xb2", b"200\tOK",
+            b"-200", b"+200", b"2_0", b"0x1", b"20.", b"\xb2\xb2\xb2", b"200\tOK", b"200 O\rK",
+            b"200 O\0K", b"200 OK\rContent-Length: 0\r\r",
         )
     ],
     "malformed header": [
