@@ -8,7 +8,7 @@ import pandas as pd
 from epolllab.analysis import statistics
 from epolllab.analysis.literature import literature, studies
 from epolllab.analysis.result import Result, frame_of
-from epolllab.analysis.shape import POLLERS, select_api
+from epolllab.analysis.shape import ALL_POLLERS, select_api
 from epolllab.checks import check_choice
 from epolllab.frames.columns import check_frame
 
@@ -181,7 +181,7 @@ def crossover_ratios(
 
 
 def _rank(poller: str) -> int:
-    return POLLERS.index(poller) if poller in POLLERS else len(POLLERS)
+    return ALL_POLLERS.index(poller) if poller in ALL_POLLERS else len(ALL_POLLERS)
 
 
 def nearest_share(n: int, active: int) -> float:

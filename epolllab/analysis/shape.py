@@ -13,11 +13,12 @@ from epolllab.analysis import statistics
 from epolllab.checks import check_choice
 from epolllab.frames.columns import check_frame
 
-__all__ = ["FLAT", "POLLERS", "PROPORTIONAL", "RATIO", "select_api", "shape"]
+__all__ = ["ALL_POLLERS", "FLAT", "POLLERS", "PROPORTIONAL", "RATIO", "select_api", "shape"]
 
 
 POLLERS = ("epoll-level", "epoll-edge", "epoll-oneshot", "poll", "select")
-"""The pollers of a result, in the order of tables and charts."""
+ALL_POLLERS = (*POLLERS, "io_uring")
+"""The pollers of a result, in the order of tables and charts; io_uring if it is asked for."""
 
 VALUES = ("wait_ns", "op_ns")
 APIS = ("raw", "python")

@@ -15,9 +15,14 @@ wait: poll reports a closed one as NVAL, select fails with EBADF.
 *When it reports.* poll and select are level-triggered: a condition is reported at every
 wait while it holds. epoll can also be edge-triggered: it reports that something arrived
 since the last report, whether or not what came before was read.
+
+io_uring's multishot poll is behind the interface too, for comparisons. It keeps its list in
+the kernel and reports like an edge. A server over a ring does not poll: it submits the calls
+themselves, see :mod:`epolllab.server.completions`.
 """
 
 import errno
+import os
 import select
 from collections.abc import Callable
 from functools import partial
@@ -25,7 +30,9 @@ from typing import Literal, Protocol, get_args
 
 from epolllab.checks import check_bool, check_choice, check_int, check_sequence, checked
 from epolllab.events import EPOLLET, EPOLLIN, EPOLLONESHOT, EPOLLOUT, EPOLLPRI, EPOLLRDHUP
+from epolllab.kernel import uring
 from epolllab.kernel.proc import require_linux
+from epolllab.kernel.uring import Uring
 
 __all__ = [
     "POLLERS",
@@ -34,6 +41,7 @@ __all__ = [
     "Poller",
     "PollerName",
     "SelectPoller",
+    "UringPoller",
     "make_poller",
 ]
 
@@ -216,6 +224,105 @@ class SelectPoller(_Table):
         return list(masks.items())
 
 
+BROUGHT = 20
+"""Completions that io_uring_enter brings if more are there but fewer are asked for (6.12)."""
+
+
+class UringPoller(_Table):
+    """io_uring with a multishot poll for each descriptor; for the thread that makes it.
+
+    A completion comes when something has arrived, like an edge. What :meth:`register` and
+    the others change is submitted with the next wait.
+
+    Parameters
+    ----------
+    entries : int
+        Submissions that fit between two system calls; more take further calls.
+    """
+
+    def __init__(self, entries: int = 1_024) -> None:
+        super().__init__()
+        self.ring = Uring(entries, 16 * entries)
+        self._serial = 0
+        self._pending: dict[int, int] = {}
+        """user_data of each descriptor's poll."""
+
+    def fileno(self) -> int:
+        """Return the ring's descriptor."""
+        return self.ring.fileno()
+
+    def close(self) -> None:
+        """Cancel every poll and close the ring."""
+        super().close()
+        self.ring.close()
+
+    def register(self, fd: int, mask: int) -> None:
+        """Submit a multishot poll."""
+        super().register(fd, mask)
+        self._submit(fd)
+
+    def modify(self, fd: int, mask: int) -> None:
+        """Cancel the poll and submit another."""
+        super().modify(fd, mask)
+        self._cancel(fd)
+        self._submit(fd)
+
+    def unregister(self, fd: int) -> None:
+        """Cancel the poll."""
+        super().unregister(fd)
+        self._cancel(fd)
+
+    def forget(self, fd: int) -> None:
+        """Cancel the poll, which holds a reference to the file beyond its close."""
+        if fd in self.interest:
+            self.unregister(fd)
+
+    def _submit(self, fd: int) -> None:
+        self._make_room()
+        self._serial += 1
+        self._pending[fd] = user_data = self._serial << 32 | fd
+        mask = self.interest[fd]
+        self.ring.push(
+            uring.POLL_ADD, fd, user_data=user_data, length=uring.POLL_MULTISHOT, op_flags=mask
+        )
+
+    def _cancel(self, fd: int) -> None:
+        self._make_room()
+        user_data = self._pending.pop(fd, None)
+        if user_data is not None:
+            self.ring.push_cancel(user_data, flags=uring.SKIP_SUCCESS)
+
+    def _make_room(self) -> None:
+        if self.ring.n_unsubmitted == self.ring.n_sqes:
+            self.ring.enter()
+
+    def submit(self) -> None:
+        """Submit what has been registered, without waiting."""
+        self.ring.enter()
+
+    def wait(self, timeout: float | None, max_events: int) -> Ready:
+        """io_uring_enter; the completions of a descriptor are joined into one mask."""
+        if BROUGHT <= self.ring.enter(timeout != 0, timeout or None) < max_events:
+            self.ring.enter(max_events, 0)
+        return list(self.taken(max_events).items())
+
+    def taken(self, max_events: int) -> dict[int, int]:
+        """Take completions; a poll that has ended is submitted again, unless it failed."""
+        masks: dict[int, int] = {}
+        for user_data, result, flags in self.ring.take(max_events):
+            fd = user_data & 0xFFFF_FFFF
+            if self._pending.get(fd) != user_data:
+                continue  # cancelled since, or a cancellation that came too late
+            if result >= 0:
+                masks[fd] = masks.get(fd, 0) | result
+            elif result != -errno.ECANCELED:
+                del self.interest[fd], self._pending[fd]
+                raise OSError(-result, f"descriptor {fd}: {os.strerror(-result)}")
+            if not flags & uring.MORE:
+                self._submit(fd)
+        return masks
+
+
 PollerName = Literal["epoll", "poll", "select"]
 POLLERS: tuple[PollerName, ...] = get_args(PollerName)
 
@@ -225,7 +332,7 @@ def _check_fds(name: str, value: object) -> frozenset[int]:
 
 
 @checked(
-    name=partial(check_choice, allowed=POLLERS),
+    name=partial(check_choice, allowed=(*POLLERS, "io_uring")),
     edge=check_bool,
     oneshot=check_bool,
     exempt=_check_fds,
@@ -237,8 +344,8 @@ def make_poller(
 
     Parameters
     ----------
-    name : {"epoll", "poll", "select"}
-        Which system call waits.
+    name : {"epoll", "poll", "select", "io_uring"}
+        Which system call waits. NotPossible if io_uring is refused here.
     edge, oneshot, exempt
         See :class:`EpollPoller`; ValueError for the others, which have neither flag.
     """
@@ -248,4 +355,6 @@ def make_poller(
     if edge or oneshot:
         flag = "edge" if edge else "oneshot"
         raise ValueError(f'{flag}=True needs the poller "epoll"; {name} cannot do it')
+    if name == "io_uring":
+        return UringPoller()
     return PollPoller() if name == "poll" else SelectPoller()

@@ -29,12 +29,14 @@ __all__ = [
     "RawEpoll",
     "RawPoll",
     "RawSelect",
+    "RawUring",
     "Timer",
     "has_nanosecond_wait",
 ]
 
 CTL_ADD, CTL_DEL, CTL_MOD = 1, 2, 3
-_SYS_EPOLL_PWAIT2 = 441  # the same on every architecture, as all since 424
+# The same on every architecture, as all since 424.
+_SYS_IO_URING_ENTER, _SYS_EPOLL_PWAIT2 = 426, 441
 
 # struct epoll_event is packed on x86-64 only (EPOLL_PACKED in eventpoll.h): 12 bytes
 # there, 16 with natural alignment elsewhere.
@@ -144,6 +146,31 @@ class RawEpoll(_RawWait):
         """
         events = EVENT.iter_unpack(memoryview(self._events)[: EVENT.size * count])
         return [(data, mask) for mask, data in events]
+
+
+class RawUring(_RawWait):
+    """io_uring_enter through ctypes, on an existing ring.
+
+    It returns the number of submissions, 0. What has completed is in the ring, and reading
+    it takes no system call.
+
+    Parameters
+    ----------
+    ring : object with ``fileno()``
+        Do not call this after closing it.
+    n_completions : int
+        Wait for that many. The kernel may leave what exceeds this, and 20, for later.
+    """
+
+    name = "io_uring_enter"
+
+    def __init__(self, ring: HasFileno, n_completions: int = 0) -> None:
+        self._ring = ring
+        # 0 submissions; 1 is IORING_ENTER_GETEVENTS.
+        self.call = partial(
+            _libc().syscall, c_long(_SYS_IO_URING_ENTER), c_long(ring.fileno()), c_long(0),
+            c_long(n_completions), c_long(1), None, c_long(0),
+        )  # fmt: skip
 
 
 @cache

@@ -46,7 +46,7 @@ _DASHES: dict[str, Any] = {"raw": "-", "python": (0, (4, 1.6))}
 _CALLS = {"raw": "raw system call, via ctypes", "python": "Python's function"}
 _MARKERS = {
     "epoll-level": "o", "epoll-edge": "s", "epoll-oneshot": "D", "poll": "^", "select": "v",
-    "epoll": "o",
+    "epoll": "o", "io_uring": "P",
 }  # fmt: skip
 _NAMES = {
     "epoll-level": "epoll, level",

@@ -28,6 +28,7 @@ _VARIANTS = {
     "exclusive": ("#56B4E9", "#9AD4F5"),
     "poll": ("#009E73", "#3DCFA4"),
     "select": ("#C98A00", "#F2C14E"),
+    "io_uring": ("#5E3C99", "#B9A3E3"),
 }
 _OPS = {
     "wait": ("#C4C4C4", "#5C6066"),

@@ -15,7 +15,7 @@ from epolllab import analysis, experiments, kernel
 from epolllab.experiments import rounds
 from epolllab.experiments.rounds import Effort, ExperimentRun, Layout
 from epolllab.experiments.scaling import fds, register, waits
-from epolllab.experiments.scaling.variants import APIS, POLLERS, Variant, make_waiter
+from epolllab.experiments.scaling.variants import ALL_POLLERS, APIS, POLLERS, Variant, make_waiter
 from tests.analysis import samples
 
 TINY = {"ops": 4, "rounds": 2, "warmup": 1, "progress": False}
@@ -85,7 +85,7 @@ def test_a_failed_cell_without_a_label_ends_the_run():
         _run(["a"], measure)
 
 
-@pytest.mark.parametrize("poller", POLLERS)
+@pytest.mark.parametrize("poller", ALL_POLLERS)
 @pytest.mark.parametrize("api", APIS)
 @pytest.mark.parametrize("kind", fds.KINDS)
 def test_every_variant_finds_what_is_ready_repeatedly(poller, api, kind):
@@ -105,7 +105,7 @@ def test_every_variant_finds_what_is_ready_repeatedly(poller, api, kind):
                     waiter.rearm(fd)
 
 
-@pytest.mark.parametrize("poller", POLLERS)
+@pytest.mark.parametrize("poller", ALL_POLLERS)
 def test_fresh_pollers_wait_once_each(poller, monkeypatch):
     """With fresh=True every operation creates a poller, and the rows are the same."""
     made = []
@@ -399,3 +399,27 @@ def test_raw_epoll_ctl_changes_the_kernels_list(monkeypatch):
         masks = {entry.fd: entry.mask for entry in kernel.interest_list(epfd)}
         assert masks[some.fds[0]] & select.EPOLLOUT
         assert not masks[some.fds[1]] & select.EPOLLOUT
+
+
+def test_a_sweep_without_io_uring(monkeypatch):
+    """It is left out with a note; asked for alone, the reason is raised."""
+
+    def refuse():
+        raise kernel.NotPossible(1, "not permitted here: a filter")
+
+    monkeypatch.setattr(waits, "require_uring", refuse)
+    result = experiments.sweep(3, ("poll", "io_uring"), **TINY)
+    assert set(result["poller"]) == {"poll"}
+    assert "io_uring is left out: not permitted here: a filter" in result.notes
+    with pytest.raises(kernel.NotPossible, match="a filter"):
+        experiments.sweep(3, ("io_uring",), **TINY)
+    with pytest.raises(kernel.NotPossible, match="a filter"):
+        experiments.crossover(3, (0, 1), ("io_uring", "poll"), **TINY)
+
+
+def test_the_crossover_with_io_uring():
+    """More ready descriptors than the kernel brings in one call are all found."""
+    result = experiments.crossover((3, 60), (0, 1), ("io_uring", "epoll-level"), **TINY)
+    assert set(result["active"]) == {1, 3, 60}
+    ratios = analysis.crossover_ratios(result.frame)
+    assert set(ratios["over"]) | set(ratios["under"]) == {"io_uring", "epoll-level"}

@@ -32,6 +32,7 @@ from epolllab.kernel.pollers import (
     SelectPoller,
     make_poller,
 )
+from tests.conftest import missing
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="epoll needs Linux")
 
@@ -494,3 +495,70 @@ def test_poll_works_without_epoll(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(OSError, match="epoll needs Linux"):
         make_poller("epoll")
     assert make_poller("poll").wait(0, 1) == []
+
+
+# ---- io_uring ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ring() -> Iterator[Poller]:
+    """A poller that makes multishot polls."""
+    try:
+        made = make_poller("io_uring")
+    except kernel.NotPossible as error:
+        missing(str(error))
+    with closing(made):
+        yield made
+
+
+def test_multishot_poll_reports_like_an_edge(ring: Poller, pair: Pair) -> None:
+    """What arrives is reported once, and again when more arrives."""
+    near, far = pair
+    ring.register(near.fileno(), EPOLLIN)
+    assert ring.wait(0, 10) == []
+    far.send(b"a")
+    assert ring.wait(1, 10) == [(near.fileno(), EPOLLIN)]
+    assert ring.wait(0, 10) == []
+    far.send(b"b")
+    assert ring.wait(1, 10) == [(near.fileno(), EPOLLIN)]
+
+
+def test_multishot_poll_of_many(ring: Poller) -> None:
+    """More than one call of the kernel brings; a wait for fewer leaves the rest."""
+    with ExitStack() as stack:
+        fds = [os.eventfd(1) for _ in range(300)]
+        for fd in fds:
+            stack.callback(os.close, fd)
+            ring.register(fd, EPOLLIN)
+        assert len(ring.wait(0, 250)) == 250
+        assert len(ring.wait(0, 250)) == 50
+
+
+def test_multishot_poll_is_changed_and_forgotten(ring: Poller, pair: Pair) -> None:
+    near, far = pair
+    fd = near.fileno()
+    ring.register(fd, EPOLLIN)
+    with pytest.raises(FileExistsError):
+        ring.register(fd, EPOLLIN)
+    ring.modify(fd, EPOLLOUT)
+    assert ring.wait(0, 10) == [(fd, EPOLLOUT)]
+    ring.unregister(fd)
+    far.send(b"x")
+    assert ring.wait(0.01, 10) == []
+    for call in (lambda: ring.modify(fd, EPOLLIN), lambda: ring.unregister(fd)):
+        with pytest.raises(FileNotFoundError):
+            call()
+    ring.register(fd, EPOLLIN)
+    assert ring.wait(1, 10) == [(fd, EPOLLIN)]
+    ring.forget(fd)
+    ring.forget(fd)
+    assert ring.wait(0.01, 10) == []
+
+
+def test_multishot_poll_of_a_bad_descriptor(ring: Poller) -> None:
+    """The wait fails, where the poll was submitted; then it is not registered."""
+    ring.register(99_999, EPOLLIN)
+    with pytest.raises(OSError, match="descriptor 99999") as caught:
+        ring.wait(1, 10)
+    assert caught.value.errno == errno.EBADF
+    assert ring.wait(0, 10) == []

@@ -16,7 +16,7 @@ from epolllab.checks import (
 )
 from epolllab.experiments.rounds import choose_effort
 from epolllab.experiments.scaling.fds import KINDS
-from epolllab.experiments.scaling.variants import APIS, POLLERS, variants
+from epolllab.experiments.scaling.variants import ALL_POLLERS, APIS, POLLERS, variants
 from epolllab.experiments.scaling.waits import run_waits
 
 __all__ = ["CROSSOVER_SIZES", "SIZES", "crossover", "sweep", "wait_kinds"]
@@ -49,6 +49,7 @@ def sweep(
     shows: poll and select pass all N to the kernel with every call, and the kernel checks
     each of them, so their time grows with N. epoll keeps the interest list in the kernel,
     and ready descriptors are added to a ready list, so its time grows with the ready ones.
+    So do multishot polls of io_uring, whose completions are read without a system call.
 
     Parameters
     ----------
@@ -58,7 +59,10 @@ def sweep(
         during the run.
     pollers : sequence of str
         Of ``"epoll-level"``, ``"epoll-edge"``, ``"epoll-oneshot"``, ``"poll"``,
-        ``"select"``.
+        ``"select"``, which are the default, and ``"io_uring"``: a multishot poll for each
+        descriptor, left out with a note where io_uring is not possible. It measures
+        io_uring as a way of learning what is ready. A pending read is more: its
+        completion brings the bytes, so the read that follows a wait is saved.
     active : int
         Descriptors made ready for each operation.
     api : sequence of {"python", "raw"}
@@ -115,6 +119,8 @@ def sweep(
         Invalid or contradictory arguments, before anything is opened.
     DescriptorLimitError
         Not even the smallest size fits under the hard limit.
+    NotPossible
+        Nothing but io_uring is asked for, and it is refused here.
 
     Examples
     --------
@@ -221,7 +227,8 @@ def crossover(
         Shares of them that are ready in each operation, from 0 to 1; 0 means one
         descriptor, which is also the minimum.
     pollers : tuple of two str
-        The first's time is divided by the second's.
+        The first's time is divided by the second's. NotPossible if one is ``"io_uring"``
+        and it is refused here.
     ops : int, optional
         Operations per variant and combination in a round: 15, or 6 with `quick`.
     rounds : int, optional
@@ -242,7 +249,7 @@ def crossover(
     if check_bool("quick", quick) and n_fds is CROSSOVER_SIZES:
         sizes = CROSSOVER_SIZES[::2]
     check_choice("kind", kind, list(KINDS))
-    if len(check_names("pollers", pollers, POLLERS)) != 2:
+    if len(check_names("pollers", pollers, ALL_POLLERS)) != 2:
         raise ValueError(f"pollers must be two to compare, not {pollers!r}")
     shares = _check_shares(shares)
     effort = choose_effort(

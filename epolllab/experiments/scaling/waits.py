@@ -14,8 +14,10 @@ import pandas as pd
 from epolllab.analysis.result import Result
 from epolllab.experiments.rounds import Effort, ExperimentRun, Layout
 from epolllab.experiments.scaling.fds import KINDS, Targets, prepare
-from epolllab.experiments.scaling.variants import APIS, POLLERS, Variant, make_waiter
+from epolllab.experiments.scaling.variants import ALL_POLLERS, APIS, Variant, make_waiter
+from epolllab.kernel import NotPossible
 from epolllab.kernel.pollers import FD_SETSIZE
+from epolllab.kernel.uring import require_uring
 
 __all__ = ["LAYOUT", "Cell", "call_floors", "measure", "run_waits"]
 
@@ -23,7 +25,7 @@ DEFAULT_MAX_EVENTS = 1_023  # CPython's default for epoll.poll: FD_SETSIZE - 1
 
 LAYOUT = Layout(
     {
-        "round": "int32", "poller": pd.CategoricalDtype(list(POLLERS)),
+        "round": "int32", "poller": pd.CategoricalDtype(list(ALL_POLLERS)),
         "api": pd.CategoricalDtype(list(APIS)), "kind": pd.CategoricalDtype(list(KINDS)),
         "n_fds": "int32", "active": "int32", "op": "int32", "warmup": "bool", "t_ns": "int64",
         "wait_ns": "int64", "op_ns": "Int64",
@@ -60,6 +62,7 @@ def run_waits(
     process then disturbs the measurement.
     """
     run = ExperimentRun(name, LAYOUT, effort)
+    compared = _possible(compared, run)
     with prepare(run, kinds, sizes) as (targets, fitting):
         cells = [
             Cell(variant, kind, n, n_active)
@@ -79,6 +82,20 @@ def run_waits(
         fresh=fresh,
         **floors,
     )
+
+
+def _possible(compared: Sequence[Variant], run: ExperimentRun) -> list[Variant]:
+    """Leave io_uring out, with a note, where it is not possible and others are left."""
+    others = [variant for variant in compared if variant.poller != "io_uring"]
+    try:
+        if len(others) < len(compared):
+            require_uring()
+    except NotPossible as error:
+        if len({variant.poller for variant in others}) < (2 if run.name == "crossover" else 1):
+            raise
+        run.note(f"io_uring is left out: {error.strerror}")
+        return others
+    return list(compared)
 
 
 def _sizes_of(
@@ -120,9 +137,10 @@ def measure(
     expected: list[int] = []
     rows: list[dict[str, int | None]] = []
     max_events = max(DEFAULT_MAX_EVENTS, cell.active)
-    with make_waiter(cell.variant, fds[: cell.n_fds], max_events) as waiter:
+    with make_waiter(cell.variant, fds[: cell.n_fds], max_events, cell.active) as waiter:
         wait, rearm, prepare_wait = waiter.wait, waiter.rearm, waiter.prepare
         found = waiter.found if by_python else lambda _: expected
+        to_number = waiter.to_number or int
         for places in chosen:
             expected = [fds[place] for place in places]
             for place in places:
@@ -138,7 +156,7 @@ def measure(
                 if rearm is not None:
                     rearm(fd)
             done = clock()
-            n_ready = len(ready) if by_python else returned
+            n_ready = len(ready) if by_python else to_number(returned)
             if n_ready != cell.active:
                 raise RuntimeError(
                     f"{cell.variant.poller} ({cell.variant.api}) found {n_ready} ready of "
