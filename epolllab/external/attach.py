@@ -12,6 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from epolllab.checks import check_int, check_number
 from epolllab.external.epolls import Inspection, inspect
 from epolllab.external.strace import Reader, recordings
@@ -83,36 +85,40 @@ def trace(pid: int, seconds: float = 1.0) -> Recording:
         before, offset = _cpu_ns(pid), _wall_offset_ns()
         command = [path, *_OPTIONS, "-e", f"trace={_CALLS}", "-o", str(log)]
         with _attached(command, pid, Path(folder, "messages")) as strace:
+            begin = time.monotonic()
+            looks = [found]
+            with suppress(OSError):  # it has ended
+                looks.append(inspect(pid))  # what is registered from now on, strace shows
             with suppress(subprocess.TimeoutExpired):
-                strace.wait(seconds)
+                strace.wait(max(begin + seconds - time.monotonic(), 0))
             used = {
                 "seconds": seconds,
                 "process_cpu_ns": _since(before, _cpu_ns(pid)),
                 "strace_cpu_ns": _cpu_ns(strace.pid),
             }
         facts["wall_clock_step_ns"] = _wall_offset_ns() - offset
-        reader = _reader(found, offset)
+        reader = _reader(looks, offset)
         with log.open(encoding="utf-8", errors="replace") as lines:
             reader.read(lines)
     facts["overhead"] = used
     made = recordings(reader, facts)
-    return _of_process(made, tids | {pid}, found)
+    return _of_process(made, tids | {pid}, looks)
 
 
-def _of_process(made: list[Recording], tids: set[int], found: Inspection) -> Recording:
+def _of_process(made: list[Recording], tids: set[int], looks: list[Inspection]) -> Recording:
     """The recording of the process asked for, with the names of its descriptors."""
     mine = [one for one in made if tids & set(one.metadata["tids"])] or made
-    names = {str(fd): name for fd, name in found.names().items()}
-    facts = {"fd_names": names, "pid": found.pid, "clock": "monotonic"}
-    return Recording(mine[0].rows, {**mine[0].metadata, **facts})
+    names = {str(fd): name for look in looks for fd, name in look.names().items()}
+    facts = {"fd_names": names, "pid": looks[0].pid, "clock": "monotonic"}
+    return Recording(mine[0].rows, {**mine[0].metadata, **facts}, mine[0].overwritten)
 
 
-def _reader(found: Inspection, offset_ns: int) -> Reader:
+def _reader(looks: list[Inspection], offset_ns: int) -> Reader:
     """A reader that knows what was registered before."""
-    columns = ("epfd", "fd", "data")
-    known = zip(*(found.frame[name].tolist() for name in columns), strict=True)
-    talking = found.frame["what"].str.contains("ESTABLISHED|CLOSE_WAIT|^unix", regex=True)
-    return Reader(offset_ns, known, found.frame["fd"][talking].tolist())
+    frame = pd.concat([look.frame for look in looks])
+    known = zip(*(frame[name].tolist() for name in ("epfd", "fd", "data")), strict=True)
+    talking = frame["what"].str.contains("ESTABLISHED|CLOSE_WAIT|^unix", regex=True)
+    return Reader(offset_ns, known, frame["fd"][talking].tolist())
 
 
 @contextmanager
@@ -160,7 +166,7 @@ def _until_attached(strace: "subprocess.Popen[bytes]", pid: int, said: Path) -> 
     else:
         return
     words = words or f"strace ended with status {strace.returncode}"
-    if "No such process" in words:
+    if "No such process" in words or _has_ended(pid):  # a zombie may not be traced
         raise ProcessLookupError(errno.ESRCH, f"process {pid} has ended: {words}")
     if "not permitted" in words or "denied" in words:
         raise PermissionError(
@@ -169,6 +175,13 @@ def _until_attached(strace: "subprocess.Popen[bytes]", pid: int, said: Path) -> 
             "tracer is attached, or Yama forbids it (kernel.yama.ptrace_scope): run this as root",
         )
     raise RuntimeError(f"strace failed: {words}")
+
+
+def _has_ended(pid: int) -> bool:
+    try:
+        return proc.is_zombie(pid)
+    except ProcessLookupError:
+        return True
 
 
 def _wall_offset_ns() -> int:

@@ -96,5 +96,5 @@ def examine(pid: int, seconds: float = 1.0) -> Examination:
     except ValueError as error:
         if not str(error).startswith(f"pid {pid} has no"):
             raise
-        return Examination(found, share, None, None, "it did not wait for events while traced")
+        return Examination(found, share, None, None, "no wait ended while it was traced")
     return Examination(found, share, recording, diagnose(recording))

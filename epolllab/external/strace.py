@@ -119,11 +119,13 @@ def recordings(reader: "Reader", metadata: Mapping[str, Any]) -> list[Recording]
 
 def _nothing(reader: "Reader", metadata: Mapping[str, Any]) -> str:
     name = metadata["log"]
+    if waits := {call for _, call in reader.lines.pending if call in (*_WAITS, *_POLLS)}:
+        return f"{name} has no wait that ended: the program slept in {' and '.join(waits)}"
     calls = ", ".join(sorted(reader.seen, key=reader.seen.__getitem__, reverse=True)[:5])
     if not reader.seen and reader.lines.n_summary:
         return f"{name} is a summary, which has no calls; run strace without -c"
     if not reader.seen and "pid" in metadata:
-        return f"{name} has no call in this time: it is stopped, or asleep in another call"
+        return f"{name} has no call in this time: it is stopped, or asleep in one that began before"
     if not reader.seen:
         return (
             f"{name} has no line of strace: {reader.lines.n_strange:,} lines are not understood; "

@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 from epolllab.kernel import children
+from epolllab.kernel.files import waiters
 from tests.conftest import needs
 
 ASYNCIO = """
@@ -106,7 +107,11 @@ def nginx(
     config = folder / "nginx.conf"
     config.write_text(NGINX.format(folder=folder, port=port, workers=workers))
     with running([path, "-p", str(folder), "-c", str(config)], port) as program:
-        yield port, sorted(children(program.pid))
+        deadline = time.monotonic() + 20
+        while len(waiting := [pid for pid in children(program.pid) if waiters(pid)[0]]) < workers:
+            assert time.monotonic() < deadline, f"{len(waiting)} of {workers} workers wait"
+            time.sleep(0.02)
+        yield port, sorted(waiting)
 
 
 @contextmanager

@@ -146,6 +146,7 @@ def test_a_spin_in_a_program_that_keeps_pointers():
         (os.getpid(), "1", TypeError, "^seconds"),
         (os.getpid(), float("nan"), ValueError, "^seconds"),
     ],
+    ids=["zero", "bool", "missing", "no time", "too long", "text", "nan"],
 )
 def test_bad_arguments(pid, seconds, error, message):
     with pytest.raises(error, match=message):
@@ -166,11 +167,19 @@ def test_a_program_that_does_not_wait():
 
 def test_a_program_that_ends_meanwhile():
     """What was seen until then is kept."""
-    with programs.asyncio_echo() as (_, pid):
-        end = threading.Timer(0.5, os.kill, (pid, 15))
-        end.start()
+
+    def end() -> None:
+        until_traced(pid)
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            client.sendall(b"hello")
+            client.recv(5)
+        os.kill(pid, signal.SIGTERM)
+
+    with programs.asyncio_echo() as (port, pid):
+        ending = threading.Thread(target=end)
+        ending.start()
         recording = trace(pid, 20.0)
-        end.join()
+        ending.join()
     assert recording.counts()["wait"] >= 1
 
 
@@ -194,6 +203,23 @@ def test_a_process_that_is_traced_already():
         finally:
             other.terminate()
             other.wait()
+
+
+def test_a_program_that_ends_before_strace_attaches(monkeypatch):
+    """Strace says that it may not trace a zombie; the reason is that it has ended."""
+    real = attach.environment.collect
+
+    def collect() -> dict[str, object]:
+        os.kill(pid, signal.SIGKILL)
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        return real()
+
+    monkeypatch.setattr(attach.environment, "collect", collect)
+    with (
+        programs.asyncio_echo() as (_, pid),
+        pytest.raises(ProcessLookupError, match=rf"process {pid} has ended"),
+    ):
+        trace(pid)
 
 
 def test_a_process_that_is_stopped():

@@ -198,7 +198,7 @@ def test_diagnose_workers_by_name(run, needs, tmp_path):
         done = run("diagnose", SERVICE, "--seconds", 0.3)
     assert done.returncode == 0, done
     assert f"{SERVICE} (pid {worker})" in done.stdout
-    assert "it did not wait for events while traced" in done.stdout
+    assert "no wait ended while it was traced" in done.stdout
 
 
 FILES = {

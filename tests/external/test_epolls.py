@@ -177,10 +177,13 @@ def test_unread_bytes_are_no_stall_unless_a_thread_waits():
         epoll.register(a, select.EPOLLIN | select.EPOLLET)
         assert inspect(os.getpid()).healthy
         assert epoll.poll(0) == [(a.fileno(), select.EPOLLIN)]
-        waiting = threading.Thread(target=epoll.poll, args=(1.0,))
+        waiting = threading.Thread(target=epoll.poll, args=(20.0,))
         waiting.start()
-        row = finding(os.getpid(), "edge-triggered with unread bytes")
-        waiting.join()
+        try:
+            row = finding(os.getpid(), "edge-triggered with unread bytes")
+        finally:
+            b.send(b"an edge")
+            waiting.join()
     assert row["recv_queue"] == 5
 
 

@@ -44,16 +44,20 @@ def test_sick_programs(kind, needs):
 def test_a_healthy_program_at_work(needs):
     """Nothing is found in a server of ours under load, which is said with the number of events."""
     needs("strace")
+    is_enough = threading.Event()
+
+    def load() -> None:
+        while not is_enough.is_set():
+            epolllab.run_clients(server, connections=5, duration=1.0, progress=False)
+
     with epolllab.start_server(process=True) as server:
-        load = threading.Thread(
-            target=epolllab.run_clients,
-            args=(server,),
-            kwargs={"connections": 5, "duration": 3.0, "progress": False},
-        )
-        load.start()
-        time.sleep(0.5)
-        found = examine(server.pid, 1.0)
-        load.join()
+        loading = threading.Thread(target=load)
+        loading.start()
+        deadline = time.monotonic() + 20
+        while (found := examine(server.pid, 1.0)).recording is None:
+            assert time.monotonic() < deadline, found
+        is_enough.set()
+        loading.join()
     assert found.healthy, found
     assert found.sentences() == []
     assert "nothing found" in repr(found)
@@ -62,7 +66,7 @@ def test_a_healthy_program_at_work(needs):
 
 
 def test_an_idle_program(needs):
-    """It does not wait for events anew while traced, which is no fault."""
+    """It sleeps all the time, which is no fault."""
     needs("strace")
     with programs.asyncio_echo() as (_, pid):
         found = examine(pid, 0.3)
