@@ -4,9 +4,14 @@ import pytest
 
 from epolllab.analysis import diagnose
 from epolllab.experiments import phenomena, phenomenon_names, run
+from epolllab.experiments.catalogue import completion
 from epolllab.experiments.catalogue.registry import FAMILIES, entries
+from epolllab.kernel import NotPossible
+
+COMPLETION = [name for name, entry in entries().items() if entry.family == "completion"]
 
 NOT_POSSIBLE_HERE = {
+    **dict.fromkeys(COMPLETION, "a kernel or sandbox without io_uring"),
     "wakeup-needs-privilege": "a kernel without CONFIG_PM_SLEEP drops the flag for everyone",
     "python-cuts-batches": "a hard limit of fewer than 1,300 descriptors",
     "fd-setsize-wall": "a hard limit of 1,024 descriptors",
@@ -29,7 +34,9 @@ REQUIRED = {
     "kernels-own-view", "priority-data", "invalid-descriptor", "default-mask", "register-twice",
     "nodelay-inherited", "howto-ctl-cost", "howto-forgets-eof", "howto-misreads-hup",
     "howto-tables-grow", "howto-takes-reset-for-drained", "howto-backlog-of-one",
-    "howto-accepts-one",
+    "howto-accepts-one", "pending-read-holds-a-buffer", "multishot-ends", "cancel-races",
+    "close-does-not-cancel", "short-reads", "order-of-completions",
+    "poll-of-a-closed-descriptor", "skip-success-hides-short-sends",
 }  # fmt: skip
 """Phenomena that the catalogue was specified to have."""
 
@@ -84,6 +91,14 @@ WRONG = [
      {"epoll_wait, cut off to 0": 1.07}),
     ("inode-is-no-identity", "an inode identifies what is watched",
      {"inodes of two eventfds": 2}),
+    ("multishot-ends", "a multishot recv goes on until it is cancelled",
+     {"another piece": ["recv: 4"]}),
+    ("close-does-not-cancel", "a close ends what is pending for the descriptor",
+     {"after the close": ["read: ECANCELED"]}),
+    ("poll-of-a-closed-descriptor", "a poll is of a number",
+     {"a write to the new one": ["IN"]}),
+    ("skip-success-hides-short-sends", "a short send is a failure",
+     {"short, without MSG_WAITALL: completions": 1}),
     ("bad-registrations", "each refusal has an errno of its own",
      {"unregister an unregistered descriptor": "EBADF"}),
 ]  # fmt: skip
@@ -179,3 +194,18 @@ def test_the_catalogue_is_in_the_order_of_its_families():
 def test_a_spin_is_diagnosed_from_its_recording(name, kind):
     """A phenomenon that spins leaves a recording from which the spin is identified."""
     assert kind in diagnose(run(name).recording).kinds
+
+
+def test_completion_where_it_is_refused(monkeypatch):
+    """The outcome says why, and nothing fails."""
+
+    def refuse(*_):
+        raise NotPossible(1, "io_uring is not permitted here: a filter")
+
+    monkeypatch.setattr(completion, "Uring", refuse)
+    assert len(COMPLETION) == 8
+    for name in COMPLETION:
+        outcome = run(name)
+        assert (outcome.verdict, outcome.reason) == (
+            "not possible here", "io_uring is not permitted here: a filter",
+        )  # fmt: skip

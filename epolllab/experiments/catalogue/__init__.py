@@ -6,6 +6,7 @@ importing this folder registers all of them.
 """
 
 from epolllab.experiments.catalogue import (  # noqa: F401  (importing registers them)
+    completion,
     descriptors,
     howto,
     level_edge,

@@ -61,6 +61,7 @@ FAMILIES = (
     "one-shot, exclusive, herds",
     "time, queues, Python",
     "the how-to's faults",
+    "completion",
 )
 """The families in the order in which they are listed and run; others follow."""
 
