@@ -6,6 +6,7 @@ keep the wait from sleeping: the loop spins, or does most of its work in vain. T
 and the calls without effect show which mistake causes it.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
@@ -216,10 +217,16 @@ def diagnose(
         return Diagnosis((), 0)
     is_own = "lifecycle" in recording.metadata
     if names is None:
-        names = {int(fd): name for fd, name in recording.metadata.get("fd_names", {}).items()}
+        names = _names_in(recording.metadata.get("fd_names"))
     found = [_finding(one, array, names) for one in find_waste(array, least, names, is_own)]
     found.sort(key=lambda finding: (-finding.share, -finding.n_events))
     return Diagnosis(tuple(found), len(array))
+
+
+def _names_in(value: Any) -> dict[int, str]:
+    """The descriptors' names in a file's metadata, which may hold anything."""
+    named = value.items() if isinstance(value, Mapping) else ()
+    return {int(fd): str(name) for fd, name in named if re.fullmatch(r"\d{1,10}", str(fd))}
 
 
 def _finding(waste: Waste, array: "Records", names: Mapping[int, str]) -> Finding:

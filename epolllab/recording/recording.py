@@ -136,9 +136,10 @@ class Recording:
 
         A completion of io_uring counts for the operation that has failed.
         """
+        from epolllab.frames.columns import check_operations
         from epolllab.frames.completions import as_calls
 
-        array = as_calls(self.array())
+        array = as_calls(check_operations(self.array()))
         failed = array[array["result"] < 0]
         pairs = zip(failed["op"].tolist(), failed["result"].tolist(), strict=True)
         return dict(Counter(f"{Op(op).label} {error_name(-result)}" for op, result in pairs))

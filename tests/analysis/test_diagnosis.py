@@ -437,6 +437,11 @@ def test_a_trace_that_begins_after_registration(mask, kind):
     assert (finding.kind, finding.fd, finding.n_events) == (kind, 9, TIMES)
 
 
+@pytest.mark.parametrize("value", [7, "x", ["9"], {"x": "y", "9" * 5000: "y", "10": None}])
+def test_names_in_a_file_may_be_nonsense(value):
+    assert diagnose(Recording(Script().wait(0).rows[0], {"fd_names": value})).healthy
+
+
 def test_a_name_decides_what_a_descriptor_is():
     """Descriptors of a foreign program can be named; findings show the name."""
     script = Script()

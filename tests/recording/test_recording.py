@@ -440,6 +440,10 @@ def test_an_unknown_operation_is_not_saved(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="operation 262"):
         Recording(bytes(rows)).save(tmp_path / "run.parquet")
     assert list(tmp_path.iterdir()) == []
+    rows[28:32] = (-9).to_bytes(4, "little", signed=True)
+    for read in (Recording.errors, Recording.counts, Recording.events):
+        with pytest.raises(ValueError, match="262"):
+            read(Recording(bytes(rows)))
 
 
 def test_metadata_with_numbers_as_keys_is_not_taken_for_damage(tmp_path: Path) -> None:
