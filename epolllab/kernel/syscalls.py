@@ -175,6 +175,11 @@ class RecordedCalls(SystemCalls):
         now = self._clock()
         self._stage((now, now, key, mask, READY))
 
+    def note_read(self, key: int, mask: int, start: int, end: int, result: int) -> None:
+        """Stage the ready row and the recv row of a descriptor that has been read."""
+        self._handled_since = end
+        self._stage((start, start, key, mask, READY, start, end, key, result, RECV))
+
     def note_response(self, endpoint: Endpoint, size: int) -> None:
         """Stage a handle row."""
         start = self._handled_since

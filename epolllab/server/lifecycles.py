@@ -67,6 +67,7 @@ class Eager:
     writing_interest = EPOLLOUT
     rearms_listener = False
     sends_at_once = True
+    serves_at_once = True  # ready() is this class's
     unregisters = False  # closing its last descriptor takes a file out of epoll
 
     def __init__(
@@ -142,17 +143,24 @@ class Eager:
 
     def feed(self, connection: Connection, data: bytes) -> None:
         """Pass what was read to the session, and send its responses."""
+        try:
+            responses = connection.session.receive(data)
+        except FAULTS as error:
+            self.loop.session_failed(connection, error)
+        else:
+            self.respond_to(connection, data, responses)
+
+    def respond_to(self, connection: Connection, data: bytes, responses: list[bytes]) -> None:
+        """Send what the session returned for `data`, and note how it goes on."""
         session = connection.session
         send: Send
         try:
-            responses = session.receive(data)
             if (
                 responses.__class__ is list
                 and len(responses) == 1
                 and responses[0].__class__ is bytes
                 and self.sends_at_once
             ):
-                # By far the most common: one request, and a response that fits.
                 out, send = responses[0], self._send_response
             else:
                 responses = as_bytes("receive() must return", responses)
@@ -239,6 +247,15 @@ class Eager:
         elif connection.corked:
             self.sent(connection)
 
+    def keep(self, connection: Connection, response: bytes, sent: int) -> None:
+        """Send the rest of a response of which only a part, or nothing, has been sent."""
+        if sent:
+            self.push(connection, memoryview(response)[sent:])
+        else:
+            connection.out = response
+        if connection.out:
+            self.want(connection, self.writing_interest)
+
     def push(self, connection: Connection, out: bytes | memoryview) -> None:
         """Send until all is sent or EAGAIN; what is left stays in ``connection.out``."""
         try:
@@ -302,7 +319,7 @@ class HowTo(Eager):
     connection is unregistered and closed.
     """
 
-    sends_at_once = False
+    sends_at_once = serves_at_once = False
     unregisters = True
 
     def ready(self, connection: Connection, mask: int) -> None:
@@ -357,6 +374,7 @@ class OneShot(Eager):
     """The kernel disarms a connection at each event; it is re-armed when done."""
 
     rearms_listener = True
+    serves_at_once = False
 
     def ready(self, connection: Connection, mask: int) -> None:
         """Serve, then re-arm for what is needed next, in one modify."""

@@ -39,6 +39,7 @@ from epolllab.kernel.pollers import Poller, make_poller
 from epolllab.kernel.syscalls import RecordedCalls, Socket, SystemCalls
 from epolllab.recording.recorder import Recorder
 from epolllab.server.connection import Connection
+from epolllab.server.exchange import common_request
 from epolllab.server.lifecycles import LIFECYCLES
 from epolllab.server.options import ServerOptions
 from epolllab.server.session import FAULTS
@@ -153,7 +154,8 @@ class Loop:
         # The same objects, which the loop looks at after every wait.
         self._requests, self._lingering = self.timers.requests, self.timers.lingering
         self._idle_ns = self.timers.idle_ns
-        self._on_ready = self._ready_timed if self._idle_ns else self.life.ready
+        self._ready = common_request(self.life)
+        self._on_ready = self._ready_timed if self._idle_ns else self._ready
         self._accept = options.accept_mode
         # With edges, connections that a batch leaves in the queue are reported by a modify.
         self._rearms_listener = self.life.rearms_listener or (
@@ -351,7 +353,7 @@ class Loop:
     def _ready_timed(self, connection: Connection, mask: int) -> None:
         """Handle a connection and note the time, for ``idle_timeout``."""
         connection.active_ns = self.clock()
-        self.life.ready(connection, mask)
+        self._ready(connection, mask)
 
     def timeout(self) -> float | None:
         """Return the seconds that the next wait may take; None without a limit."""
