@@ -16,6 +16,7 @@ import pandas as pd
 
 from epolllab.analysis.result import Result
 from epolllab.analysis.shape import select_api
+from epolllab.analysis.statistics import without_warmup
 from epolllab.checks import check_choice, check_instance, check_number
 from epolllab.notebook import paths
 
@@ -183,7 +184,7 @@ def _by_arm(ours: Ours, study: Study) -> dict[object, float]:
             f"ours must be a Result of {', '.join(medians_of)}, not of {ours.name}; "
             "or pass a mapping of arms to numbers"
         )
-    return dict(medians_of[ours.name](ours.frame[~ours.frame["warmup"]], study))
+    return dict(medians_of[ours.name](without_warmup(ours.frame), study))
 
 
 def _study_name(poller: str) -> str:

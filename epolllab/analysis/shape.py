@@ -67,9 +67,9 @@ def select_api(
 
     Raw calls by default, or Python's functions if there are none.
     """
-    columns = f"poller* api* n_fds+ round warmup {check_choice('value', value, VALUES)}?"
+    columns = f"poller* api* n_fds+ round warmup* {check_choice('value', value, VALUES)}?"
     check_frame(name, frame, ":func:`epolllab.experiments.sweep`", columns)
-    kept = frame[~frame["warmup"] & frame[value].notna()]
+    kept = statistics.without_warmup(frame[frame[value].notna()])
     chosen = api and check_choice("api", api, APIS)
     chosen = chosen or ("raw" if (kept["api"] == "raw").any() else "python")
     return kept[kept["api"] == chosen]

@@ -235,7 +235,12 @@ def check_columns(frame: pd.DataFrame, by: Sequence[str], **numbers: Any) -> Non
 
 def without_warmup(frame: pd.DataFrame) -> pd.DataFrame:
     """The rows that count: without those of warm-up, if there is such a column."""
-    return frame[~frame["warmup"]] if "warmup" in frame else frame
+    if "warmup" not in frame:
+        return frame
+    warmup = frame["warmup"].dropna()
+    if not warmup.isin([0, 1]).all():
+        raise TypeError(f"column warmup must have True or False, not {warmup.dtype}")
+    return frame[~frame["warmup"].isin([1])]
 
 
 def _described(group: pd.DataFrame, values: Sequence[str], clock_cost_ns: float) -> dict[str, Any]:

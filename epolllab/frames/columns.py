@@ -52,7 +52,8 @@ def check_frame(name: str, value: Any, source: str, columns: str) -> pd.DataFram
 
 def check_column(words: str, column: "pd.Series[Any]", flags: str = "?") -> None:
     """Check the numbers of a column; `words` begin the error, `flags` are of check_frame."""
-    if not is_numeric_dtype(column) and not column.isna().all():
+    is_number = is_numeric_dtype(column) and column.dtype.kind not in "bc"
+    if not is_number and not column.isna().all():
         raise TypeError(f"{words} must have numbers, not {column.dtype}")
     numbers = column.to_numpy(dtype=float, na_value=np.nan)
     known = numbers[~np.isnan(numbers)]

@@ -54,7 +54,7 @@ _NAMES = {
     "epoll-oneshot": "epoll, one-shot",
 }
 _N = "descriptors watched, N"
-_TIMES = "poller* api* n_fds+ active+ round warmup wait_ns?"
+_TIMES = "poller* api* n_fds+ active+ round warmup* wait_ns?"
 _PUBLISHED = "study* arm* n_fds? op_us? source* circumstances*"
 
 _check_value = partial(check_choice, allowed=("wait_ns", "op_ns"))

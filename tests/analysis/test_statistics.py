@@ -104,6 +104,16 @@ def _frame(times, rounds=3):
     )
 
 
+@pytest.mark.parametrize("dtype", ["object", "boolean", "int8", "float"])
+def test_warmup_of_any_type_that_joining_or_reading_makes(dtype):
+    frame = pd.DataFrame({"warmup": pd.Series([True, False, None], dtype="boolean")})
+    kept = frame if dtype in ("object", "boolean") else frame[:2]
+    counted = statistics.without_warmup(kept.astype({"warmup": dtype}))
+    assert list(counted.index) == list(kept.index[1:])
+    with pytest.raises(TypeError, match=r"^column warmup\b"):
+        statistics.without_warmup(frame.astype("str"))
+
+
 def test_summary_leaves_warmup_out_and_keeps_order():
     """A row per variant, without warm-up, with counts; no row for an empty frame."""
     table = statistics.summarise(_frame({"a": [900, 5, 5], "b": [900, 7, 7]}), ["arm"], ["wait_ns"])

@@ -42,10 +42,10 @@ def draw(plot: Callable[..., Any], frame: pd.DataFrame, **options: Any) -> Any:
 
 
 def refusal(plot: Callable[..., Any], frame: pd.DataFrame) -> str:
-    """Draw without a warning; return the message of a ValueError, or ""."""
+    """Draw without a warning; return the message of the refusal, or ""."""
     try:
         draw(plot, frame)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         plt.close("all")
         return str(error)
     return ""
@@ -121,7 +121,7 @@ def test_odd_numbers_are_drawn_or_refused_by_name(name: str) -> None:
     cases = [frame[:1], frame[-1:]]
     for column in frame:
         if is_numeric_dtype(frame[column]) and not is_bool_dtype(frame[column]):
-            cases += [frame.assign(**{column: value}) for value in (0, np.nan, np.inf)]
+            cases += [frame.assign(**{column: value}) for value in (0, np.nan, np.inf, True, 1j)]
     for case in cases:
         message = refusal(plot, case)
         assert not message or message.startswith((parameter, "result"))
