@@ -7,12 +7,13 @@ result replaces its file as soon as it is complete; an interrupted one is not sa
 """
 
 import os
+import random
 import select
 import socket
 import struct
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, ExitStack, closing
 from pathlib import Path
 from typing import Any, Literal
 
@@ -189,6 +190,36 @@ def sick_trace() -> Recording:
     return Recording(traced.rows[: 2_000 * RECORD.size], traced.metadata)
 
 
+def completion(connections: int, requests: int, *, keep_alive: bool = True) -> Recording:
+    """HTTP requests to a server with io_uring, as notebook 17 sends them."""
+    with start_server(protocol="http", poller="io_uring", process=True) as server:
+        load = {"connections": connections, "requests": requests, "keep_alive": keep_alive}
+        run_clients(server, **load, progress=False)
+        return server.settle().recording()
+
+
+def completion_cpu() -> pd.DataFrame:
+    """CPU time per request of a server with epoll and one with io_uring, round by round."""
+    pollers: tuple[Literal["epoll", "io_uring"], ...] = ("epoll", "io_uring")
+    with ExitStack() as stack:
+        servers = {
+            poller: stack.enter_context(
+                start_server(protocol="http", poller=poller, process=True, record=False)
+            )
+            for poller in pollers
+        }
+        rows = []
+        for round_ in range(-1, 10):  # the first is warm-up
+            for poller in random.sample(pollers, 2):
+                before = kernel.cpu_time_ns(servers[poller].pid)
+                run_clients(
+                    servers[poller], connections=50, requests=2_000, keep_alive=True, progress=False
+                )
+                used = kernel.cpu_time_ns(servers[poller].pid) - before
+                rows.append({"round": round_, "poller": poller, "cpu_us": used / 2_000 / 1_000})
+    return pd.DataFrame(rows[2:])
+
+
 RUNS: dict[str, Callable[[], Recording | Result | pd.DataFrame]] = {
     "sample-run": sample_run,
     "one-request-howto": lambda: one_request("howto"),
@@ -196,6 +227,10 @@ RUNS: dict[str, Callable[[], Recording | Result | pd.DataFrame]] = {
     "forgotten-drain": forgotten_drain,
     "three-endings": three_endings,
     "sick-trace": sick_trace,
+    "completion-one": lambda: completion(1, 20),
+    "completion-load": lambda: completion(50, 2_000),
+    "completion-short": lambda: completion(50, 500, keep_alive=False),
+    "completion-cpu": completion_cpu,
     "haunted-interest": haunted_interest,
     "howto-checks": howto_checks,
     "level-against-edge": lambda: experiments.level_against_edge(progress=False),
@@ -205,6 +240,9 @@ RUNS: dict[str, Callable[[], Recording | Result | pd.DataFrame]] = {
     "dashboard-live": dashboard_live,
     "stepper-history": stepper_history,
     "scaling-sweep": experiments.sweep,
+    "scaling-completion": lambda: experiments.sweep(
+        pollers=("epoll-level", "io_uring"), quick=True
+    ),
     "scaling-wait-kinds": experiments.wait_kinds,
     "scaling-crossover": experiments.crossover,
     "scaling-register-cost": experiments.register_cost,

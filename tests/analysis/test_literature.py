@@ -145,3 +145,15 @@ def test_numbers_of_no_arm():
         analysis.beside("wrk2", other)
     with pytest.raises(ValueError, match=r"^study"):
         analysis.beside("wrk", {"x": 1.0})
+
+
+def test_io_uring_is_compared_under_equal_circumstances():
+    """Each of its rates has one of epoll by the same author with as many clients."""
+    table = analysis.literature("io-uring-echo")
+    table[["way", "by"]] = table["arm"].str.split(", ", n=1, expand=True)
+    is_epoll = table["way"] == "epoll"
+    pairs = table[~is_epoll].merge(table[is_epoll], on=["by", "active"], validate="many_to_one")
+    assert len(pairs) == (~is_epoll).sum()
+    changes = 100 * (pairs["value_x"] / pairs["value_y"] - 1)
+    assert (round(changes.min()), round(changes.max())) == (-51, 68)
+    assert "no io_uring server" not in table["differs"].iloc[0]
