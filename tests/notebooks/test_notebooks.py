@@ -31,6 +31,31 @@ def test_notebook_runs_from_top_to_bottom(path: Path) -> None:
     assert not [o for cell in code for o in cell.outputs if o.get("name") == "stderr"]
 
 
+REFUSE = """
+import ctypes, errno
+from epolllab.kernel import uring
+permitted = uring._call
+
+def call(number, *args):
+    if number == uring._SETUP:
+        ctypes.set_errno(errno.EPERM)
+        return -1
+    return permitted(number, *args)
+
+uring._call = call
+"""
+
+
+@pytest.mark.notebook
+@pytest.mark.timeout(300)
+def test_completion_is_shown_where_io_uring_is_refused() -> None:
+    """As under Docker's default profile: stored results, which the notebook calls so."""
+    notebook = executed(FOLDER / "17-complete-instead-of-wait.ipynb", first=REFUSE)
+    texts = [o.get("text", "") for cell in notebook.cells for o in cell.get("outputs", ())]
+    (reason,) = [text for text in texts if "stored ones" in text]
+    assert "not permitted here" in reason
+
+
 def test_notebook_is_committed_stripped(path: Path) -> None:
     """Nothing that changes from run to run is stored, so that a diff shows real changes."""
     notebook = nbformat.read(path, as_version=4)

@@ -21,9 +21,14 @@ METADATA = {
 }
 
 
-def executed(path: Path, timeout: int = 180) -> Any:
-    """Run all cells in the notebook's folder, with this interpreter; return the notebook."""
+def executed(path: Path, timeout: int = 180, *, first: str = "") -> Any:
+    """Run all cells in the notebook's folder, with this interpreter; return the notebook.
+
+    `first` is code to run before them, in a cell of its own.
+    """
     notebook = nbformat.read(path, as_version=4)
+    if first:
+        notebook.cells.insert(0, nbformat.v4.new_code_cell(first))
     NotebookClient(
         notebook,
         timeout=timeout,
