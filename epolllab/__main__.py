@@ -38,6 +38,9 @@ _TARGET = (
     "a process, which is inspected and traced; a recording; or what strace wrote. A file with the "
     "name of a process is given as ./FILE"
 )
+INTERRUPTED = 130
+"""The exit status that shells give a program ended by Ctrl-C."""
+
 _STATUS = "Exit status: 0 nothing found, 1 findings, 2 it could not be examined."
 
 
@@ -59,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status: int = options.run(options)
         print(end="", flush=True)
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
     except BrokenPipeError:  # as in `| head`; Python will flush once more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -243,7 +246,7 @@ def _demo(options: argparse.Namespace) -> int:
     print(f"wrote {path}")
     for chart in _draw(recording, run, path):
         print(f"wrote {chart}")
-    return 0
+    return INTERRUPTED if run.interrupted else 0
 
 
 def _check_folder(folder: Path, n_bytes: int) -> None:

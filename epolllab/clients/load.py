@@ -109,7 +109,7 @@ class LoadLoop(ClientLoop[_Connection]):
         if not self._left:
             self._timer = None
             self.drop(timer)
-        while self._queue and self._free:
+        while self._queue and self._free and not self.stopping:  # which another thread sets
             self._next(self._free.popleft())
 
     def _take(self) -> int:

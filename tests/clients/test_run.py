@@ -23,6 +23,7 @@ from matplotlib.figure import Figure
 import epolllab
 from epolllab import kernel, plots
 from epolllab.clients import executors
+from epolllab.clients.load import LoadLoop
 from epolllab.clients.options import ClientOptions, Share, resolve_target
 from epolllab.clients.result import Run
 from epolllab.clients.run import run_clients
@@ -622,6 +623,19 @@ def test_an_interrupt_returns_the_rows_and_leaves_nothing(where: str) -> None:
         assert [t.name for t in threading.enumerate() if "clients" in t.name] == []
         assert kernel.descriptors_open() <= inside + 1
     assert kernel.descriptors_open() == descriptors
+
+
+def test_an_interrupt_ends_an_open_loop_in_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another thread ends the loop while it is about to send what is due."""
+    on_timer = LoadLoop._on_timer
+
+    def ended(loop: LoadLoop, timer: Any) -> None:
+        loop.stopping = True
+        on_timer(loop, timer)
+
+    monkeypatch.setattr(LoadLoop, "_on_timer", ended)
+    with epolllab.start_server() as server:
+        assert len(load(server, rate=1000, requests=10, where="thread")) == 0
 
 
 @pytest.mark.parametrize("scripted", [False, True])

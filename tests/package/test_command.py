@@ -48,6 +48,23 @@ def test_demos_of_the_same_second_keep_their_recordings(
     assert [recording.counts()["handle"] for recording in recordings] == [30, 40]
 
 
+def test_an_interrupted_demo_keeps_what_it_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The table says so, and the exit status is that of an interrupt."""
+    run_clients = epolllab.run_clients
+
+    def interrupted(*args: Any, **options: Any) -> epolllab.Run:
+        run = run_clients(*args, **options)
+        return epolllab.Run(run._parts, {**run.metadata, "interrupted": True})
+
+    monkeypatch.setattr(epolllab, "run_clients", interrupted)
+    arguments = ["demo", "--folder", str(tmp_path), "--requests", "60", "--connections", "5"]
+    assert main(arguments) == 130
+    assert "interrupted after" in capsys.readouterr().out
+    assert len(list(tmp_path.glob("*.parquet"))) == 1
+
+
 def test_a_demo_that_cannot_save_leaves_no_empty_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
