@@ -193,8 +193,10 @@ def sick_trace() -> Recording:
 def completion(connections: int, requests: int, *, keep_alive: bool = True) -> Recording:
     """HTTP requests to a server with io_uring, as notebook 17 sends them."""
     with start_server(protocol="http", poller="io_uring", process=True) as server:
-        load = {"connections": connections, "requests": requests, "keep_alive": keep_alive}
-        run_clients(server, **load, progress=False)
+        run_clients(
+            server, connections=connections, requests=requests, keep_alive=keep_alive,
+            progress=False,
+        )  # fmt: skip
         return server.settle().recording()
 
 
