@@ -143,14 +143,16 @@ class Child:
     def _spawn(self, control: int, lifeline: int, fds: Sequence[int]) -> None:
         numbers = {"control": control, "lifeline": lifeline, "parent": os.getpid()}
         bootstrap = _BOOTSTRAP.format(path=import_path(), target=self.target, **numbers)
+        inherited = [control, lifeline, *fds]
         # The child starts with SIGINT blocked: Ctrl-C in a terminal, and the interrupt of
         # some notebook servers, go to the whole process group and are meant for the parent.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", bootstrap],
-                stdin=subprocess.DEVNULL,
-                pass_fds=[control, lifeline, *fds],
+                # Where standard input is closed, another file has its number.
+                stdin=None if 0 in inherited else subprocess.DEVNULL,
+                pass_fds=inherited,
             )
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)

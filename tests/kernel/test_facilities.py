@@ -69,12 +69,20 @@ def test_without_loopback_the_reason_is_that(error):
 @pytest.mark.usefixtures("no_proc")
 @pytest.mark.parametrize(
     "read",
-    [kernel.threads, kernel.context_switches, kernel.descriptors_open, kernel.counters,
+    [kernel.threads, kernel.context_switches, lambda: kernel.descriptors_open(1), kernel.counters,
      lambda: kernel.is_asleep(os.getpid())],
 )  # fmt: skip
 def test_without_proc_nothing_is_taken_for_ended(read):
     with pytest.raises(kernel.NotPossible, match="/proc"):
         read()
+
+
+def test_own_descriptors_are_counted_without_proc(request):
+    """start_server(max_connections=...) and clients in threads need their number."""
+    with select.epoll():
+        n_open = kernel.descriptors_open()
+        request.getfixturevalue("no_proc")
+        assert kernel.descriptors_open() == n_open
 
 
 def test_an_interest_list_without_entries_is_not_known(monkeypatch):

@@ -154,6 +154,22 @@ def test_a_forked_copy_of_the_parent_leaves_the_child_alone() -> None:
         assert parent.read() == [[0, 0, 0, 0], True, 0, 0, None]
 
 
+def test_a_server_and_clients_without_standard_streams() -> None:
+    """Their numbers are those of sockets and pipes, which the children inherit."""
+    text = """
+        import os
+        saved = os.dup(1)
+        os.closerange(0, 3)
+        with epolllab.start_server(process=True) as server:
+            run = epolllab.run_clients(server, requests=4, connections=2, progress=False)
+            done = int(run.summary()["succeeded"])
+        os.dup2(saved, 1)
+        tell(done)
+    """
+    with program(text) as running:
+        assert running.read() == 4
+
+
 class SlowToArrive:
     """A protocol that the child never finishes unpickling."""
 
