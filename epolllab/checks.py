@@ -194,8 +194,8 @@ def check_path(name: str, value: Any) -> Path:
         is_valid = False
     if not is_valid:
         raise ValueError(
-            f"{name} must be a path that is not empty, without null characters, and that the "
-            f"file system's encoding has, not {shown(value)}"
+            f"{name} must be a path that is not empty, without null characters, in the "
+            f"encoding of the file system, not {shown(value)}"
         )
     return Path(path)
 

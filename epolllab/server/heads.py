@@ -40,7 +40,8 @@ _TRAILER = re.compile(rb"(?:%b|\r\n)" % _FIELD)
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[\t -~\x80-\xff]*)?\r\n")
 _STRAY = re.compile(rb"[^\t\r\n -~\x80-\xff]|\r[^\n]|[^\r]\n|\A\n")
 _READ_HERE = re.compile(
-    rb"\r\n(host|content-length|transfer-encoding|expect|-*upgrade):([^\r]*)", re.IGNORECASE
+    rb"\r\n(host|content-length|transfer-encoding|connection|expect|-*upgrade):([^\r]*)",
+    re.IGNORECASE,
 )
 _HOST = re.compile(
     rb"(?:\[([0-9A-Fa-f:.]+)\]|(?:[0-9A-Za-z\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})*)(?::\d{0,5})?"
@@ -68,6 +69,7 @@ class Framing(NamedTuple):
     is_old: bool = False  # HTTP/1.0
     expects: bool = False  # the peer waits for 100 Continue before it sends the body
     offers: bool = False  # an upgrade to another protocol
+    closes: bool = False  # HTTP/1.0 with "close", also beside "keep-alive"
 
 
 PLAIN = Framing()
@@ -128,7 +130,9 @@ def read_head(head: bytes, limit: int) -> Framing:
     else:
         length = _read_length(lengths, limit) if lengths else 0
     expects = b"expect" in fields and _is_continue(fields[b"expect"])
-    return Framing(length, is_old, expects and length != 0 and not is_old, b"upgrade" in fields)
+    asks = expects and length != 0 and not is_old
+    closes = is_old and b"close" in _members(fields.get(b"connection", []))
+    return Framing(length, is_old, asks, b"upgrade" in fields, closes)
 
 
 def _is_host(value: bytes) -> bool:

@@ -192,7 +192,7 @@ class Http(Session):
             if len(_known) >= MAX_KNOWN:
                 _known.clear()
             is_head = head.startswith(b"HEAD ")
-            _known[head] = not (self.closing or framing.is_old or is_head)
+            _known[head] = not (self.closing or is_head)
 
     def _continue(self) -> None:
         """Ask for the body, unless it has begun to arrive."""
@@ -276,7 +276,7 @@ class Http(Session):
         if self._is_known:
             return
         parser = self._parser
-        if not parser.should_keep_alive():
+        if not parser.should_keep_alive() or self._framing.closes:
             self.closing = True
         method = parser.get_method()
         handler = self._handler

@@ -206,6 +206,12 @@ TABLE = {
     "pipeline": served(get() * 5 + chunked(b"1\r\na\r\n0\r\n\r\n") * 2 + get(), 8),
     "close": Row(get(b"Connection: close"), (200,), False),
     "close among others": Row(get(b"Connection: a, CLOSE"), (200,), False),
+    "close and keep-alive": Row(
+        get(b"Connection: keep-alive", b"Connection: close"), (200,), False
+    ),
+    "close and keep-alive in 1.0": Row(
+        get(b"Connection: Close, keep-alive", start=b"GET / HTTP/1.0"), (200,), False
+    ),
     "keep-alive in 1.0": served(get(b"Connection: keep-alive", start=b"GET / HTTP/1.0")),
     "expect in 1.0": Row(
         post(b"Expect: 100-continue", b"Content-Length: 1", body=b"a", start=b"POST / HTTP/1.0"),
