@@ -216,7 +216,7 @@ class _Look(NamedTuple):
     entries: list[_Entry]
     waits: dict[int, list[files.Waiter]]
     found: set[tuple[Any, ...]]
-    """Epoll, descriptor, place and kind of each finding, and the bytes unread."""
+    """Epoll, descriptor, place, inode and kind of each finding, and the bytes unread."""
     epolls: dict[int, int]
     read_ns: dict[int, int]
     missing: dict[str, str]
@@ -275,7 +275,8 @@ def _file(link: str | None, fd: int) -> str:
 def _findings(e: _Entry, waiting: list[files.Waiter]) -> Iterator[tuple[Any, ...]]:
     """Keys of what is wrong with one entry, as far as one look can say."""
     mask, info = e.entry.mask, e.socket
-    where = (e.epfd, e.entry.fd, e.nth)
+    # With the inode, since another look may find another connection under the same number.
+    where = (e.epfd, e.entry.fd, e.nth, e.entry.inode)
     unread = (info.recv_queue or 0) if info else 0
     if e.is_same is False:
         yield *where, GHOST
@@ -296,7 +297,7 @@ def _is_idle(info: sockets.SocketInfo) -> bool:
 
 
 def _inspection(pid: int, look: _Look) -> Inspection:
-    kinds = {key[:3]: key[3] for key in look.found}
+    kinds = {key[:3]: key[4] for key in look.found}
     rows = []
     for e in look.entries:
         kind = kinds.get((e.epfd, e.entry.fd, e.nth), "")

@@ -116,7 +116,7 @@ def curves(
         if frame.empty:
             return chart.draw_empty("nothing measured")
         handles = []
-        for place, (poller, part) in enumerate(frame.groupby("poller", sort=True)):
+        for place, (poller, part) in enumerate(frame.groupby("poller", sort=True, observed=True)):
             handles += ax.plot(
                 part["n_fds"], part["wait_ns"] / 1e3, marker="o", ms=4, label=str(poller),
                 color=chart.theme.variant(str(poller), place), gid=str(poller),

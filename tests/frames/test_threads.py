@@ -37,8 +37,9 @@ def test_threads_do_not_disturb_each_other(seed: int) -> None:
     mixed = interleaved(parts, seed)
     for make, by in ((frames.wakeups, ["wake"]), (frames.requests, ["conn", "request"])):
         together = make(mixed).sort_values(by, ignore_index=True)
-        alone = pd.concat([make(part) for part in parts]).sort_values(by, ignore_index=True)
-        pd.testing.assert_frame_equal(together.astype(object), alone.astype(object))
+        alone = pd.concat([make(part).astype(object) for part in parts])
+        alone = alone.sort_values(by, ignore_index=True)
+        pd.testing.assert_frame_equal(together.astype(object), alone)
     waits = mixed[mixed["op"] == Op.WAIT]
     assert frames.wakeups(mixed)["wake"].tolist() == waits["wake"].tolist()
     assert frames.wakeups(mixed)["tid"].tolist() == waits["thread"].tolist()

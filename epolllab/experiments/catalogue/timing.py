@@ -30,8 +30,8 @@ REQUESTS = 20
 
 @phenomenon(
     claim="epoll_wait takes whole milliseconds, so CPython rounds up; select, epoll_pwait2 do not.",
-    expected="the shortest of 20 waits takes: 0.2 ms with epoll or poll 1 ms or more, 1.2 ms with "
-    "epoll 2 ms or more; 0.2 ms with select or epoll_pwait2 under 0.9 ms, and epoll_wait called "
+    expected="the third shortest of 20 waits takes: 0.2 ms with epoll or poll 1 ms or more, 1.2 ms "
+    "with epoll 2 ms or more; 0.2 ms with select or epoll_pwait2 under 0.9 ms, and epoll_wait called "
     "with 0, as a program that cuts off would, under 0.2 ms",
     judge=lambda seen: (
         seen["epoll"] >= 1
@@ -45,7 +45,7 @@ REQUESTS = 20
     "CPython's select.epoll.poll rounds up (_PyTime_ROUND_CEILING)",
     notes="Observed in milliseconds. The kernel never sees the 0.2 ms: the caller has to round. A "
     "loop that rounds down calls epoll_wait with 0 again and again until the time has come.",
-    picture=partial(picture_of_numbers, what="the shortest of 20 waits (ms)"),
+    picture=partial(picture_of_numbers, what="the third shortest of 20 waits (ms)"),
 )
 def timeout_rounding(bench: Bench) -> dict[str, float]:
     epoll = bench.epoll().epoll
@@ -62,8 +62,10 @@ def timeout_rounding(bench: Bench) -> dict[str, float]:
     seen: dict[str, float] = {}
     for name, wait in waits.items():
         start = bench.clock()
-        seen[name] = round(min(_time_ms(bench, wait) for _ in range(TRIES)), 3)
-        bench.step(f"{name}, {TRIES} times", f"the shortest took {seen[name]} ms", start)
+        # Not the shortest: one that a signal interrupts ends at the time asked for.
+        third = sorted(_time_ms(bench, wait) for _ in range(TRIES))[2]
+        seen[name] = round(third, 3)
+        bench.step(f"{name}, {TRIES} times", f"the third shortest took {seen[name]} ms", start)
     return seen
 
 
