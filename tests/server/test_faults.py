@@ -101,7 +101,7 @@ def test_a_protocol_that_cannot_begin(process: bool) -> None:
 
 
 def test_a_protocol_that_returns_no_session_later() -> None:
-    """The third connection is closed; the error says what the protocol must return."""
+    """One connection is closed, and the error says what the protocol must return."""
     made = iter([epolllab.server.Echo(), epolllab.server.Echo(), None])
     protocol = cast("Any", lambda: next(made, epolllab.server.Echo()))
     with epolllab.start_server(protocol=protocol) as server:
