@@ -16,8 +16,8 @@ or look at a program of your own: ``epolllab.inspect(pid)``, ``epolllab.trace(pi
 
 The names here are the ones that most notebooks need. The rest is in the subpackages, one
 for each step of the data path: ``kernel``, ``server``, ``clients``, ``recording``,
-``frames``, ``analysis``, ``external``, ``plots``, ``experiments``, ``widgets``. Those that need numpy,
-pandas or matplotlib are imported when first used.
+``frames``, ``analysis``, ``external``, ``plots``, ``experiments``, ``widgets``. Those that
+need numpy, pandas or matplotlib are imported when first used.
 """
 
 from importlib import import_module

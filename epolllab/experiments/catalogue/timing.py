@@ -31,8 +31,8 @@ REQUESTS = 20
 @phenomenon(
     claim="epoll_wait takes whole milliseconds, so CPython rounds up; select, epoll_pwait2 do not.",
     expected="the third shortest of 20 waits takes: 0.2 ms with epoll or poll 1 ms or more, 1.2 ms "
-    "with epoll 2 ms or more; 0.2 ms with select or epoll_pwait2 under 0.9 ms, and epoll_wait called "
-    "with 0, as a program that cuts off would, under 0.2 ms",
+    "with epoll 2 ms or more; 0.2 ms with select or epoll_pwait2 under 0.9 ms, and epoll_wait "
+    "called with 0, as a program that cuts off would, under 0.2 ms",
     judge=lambda seen: (
         seen["epoll"] >= 1
         and seen["poll"] >= 1
