@@ -230,7 +230,7 @@ class _Events:
         has_next = following >= 0
         self.slept = waits.slept[following]
         # A full batch leaves descriptors for the next: epoll reports all of them in turn.
-        largest = max(int(waits.result.max()), 1)
+        largest = int(np.max(waits.result, initial=1))
         n_threads = len(np.unique(array["thread"][waits.at]))
         turns = max(n_threads, -(-len(np.unique(self.fd)) // largest))
         distance = np.diff(self.wait, append=-1)
@@ -307,7 +307,8 @@ def _classify_runs(events: _Events, least: int, kinds: Any) -> None:
     found = (counts >= least) & (2 * counts >= lengths)
 
     def any_of(flags: Bools) -> Bools:
-        return np.logical_or.reduceat(flags[idle], starts)
+        joined: Bools = np.logical_or.reduceat(flags[idle], starts)
+        return joined
 
     mask = np.bitwise_and.reduceat(np.where(wasted, events.mask[idle], ANY_BIT), starts)
     names = _names(events, mask, any_of)
