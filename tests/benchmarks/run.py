@@ -18,6 +18,7 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import NamedTuple
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
@@ -35,6 +36,8 @@ Starter = Callable[[], AbstractContextManager[Arm]]
 KEEP_ALIVE: dict[str, Starter] = {
     "http recorded": lambda: epolllab_server(protocol="http"),
     "http bare": lambda: epolllab_server(protocol="http", record=False),
+    "io_uring recorded": lambda: epolllab_server(protocol="http", poller="io_uring"),
+    "io_uring bare": lambda: epolllab_server(protocol="http", poller="io_uring", record=False),
     "nginx": lambda: nginx(keepalive=True),
 }
 EACH: dict[str, Starter] = {
@@ -42,6 +45,8 @@ EACH: dict[str, Starter] = {
     "hello recorded, ask": lambda: epolllab_server(accept="ask"),
     "hello bare, drain": lambda: epolllab_server(accept="drain", record=False),
     "hello bare, ask": lambda: epolllab_server(accept="ask", record=False),
+    "io_uring recorded": lambda: epolllab_server(poller="io_uring"),
+    "io_uring bare": lambda: epolllab_server(poller="io_uring", record=False),
     "nginx": lambda: nginx(keepalive=False),
     "how-to": lambda: script("howto.py"),
     "asyncio": lambda: script("streams.py", "asyncio"),
@@ -57,21 +62,29 @@ Target = tuple[str, str, float | None]
 """Numerator and denominator of a ratio, and what it must be at most."""
 
 KEEP_ALIVE_TARGETS: list[Target] = [
-    ("http recorded", "nginx", 1.25),
+    ("http recorded", "nginx", 1.2),
+    ("http bare", "nginx", 1.1),
+    ("io_uring recorded", "nginx", 1.1),
+    ("io_uring bare", "nginx", None),
     ("http recorded", "http bare", 1.15),
+    ("io_uring recorded", "http recorded", None),
 ]
 EACH_TARGETS: list[Target] = [
     *(
         (f"hello recorded, {accept}", other, most)
         for accept in ("drain", "ask")
         for other, most in (
-            ("nginx", 1.5),
+            ("nginx", 1.4),
             ("asyncio", 0.5),
             ("uvloop", 1.0),
             ("how-to", 0.8),
             (f"hello bare, {accept}", 1.08),
         )
     ),
+    ("hello bare, drain", "nginx", 1.2),
+    ("hello bare, ask", "nginx", 1.2),
+    ("io_uring recorded", "nginx", 1.15),
+    ("io_uring bare", "nginx", None),
     ("hello recorded, ask", "hello recorded, drain", None),
     ("hello bare, ask", "hello bare, drain", None),
 ]
@@ -92,31 +105,48 @@ def load(port: int, seconds: float) -> int:
     return int(found[1])
 
 
-def cpu_us_per_request(starter: Starter, seconds: float) -> float:
-    """Start an arm, warm it up, load it; return microseconds of CPU per request."""
+class Cost(NamedTuple):
+    """CPU time of a request."""
+
+    us: float
+    user: float
+    """Share of it in user mode, from ticks of 10 ms."""
+
+
+def cost_per_request(starter: Starter, seconds: float) -> Cost:
+    """Start an arm, warm it up, load it; return its cost."""
     with starter() as arm:
         load(arm.port, 1)
-        before = kernel.cpu_time_ns(arm.pid)
+        before, ticks = kernel.cpu_time_ns(arm.pid), _ticks(arm.pid)
         requests = load(arm.port, seconds)
-        return (kernel.cpu_time_ns(arm.pid) - before) / requests / 1000
+        us = (kernel.cpu_time_ns(arm.pid) - before) / requests / 1000
+        user, system = (b - a for a, b in zip(ticks, _ticks(arm.pid), strict=True))
+        return Cost(us, user / max(user + system, 1))
 
 
-def rounds(arms: dict[str, Starter], n: int, seconds: int) -> dict[str, list[float]]:
+def _ticks(pid: int) -> tuple[int, int]:
+    """User and system time of a process in clock ticks."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]), int(fields[12])
+
+
+def rounds(arms: dict[str, Starter], n: int, seconds: int) -> dict[str, list[Cost]]:
     """Measure every arm `n` times, in random order within a round."""
-    costs: dict[str, list[float]] = {name: [] for name in arms}
+    costs: dict[str, list[Cost]] = {name: [] for name in arms}
     for _ in range(n):
         for name in random.sample(list(arms), len(arms)):
-            costs[name].append(cpu_us_per_request(arms[name], seconds))
+            costs[name].append(cost_per_request(arms[name], seconds))
     return costs
 
 
-def report(title: str, costs: dict[str, list[float]], targets: list[Target]) -> None:
+def report(title: str, costs: dict[str, list[Cost]], targets: list[Target]) -> None:
     """Print the arms and the ratios."""
     for name, values in costs.items():
-        print(f"| {name}, {title} | {spread(values)} µs | |")
+        user = statistics.median(cost.us * cost.user for cost in values)
+        print(f"| {name}, {title} | {spread([c.us for c in values])} µs, {user:.1f} user | |")
     for top, bottom, most in targets:
         if top in costs and bottom in costs:
-            ratios = [a / b for a, b in zip(costs[top], costs[bottom], strict=True)]
+            ratios = [a.us / b.us for a, b in zip(costs[top], costs[bottom], strict=True)]
             target = "" if most is None else f"at most {most}"
             print(f"| {top} / {bottom}, {title} | {spread(ratios, 2)} | {target} |")
 
