@@ -144,6 +144,7 @@ class Observation:
         self._undo: list[tuple[Any, str, Any]] = []
         self._watchdog: Watchdog | None = None
         self._facts: dict[str, Any] = {}
+        self._late: list[str] = []
 
     def __enter__(self) -> "Observation":
         if _active:
@@ -244,9 +245,7 @@ class Observation:
             self._watchdog = Watchdog(self._save_when, self)
 
     def _install_epoll(self) -> None:
-        for name, why in _LATE.items():
-            if name in sys.modules:
-                self.notes.append(f"{why}, so import it inside the block")
+        self._late = [why for name, why in _LATE.items() if name in sys.modules]
         self._patch(select, "epoll", RecordedEpoll)
         self._patch(selectors.EpollSelector, "_selector_cls", RecordedEpoll)
         for module in [m for n, m in list(sys.modules.items()) if n != "select" and m is not None]:
@@ -283,6 +282,7 @@ class Observation:
     def _explain(self) -> None:
         """Say why nothing was recorded."""
         self.notes.append("no event loop waited during the observation")
+        self.notes += [f"{why}, so import it inside the block" for why in self._late]
         for name, whose in _IN_C.items():
             if name in sys.modules:
                 self.notes.append(f"{whose} loop is in C: use epolllab.trace(pid) for it")
