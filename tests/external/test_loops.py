@@ -388,3 +388,21 @@ def test_bad_arguments(options, error):
 def test_bad_conditions(options, error):
     with pytest.raises(error, match=f"^{next(iter(options))}"):
         SaveWhen(**options)
+
+
+def test_calls_with_other_arguments_are_passed_on():
+    """Flags, and names of arguments, as the real methods take them."""
+    with observe() as seen, selectors.DefaultSelector() as selector:
+        a, b = socket.socketpair()
+        selector.register(a, selectors.EVENT_READ)
+        selector.select(0)
+        assert b.send(b"hello", 0) == 5
+        assert a.recv(2, socket.MSG_PEEK) == b"he"
+        buffer = bytearray(5)
+        assert a.recv_into(buffer, nbytes=3) == 3
+        assert a.recv(9) == b"lo"
+        selector.unregister(a)
+        a.close()
+        b.close()
+    recv = seen.recording().events().query("op == 'recv'")
+    assert recv["n_bytes"].tolist() == [2, 3, 2]
