@@ -96,10 +96,11 @@ def check_choice(name: str, value: object, allowed: Collection[str]) -> str:
 def check_int(name: str, value: object, least: int | None = None, most: int | None = None) -> int:
     """Return `value` as an int of at most 64 bits within the bounds."""
     try:
-        number = operator.index(value)  # type: ignore[arg-type]
+        # A NumPy bool has an index too, with a warning in older versions.
+        number = None if _is_bool(value) else operator.index(value)  # type: ignore[arg-type]
     except TypeError:
         number = None
-    if number is None or _is_bool(value):
+    if number is None:
         raise TypeError(f"{name} must be an integer, not {shown(value)}")
     _check_range(name, number, "", least, most)
     if not -(1 << 63) <= number < 1 << 63:
