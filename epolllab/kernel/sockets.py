@@ -65,12 +65,12 @@ def _inet(name: str, fields: list[str]) -> tuple[int, SocketInfo]:
     """Inode and description of one line of a table."""
     sent, received = (int(part, 16) for part in fields[4].split(":"))
     state = STATES[int(fields[3], 16)] if name.startswith("tcp") else ""
-    peer = "" if state == "LISTEN" or _is_nobody(fields[2]) else f" <- {_address(fields[2])}"
+    peer = "" if state == "LISTEN" or _is_unspecified(fields[2]) else f" <- {_address(fields[2])}"
     text = f"{name} {_address(fields[1])}{peer} {state}".rstrip()
     return int(fields[9]), SocketInfo(text, state, received, sent)
 
 
-def _is_nobody(text: str) -> bool:
+def _is_unspecified(text: str) -> bool:
     """Whether an address is that of no peer, as of a UDP socket that is not connected."""
     return not text.strip("0:")
 

@@ -1,6 +1,6 @@
 """The completion loop: submit, then handle what has completed (io_uring).
 
-A readiness loop is told that a call is worth making, and makes it. This loop submits its
+A readiness loop learns that a call is worth making, and makes it. This loop submits its
 calls in advance and reads their results:
 
 - one multishot accept, which completes with each new connection;

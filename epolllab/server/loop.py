@@ -15,7 +15,7 @@ takes the listener's interest away, so that the loop does not spin, and every cl
 connection restores it.
 
 A process that was forked while the loop ran holds duplicates of its descriptors. Where
-Python is told of the fork, the child closes them. Otherwise epoll goes on reporting a
+Python runs its fork hooks, the child closes them. Otherwise epoll goes on reporting a
 connection that the loop has closed, which no epoll_ctl can name any more: after a few
 such events the loop replaces its epoll instance. A close alone then ends no connection
 for its peer, so those that may be duplicated are shut down first.

@@ -737,7 +737,7 @@ def test_a_throttled_run_says_so(server: Any, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize("newest", [-1, 1.5, "3", True, None, 10**30])
 def test_the_tail_has_a_number_of_events(server: Any, newest: Any) -> None:
-    """Not rows of memory that nobody wrote."""
+    """Not rows of memory that was never written."""
     with pytest.raises((TypeError, ValueError), match=r"^newest\b"):
         server.tail(newest)
     assert len(server.tail(0)) == 0

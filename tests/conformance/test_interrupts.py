@@ -34,7 +34,7 @@ def reuse_numbers():
             try:
                 os.close(fd)
             except OSError as error:
-                errors.append(f"closed by somebody else: {error!r}")
+                errors.append(f"closed elsewhere: {error!r}")
 
 def held():
     gc.collect()

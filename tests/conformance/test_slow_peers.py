@@ -217,7 +217,7 @@ def test_reading_on_is_bounded(limit: str, value: float, monkeypatch: pytest.Mon
         assert server.settle().stats()["closed"] == 1
 
 
-# ---- pipelines that nobody reads --------------------------------------------------------
+# ---- pipelines whose responses are not read ---------------------------------------------
 
 N_REQUESTS = 20
 LARGE = 300_000
@@ -229,7 +229,7 @@ def numbered(first: int, last: int) -> bytes:
 
 
 @EVERY_WAY
-def test_a_pipeline_that_nobody_reads(way: dict[str, Any]) -> None:
+def test_a_pipeline_whose_responses_are_not_read(way: dict[str, Any]) -> None:
     """Requests wait while responses do; then each is answered once, in order."""
     handled: list[str] = []
 

@@ -487,7 +487,7 @@ def test_a_capacity_is_a_number_of_rows(make: Callable[[Any], object], capacity:
 
 @pytest.mark.parametrize("newest", [-1, -(10**6), 1.5, "9", True, 10**30])
 def test_the_newest_rows_are_a_number_of_rows(newest: Any) -> None:
-    """A negative number would reach memory that nobody wrote."""
+    """A negative number would reach memory that was never written."""
     recorder = Recorder(10)
     fill(recorder, 0, 5, 1)
     with pytest.raises((TypeError, ValueError), match=r"^newest\b"):

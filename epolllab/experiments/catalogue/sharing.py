@@ -171,7 +171,7 @@ def accept_balance(bench: Bench) -> dict[str, list[int]]:
 
 
 @phenomenon(
-    claim="With EXCLUSIVE the first registered idle epoll is woken, whoever fell asleep first.",
+    claim="With EXCLUSIVE the first registered idle epoll is woken, whichever slept first.",
     expected={"woken": ["A"] * len(ORDERS), "woken after A was registered again": ["B"] * 6},
     source="ep_ptable_queue_proc() in fs/eventpoll.c: add_wait_queue_exclusive() appends to the "
     "descriptor's queue, once, at EPOLL_CTL_ADD",
@@ -278,7 +278,7 @@ def _share(
 
 
 @phenomenon(
-    claim="An event that nobody consumes wakes all threads on one epoll (level), or one (edge).",
+    claim="An event that is not consumed wakes all threads on one epoll (level), or one (edge).",
     expected={"level": 4, "edge": 1, "one-shot": 1},
     source=f"{SELFTEST}, epoll9 and epoll10",
     notes="Of four threads. Each woken thread wakes the next while the event is there, so with "
