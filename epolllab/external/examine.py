@@ -38,17 +38,15 @@ class Examination:
     def sentences(self) -> list[str]:
         """One sentence for each finding, with its evidence and what to do."""
         found = []
-        by_fd = {f.fd: f for f in self.diagnosis.findings} if self.diagnosis else {}
+        traced = list(self.diagnosis.findings) if self.diagnosis else []
         for row in self.inspection.findings.itertuples():
-            waste = by_fd.pop(int(str(row.fd)), None)
-            evidence = f" {_capital(waste.sentence)}" if waste else ""
-            found.append(
-                f"fd {row.fd} ({row.what}): {row.finding}. {_capital(str(row.detail))}{evidence} "
-                f"{FINDINGS[str(row.finding)]}"
-            )
-        rest = self.diagnosis.findings if self.diagnosis else ()
-        found += [_sentence(finding) for finding in rest if by_fd.get(finding.fd) is finding]
-        return found
+            # What was traced on a descriptor is evidence of what is wrong with it.
+            own = [finding for finding in traced if finding.fd == row.fd]
+            traced = [finding for finding in traced if finding.fd != row.fd]
+            words = [f"fd {row.fd} ({row.what}): {row.finding}.", _capital(str(row.detail))]
+            words += [_capital(finding.sentence) for finding in own]
+            found.append(" ".join([*words, FINDINGS[str(row.finding)]]))
+        return found + [_sentence(finding) for finding in traced]
 
     def __repr__(self) -> str:
         found = self.sentences() or [self._nothing()]

@@ -592,15 +592,7 @@ class CompletionLoop(Loop):
             return
         del self._endpoints[connection.fd]
         connection.fd, connection.backlog = -1, None
-        try:
-            connection.session.on_close()
-        except FAULTS as error:
-            self._note_exception(error)
-        self.closed += 1
-        if self._lingering or self._requests:
-            self.timers.forget(connection)
-        if self._paused:
-            self._resume()
+        self._closed(connection)
 
     # ---- the record ---------------------------------------------------------------------
 

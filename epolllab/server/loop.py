@@ -489,6 +489,10 @@ class Loop:
         except OSError as error:
             self._note_error("close", error)  # the descriptor is free all the same (close(2))
         connection.fd = -1
+        self._closed(connection)
+
+    def _closed(self, connection: Connection) -> None:
+        """Let the session and the timers go, and accept again if that was paused."""
         try:
             connection.session.on_close()
         except FAULTS as error:

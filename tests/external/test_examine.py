@@ -1,13 +1,17 @@
 """examine(): the verdict on sick programs and healthy ones, in sentences."""
 
 import socket
+import subprocess
 import threading
 import time
+from dataclasses import replace
 
+import pandas as pd
 import pytest
 
 import epolllab
-from epolllab.external import examine
+from epolllab import Recording, analysis
+from epolllab.external import Examination, examine
 from tests.external import programs
 
 VERDICTS = {
@@ -72,3 +76,32 @@ def test_an_idle_program(needs):
         found = examine(pid, 0.3)
     assert found.healthy
     assert found.cpu_share < 0.5
+
+
+def test_no_traced_finding_is_lost():
+    """Two kinds on one descriptor are two sentences; on an inspected one they are evidence."""
+    recording = spun(7, masks=(0x10, 4))
+    diagnosis = analysis.diagnose(recording)
+    assert len(diagnosis.findings) == 2
+    assert {finding.fd for finding in diagnosis.findings} == {7}
+    with subprocess.Popen(["sleep", "30"]) as program:
+        inspection = epolllab.inspect(program.pid)
+        program.kill()
+    found = Examination(inspection, 1.0, recording, diagnosis).sentences()
+    assert [text.partition(":")[0] for text in found] == diagnosis.kinds
+    frame = pd.DataFrame([(3, 7, 5, "OUT", 7, "fd", "tcp", 0, 0, "one-shot, spent", "It is.")])
+    seen = replace(inspection, frame=frame.set_axis(list(inspection.frame.columns), axis=1))
+    [sentence] = Examination(seen, 1.0, recording, diagnosis).sentences()
+    assert sentence.startswith("fd 7 (tcp): one-shot, spent. It is. ")
+    assert all(finding.sentence[1:] in sentence for finding in diagnosis.findings)
+
+
+def spun(fd: int, masks: tuple[int, ...]) -> Recording:
+    """For each mask a useful read, and then waits that return it again and again for nothing."""
+    lines = []
+    for mask in masks:
+        ready = f"[{{events={mask:#x}, data={{u32={fd}, u64={fd}}}}}]"
+        lines.append(f'recvfrom({fd}, "", 9, 0, NULL, NULL) = 9\n')
+        lines += [f"epoll_wait(3, {ready}, 8, -1) = 1\n"] * 150
+    [recording] = epolllab.read_strace("".join(lines))
+    return recording
