@@ -24,7 +24,7 @@ LEVELS = (
     ("events", "schema", "checks", "child"),
     ("notebook", "kernel", "frames"),
     ("recording",),
-    ("server", "analysis"),
+    ("server", "analysis", "workers"),
     ("clients", "external"),
     ("plots",),
     ("experiments",),
@@ -39,7 +39,7 @@ INSTALLED = {"numpy", "pandas", "matplotlib", "ipywidgets", "pyarrow", "httptool
              "tqdm", "IPython", "jupyterlab"}  # fmt: skip
 """Packages that a process which only serves or sends requests must not load."""
 
-LIGHT = (*LEVELS[0], "notebook", "kernel", "server", "clients", "recording")
+LIGHT = (*LEVELS[0], "notebook", "kernel", "server", "workers", "clients", "recording")
 """Folders whose ``__init__`` and files import the standard library only at module level."""
 
 NUMERIC = {"recording.decode", "recording.perfetto"}
