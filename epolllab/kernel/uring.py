@@ -57,7 +57,7 @@ _NAMES = {
 # Flags of a submission entry.
 LINK, HARDLINK, BUFFER_SELECT, SKIP_SUCCESS = 1 << 2, 1 << 3, 1 << 5, 1 << 6
 # In its field ioprio, for one operation each.
-ACCEPT_MULTISHOT, RECV_MULTISHOT = 1 << 0, 1 << 1
+ACCEPT_MULTISHOT, POLL_FIRST, RECV_MULTISHOT = 1 << 0, 1 << 0, 1 << 1
 # In its field length, for POLL_ADD.
 POLL_MULTISHOT = 1 << 0
 # Flags of a completion entry; the number of the buffer is in the upper half.

@@ -4,7 +4,8 @@ A readiness loop learns that a call is worth making, and makes it. This loop sub
 calls in advance and reads their results:
 
 - one multishot accept, which completes with each new connection;
-- one multishot recv for each connection, into buffers that all connections share;
+- a recv for each connection, and a multishot recv once it has sent a second time or has
+  been responded to, into buffers that all connections share;
 - a send for each response, which has no completion if all of it was sent at once;
 - a cancellation and a close, where the response was the last linked to its send.
 
@@ -32,7 +33,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from epolllab import events
-from epolllab.events import EPOLLIN, EPOLLOUT, FOREVER, Op, key_of
+from epolllab.events import EPOLLIN, EPOLLOUT, FOREVER, Op
 from epolllab.kernel import uring
 from epolllab.kernel.syscalls import Endpoint, Socket
 from epolllab.kernel.uring import BUFFER_SHIFT, LINK, MORE, SKIP_SUCCESS, Buffers, Uring
@@ -122,6 +123,8 @@ class CompletionLoop(Loop):
         self._submitted: dict[int, tuple[RingConnection, bytes]] = {}
         """Sends of this turn, and earlier ones whose completion may not have been read."""
         self._waiting: list[RingConnection] = []
+        self._full_at = N_ENTRIES
+        """The submission queue is full when its tail is here, until the next io_uring_enter."""
         self._turn = 0
         self._read_up_to = -1
         """Completions of sends of the turns up to this one have been read, if there are any."""
@@ -191,6 +194,7 @@ class CompletionLoop(Loop):
             end, timeout_us = recorder.clock(), asked if wait else 0
             recorder.stage_wait(ring.fileno(), start, end, result, timeout_us)
         self.wakeups += 1
+        self._full_at = ring.tail - ring.n_unsubmitted + ring.n_sqes
         if failure is not None:
             if failure.errno != errno.EBUSY:  # completions must be read first, which comes next
                 self._wait_failed(failure)
@@ -218,7 +222,6 @@ class CompletionLoop(Loop):
         """Handle completions; the common one here, and every other by :meth:`_completed`."""
         ring, buffers, life = self.ring, self.buffers, self.life
         sqes, pack, sq_mask = ring.sqes, uring.SQE.pack_into, ring.sq_mask
-        most = ring.tail - ring.n_unsubmitted + ring.n_sqes
         memory, size, at, address = buffers.memory, buffers.size, buffers.at, buffers.address
         pack_entry, b_mask = uring.BUFFER_ENTRY.pack_into, buffers.count - 1
         receiving, fresh, out_memory = self._receiving.get, self._fresh, self._out
@@ -228,13 +231,7 @@ class CompletionLoop(Loop):
         for user_data, result, flags in completions:
             n_events += 1
             connection = receiving(user_data)
-            if (
-                connection is None
-                or result <= 0
-                or not flags & MORE
-                or connection.out
-                or connection.ending
-            ):
+            if connection is None or result <= 0 or connection.out or connection.ending:
                 self._completed(user_data, result, flags)
                 fresh, turn, read_up_to = self._fresh, self._turn, self._read_up_to
                 continue
@@ -245,6 +242,8 @@ class CompletionLoop(Loop):
             buffers.tail += 1
             if idle:
                 connection.active_ns = self.clock()
+            if not flags & MORE:
+                self._recv_ended(connection, user_data)
             session = connection.session
             try:
                 responses = session.receive(data)
@@ -260,13 +259,21 @@ class CompletionLoop(Loop):
                 and 0 < len(out) <= MAX_AT_ONCE
                 and connection.sent_in <= read_up_to
                 and (start := self._out_at) + len(out) <= OUT_BYTES
-                and ring.tail < most
-                and not session.closing
+                and ring.tail < self._full_at
                 and not session.in_request
                 and not session.unhandled
                 and not connection.in_request
+                and not (session.closing and (session.linger or session.fault or result == size))
             ):
                 n_out = len(out)
+                n_requests += 1
+                if session.closing:
+                    if stage:
+                        self._note_completion(user_data, result, flags, connection.key)
+                        self.note_response(connection, n_out)
+                    self.send_and_close(connection, out)
+                    fresh, turn, read_up_to = self._fresh, self._turn, self._read_up_to
+                    continue
                 self._out_at = stop = start + n_out
                 out_memory[start:stop] = out
                 self._request = request = self._request % MAX_REQUEST + 1
@@ -279,20 +286,24 @@ class CompletionLoop(Loop):
                 ring.tail = tail + 1
                 fresh[send_data] = connection, out
                 connection.sent_in = turn
-                n_requests += 1
                 if stage:
                     read, key = self._now, connection.key
                     self._now = now = clock()
+                    code = user_data >> 40 << 40 | RECV_COMPLETED
                     stage((
-                        read, read, key, result, user_data >> 40 << 40 | RECV_COMPLETED,
+                        read, read, key, result, code if flags & MORE else code ^ HAS_MORE,
                         read, now, key, n_out, HANDLE,
                         now, now, key, n_out, request << REQUEST_SHIFT | SEND_SUBMITTED,
                     ))  # fmt: skip
+                if not connection.receiving:
+                    self.receive(connection)
                 continue
             if stage:
                 self._note_completion(user_data, result, flags, connection.key)
             buffers.publish()
             life.responded(connection, result, responses)
+            if not (connection.receiving or connection.out) and connection.fd >= 0:
+                self.receive(connection)
             # The queue may have been handed over.
             fresh, turn, read_up_to = self._fresh, self._turn, self._read_up_to
         buffers.publish()
@@ -304,16 +315,8 @@ class CompletionLoop(Loop):
     def _completed(self, user_data: int, result: int, flags: int) -> None:
         """Handle any completion."""
         kind, fd = user_data & 0xFF, user_data >> 8 & 0xFFFF_FFFF
-        if kind == RECV:
-            connection = self._receiving.get(user_data)
-            self._note_completion(user_data, result, flags, connection.key if connection else fd)
-            data = self.buffers.take(flags, result) if flags & uring.BUFFER else b""
-            if connection is not None:
-                self._received(connection, user_data, result, flags, data)
-        elif kind == ACCEPT:
+        if kind == ACCEPT:
             self._accepted(user_data, result, flags)
-        elif kind == SEND:
-            self._sent(user_data, result, flags)
         elif kind == CLOSE:
             connection = self._pending.pop(user_data, None)
             self._note_completion(user_data, result, flags, connection.key if connection else fd)
@@ -321,6 +324,14 @@ class CompletionLoop(Loop):
                 self._note_error("close", OSError(-result, os.strerror(-result)))
             if connection is not None:
                 self._forget(connection)
+        elif kind == RECV:
+            connection = self._receiving.get(user_data)
+            self._note_completion(user_data, result, flags, connection.key if connection else fd)
+            data = self.buffers.take(flags, result) if flags & uring.BUFFER else b""
+            if connection is not None:
+                self._received(connection, user_data, result, flags, data)
+        elif kind == SEND:
+            self._sent(user_data, result, flags)
         elif kind:  # the wakeup, or a shutdown that failed; not a cancellation
             self._note_completion(user_data, result, flags, fd)
 
@@ -329,8 +340,7 @@ class CompletionLoop(Loop):
     ) -> None:
         """Handle the completion of a recv, and submit it again where it has ended."""
         if not flags & MORE:
-            del self._receiving[user_data]
-            connection.receiving, connection.cancelling = 0, False
+            self._recv_ended(connection, user_data)
         if connection.fd < 0 or connection.linked:
             return
         is_over = result in (-errno.ECANCELED, -errno.ENOBUFS)
@@ -353,6 +363,10 @@ class CompletionLoop(Loop):
         if connection.fd >= 0 and is_reading and not connection.linked:
             self.receive(connection)
 
+    def _recv_ended(self, connection: RingConnection, user_data: int) -> None:
+        del self._receiving[user_data]
+        connection.receiving, connection.cancelling = 0, False
+
     def _ignore(self, connection: RingConnection, data: bytes) -> None:
         """Read on after the last response, until the peer closes."""
         if data:
@@ -371,15 +385,10 @@ class CompletionLoop(Loop):
 
     def _accepted(self, user_data: int, result: int, flags: int) -> None:
         """Add an accepted connection; submit the accept again if it has ended."""
-        listener, stage = self._listener, self._stage
         if not flags & MORE:
             self._accepting = 0
-        if stage:
-            conn = self.accepted + 1 if result >= 0 else 0
-            port, call = self._peer_port(result) if result >= 0 else (0, ())
-            code = user_data >> 40 << 40 | port << 8 + events.PORT_SHIFT | ACCEPT << 8 | COMPLETE
-            code |= HAS_MORE if flags & MORE else 0
-            stage((self._now, self._now, key_of(conn, listener.fd), result, code, *call))
+        if self._stage:
+            self._note_accept(user_data, result, flags)
         if result >= 0:
             self._add_connection(result)
         elif result != -errno.ECANCELED:
@@ -399,22 +408,6 @@ class CompletionLoop(Loop):
         self._paused = self._retry_ns = None
         self.accept()
 
-    def _peer_port(self, fd: int) -> tuple[int, tuple[int, ...]]:
-        """The port that a connection comes from, and the row of the call that asks for it.
-
-        A multishot accept returns no address.
-        """
-        sock = Socket(self._family, self._sock_type, 0, fd)
-        start, result, port = self._read_clock(), 0, 0
-        try:
-            name = sock.getsockopt(socket.SOL_SOCKET, SO_PEERNAME, _PORT.stop)
-            port = int.from_bytes(name[_PORT], "big")
-        except OSError as error:  # the peer has left
-            result = -(error.errno or 0)
-        finally:
-            sock.detach()
-        return port, (start, self._read_clock(), key_of(self.accepted + 1, fd), result, GETSOCKOPT)
-
     def _add_connection(self, fd: int) -> None:
         """Make the session of an accepted connection, and receive."""
         self.accepted += 1
@@ -422,7 +415,7 @@ class CompletionLoop(Loop):
         try:
             session: Session = self._new_session()
         except FAULTS as error:
-            self._push(uring.CLOSE, CLOSE, _Numbered(fd, key), flags=SKIP_SUCCESS)
+            self._push(uring.CLOSE, CLOSE, _Numbered(fd, key), SKIP_SUCCESS)
             self.closed += 1
             self._note_exception(error)
             return
@@ -463,18 +456,27 @@ class CompletionLoop(Loop):
         opcode: int,
         kind: int,
         endpoint: Any,
+        flags: int = 0,
         *,
+        ioprio: int = 0,
+        address: int = 0,
+        length: int = 0,
+        op_flags: int = 0,
         result: int = 0,
-        links: bool = False,
-        **entry: int,
     ) -> int:
         """Write a submission with its row; return its user_data."""
-        self._make_room(1)
+        ring = self.ring
+        if ring.tail >= self._full_at:
+            self._make_room(1)
         self._request = request = self._request % MAX_REQUEST + 1
         fd: int = endpoint.fd
         user_data = request << REQUEST_SHIFT | fd << 8 | kind
-        flags = entry.get("flags", 0)
-        self.ring.push(opcode, fd, user_data=user_data, **entry)
+        tail = ring.tail
+        uring.SQE.pack_into(
+            ring.sqes, (tail & ring.sq_mask) * 64, opcode, flags, ioprio, fd, 0,
+            address, length, op_flags, user_data, 0, 0, 0, 0, 0,
+        )  # fmt: skip
+        ring.tail = tail + 1
         if self._stage:
             self._now = now = self._read_clock()
             code = request << REQUEST_SHIFT | kind << 8 | SUBMIT
@@ -485,7 +487,7 @@ class CompletionLoop(Loop):
     def _make_room(self, n: int) -> None:
         """Hand the queue over if it has no room for `n` submissions, which may be linked."""
         for _ in range(MOST_FAILURES):
-            if self.ring.n_sqes - self.ring.n_unsubmitted >= n:
+            if self._full_at - self.ring.tail >= n:
                 return
             self.buffers.publish()
             self._enter(0)
@@ -505,16 +507,19 @@ class CompletionLoop(Loop):
         )
 
     def receive(self, connection: RingConnection) -> None:
-        """Receive until further notice, unless it does already."""
+        """Receive, unless it does already: once, and later until further notice.
+
+        Many connections are closed after one request; a recv that has completed by then
+        need not be cancelled.
+        """
         if connection.receiving == 0 and not connection.linked:
             connection.receiving = user_data = self._push(
-                uring.RECV, RECV, connection, flags=uring.BUFFER_SELECT,
-                ioprio=uring.RECV_MULTISHOT, group=self.buffers.group,
-            )  # fmt: skip
+                uring.RECV, RECV, connection, uring.BUFFER_SELECT, ioprio=connection.recv_flags
+            )
+            # A multishot recv that finds bytes at once completes before the sends of the same
+            # turn do. Polling first makes it complete after them.
+            connection.recv_flags = uring.RECV_MULTISHOT | uring.POLL_FIRST
             self._receiving[user_data] = connection
-            if connection.sent_in == self._turn:
-                # What this recv finds may complete before a send of the same turn.
-                connection.sent_in += 1
 
     def can_send(self, connection: RingConnection, out: bytes | memoryview) -> bool:
         """Whether a response can be sent at once."""
@@ -530,8 +535,8 @@ class CompletionLoop(Loop):
         start, self._out_at = self._out_at, self._out_at + len(out)
         self._out[start : self._out_at] = out
         user_data = self._push(
-            uring.SEND, SEND, connection, result=len(out), address=self._out_address + start,
-            length=len(out), flags=SKIP_SUCCESS | flags, op_flags=AT_ONCE,
+            uring.SEND, SEND, connection, SKIP_SUCCESS | flags, op_flags=AT_ONCE,
+            address=self._out_address + start, length=len(out), result=len(out),
         )  # fmt: skip
         self._fresh[user_data] = connection, out
         connection.sent_in = self._turn
@@ -568,7 +573,7 @@ class CompletionLoop(Loop):
 
     def shut_down(self, endpoint: Endpoint, how: int) -> None:
         """Shut down one or both directions."""
-        self._push(uring.SHUTDOWN, SHUTDOWN, endpoint, length=how, flags=SKIP_SUCCESS)
+        self._push(uring.SHUTDOWN, SHUTDOWN, endpoint, SKIP_SUCCESS, length=how)
 
     def _cancel(self, fd: int, user_data: int) -> None:
         """Cancel an operation; that it has completed meanwhile does not matter."""
@@ -583,7 +588,7 @@ class CompletionLoop(Loop):
         for user_data in (one.receiving, one.sending):
             if user_data:
                 self._cancel(one.fd, user_data)
-        self._push(uring.CLOSE, CLOSE, one, flags=SKIP_SUCCESS)
+        self._push(uring.CLOSE, CLOSE, one, SKIP_SUCCESS)
         self._forget(one)
 
     def _forget(self, connection: RingConnection) -> None:
@@ -591,7 +596,7 @@ class CompletionLoop(Loop):
         if self._endpoints.get(connection.fd) is not connection:
             return
         del self._endpoints[connection.fd]
-        connection.fd, connection.backlog = -1, None
+        connection.fd, connection.backlog, connection.ending = -1, None, True
         self._closed(connection)
 
     # ---- the record ---------------------------------------------------------------------
@@ -601,6 +606,31 @@ class CompletionLoop(Loop):
         if self._stage:
             start, self._now = self._now, self._read_clock()
             self._stage((start, self._now, endpoint.key, size, HANDLE))
+
+    def _note_accept(self, user_data: int, fd: int, flags: int) -> None:
+        """Stage an accept's row, and one of the call that asks for the peer's port.
+
+        A multishot accept returns no address.
+        """
+        start, listener = self._now, self._listener.fd
+        code = user_data >> 40 << 40 | ACCEPT << 8 | COMPLETE | (HAS_MORE if flags & MORE else 0)
+        if fd < 0:
+            self._stage((start, start, listener, fd, code))
+            return
+        result = port = 0
+        sock = Socket(self._family, self._sock_type, 0, fd)
+        try:
+            name = sock.getsockopt(socket.SOL_SOCKET, SO_PEERNAME, _PORT.stop)
+            port = int.from_bytes(name[_PORT], "big")
+        except OSError as error:  # the peer has left
+            result = -(error.errno or 0)
+        sock.detach()
+        self._now = end = self._read_clock()
+        key = self.accepted + 1 << 32
+        self._stage((
+            start, start, key | listener, fd, code | port << 8 + events.PORT_SHIFT,
+            start, end, key | fd, result, GETSOCKOPT,
+        ))  # fmt: skip
 
     def _note_completion(self, user_data: int, result: int, flags: int, key: int) -> None:
         if self._stage:

@@ -21,6 +21,7 @@ class RingConnection(Connection):
     """
 
     receiving = sending = 0
+    recv_flags = 0  # of the next recv
     cancelling = False
     linked = False  # its close is linked to a send
     sent_in = -1
@@ -46,7 +47,7 @@ class Submitter(ConnectionOwner, Protocol):
         """Send the last response, and close if all of it was sent."""
 
     def receive(self, connection: RingConnection) -> None:
-        """Receive until further notice, unless it does already."""
+        """Receive, unless it does already."""
 
     def shut_down(self, endpoint: Endpoint, how: int) -> None:
         """Shut down one or both directions."""

@@ -15,6 +15,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +167,31 @@ def test_the_thread_that_starts_it_may_use_it() -> None:
     thread.start()
     thread.join()
     assert seen == [Completion(5, 0, 0)]
+
+
+@pytest.mark.parametrize("how", [0, uring.RECV_MULTISHOT | uring.POLL_FIRST])
+def test_a_send_that_fails_completes_before_a_later_recv(how: int, pair: Pair) -> None:
+    """Also if the recv finds bytes at once; the server's loop relies on that order."""
+    require_uring()
+    near, far = pair
+    near.setblocking(False)
+    with suppress(BlockingIOError):
+        while True:
+            near.send(bytes(100_000))
+    far.sendall(b"bytes")
+    with Uring(8) as ring:
+        buffers = Buffers(ring, 8, 64)
+        address = uring.address_of(ring.memory(100))
+        ring.push(
+            uring.SEND, near.fileno(), address, 100, user_data=1, flags=uring.SKIP_SUCCESS,
+            op_flags=ALL_OR_ERROR,
+        )  # fmt: skip
+        ring.push(uring.RECV, near.fileno(), user_data=2, flags=uring.BUFFER_SELECT, ioprio=how)
+        ring.enter(2)
+        sent, received = ring.completions()
+        assert (sent.user_data, sent.result) == (1, -errno.EAGAIN)
+        assert received.user_data == 2
+        assert buffers.take(received.flags, received.result) == b"bytes"
 
 
 def test_poll_reports_readiness(ring: Uring, pair: Pair) -> None:
