@@ -128,6 +128,7 @@ class Failing(Session):
     n_calls = 0
 
     def receive(self, data: bytes) -> list[bytes]:
+        """Count the calls."""
         self.n_calls += 1
         if self.n_calls > 1:
             raise ValueError(f"call {self.n_calls}")
