@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from epolllab.analysis import statistics
+from epolllab.analysis.hosts import require_one_run
 from epolllab.analysis.literature import literature, studies
 from epolllab.analysis.result import Result, frame_of
 from epolllab.analysis.shape import ALL_POLLERS, select_api
@@ -118,6 +119,7 @@ def shares(data: Result | pd.DataFrame) -> pd.DataFrame:
     frame = frame_of(data)
     columns = "poller* kind* api* n_fds+ active+ wait_ns?"
     check_frame("data", frame, ":func:`epolllab.experiments.sweep`", columns)
+    require_one_run("data", frame)
     kept = statistics.without_warmup(frame)
     medians = (
         kept.assign(api=kept["api"].astype("str"))

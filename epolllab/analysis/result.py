@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from epolllab.analysis import statistics
+from epolllab.analysis.hosts import RUN, run_labels
 from epolllab.analysis.shape import shape
 from epolllab.checks import check_choice, check_mapping, check_sequence, check_text, shown
 from epolllab.frames.columns import check_frame
@@ -82,7 +83,7 @@ class Result:
         table.attrs = {
             "experiment": self.name,
             "notes": list(self.circumstances.get("notes", ())),
-            "circumstances": environment.summary(self.circumstances),
+            "circumstances": _summary(self.circumstances),
             "clock_floor_ns": self.circumstances.get("clock_floor_ns"),
             "raw_floor_ns": self.circumstances.get("raw_floor_ns"),
         }
@@ -151,9 +152,30 @@ class Result:
             )
         return shape(self.table)
 
+    def runs(self) -> "dict[str, Result]":
+        """Split a result of several workers: a Result for each, by the name of its run.
+
+        The name has the host, kernel, Python and processor as far as these differ. Each
+        Result has the circumstances of its worker. One that was measured here is returned
+        under its own name.
+        """
+        labels = run_labels(self.table)
+        if labels is None or "runs" not in self.circumstances:
+            return {self.name: self}
+        return {str(label): self._part(rows) for label, rows in self.table.groupby(labels)}
+
+    def _part(self, rows: pd.DataFrame) -> "Result":
+        worker = str(rows["worker"].iloc[0])
+        by = [column for column in self.by if column not in RUN]
+        facts = self.circumstances["runs"][worker]
+        return Result(self.name, rows.reset_index(drop=True), facts, by, self.values, self.x)
+
     def describe(self) -> str:
         """Return the circumstances in a few lines: the method box of a chart."""
-        facts = {key: value for key, value in self.circumstances.items() if key != "notes"}
+        hidden = ("notes", "runs", "failures")
+        facts = {key: value for key, value in self.circumstances.items() if key not in hidden}
+        if "runs" in self.circumstances:
+            facts["runs"] = _summary(self.circumstances)
         return "\n".join([environment.describe(facts), *(f"note: {note}" for note in self.notes)])
 
     def __repr__(self) -> str:
@@ -168,7 +190,7 @@ class Result:
             f"{self.name}: {len(self):,} measurements",
             {
                 "rounds": self.table["round"].nunique() if "round" in self.table else None,
-                "circumstances": environment.summary(self.circumstances),
+                "circumstances": _summary(self.circumstances),
                 "took": None if seconds is None else f"{seconds:.1f} s",
                 "notes": "; ".join(self.notes) or None,
             },
@@ -256,6 +278,14 @@ def _is_text(kind: "pa.DataType") -> bool:
     import pyarrow as pa
 
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _summary(circumstances: Mapping[str, Any]) -> str:
+    """One line on the environment, or on that of each worker."""
+    runs = circumstances.get("runs")
+    if not isinstance(runs, Mapping):
+        return environment.summary(circumstances)
+    return "; ".join(dict.fromkeys(environment.summary(facts) for facts in runs.values()))
 
 
 def _check_notes(circumstances: Any) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from epolllab.analysis import statistics
+from epolllab.analysis.hosts import require_one_run
 from epolllab.checks import check_choice
 from epolllab.frames.columns import check_frame
 
@@ -69,6 +70,7 @@ def select_api(
     """
     columns = f"poller* api* n_fds+ round warmup* {check_choice('value', value, VALUES)}?"
     check_frame(name, frame, ":func:`epolllab.experiments.sweep`", columns)
+    require_one_run(name, frame)
     kept = statistics.without_warmup(frame[frame[value].notna()])
     chosen = api and check_choice("api", api, APIS)
     chosen = chosen or ("raw" if (kept["api"] == "raw").any() else "python")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from epolllab.analysis.hosts import require_runs_apart
 from epolllab.checks import check_choice, check_number, check_sequence, shown
 from epolllab.frames.columns import check_column, check_frame
 
@@ -224,6 +225,7 @@ def check_columns(frame: pd.DataFrame, by: Sequence[str], **numbers: Any) -> Non
     one_of = partial(check_choice, allowed=[str(column) for column in frame])
     if not check_sequence("by", by, one_of):
         raise ValueError("by must not be empty; give the columns that identify a variant")
+    require_runs_apart(by, frame)
     for name, given in numbers.items():
         columns = (given,) if isinstance(given, str) else given
         chosen = (

@@ -2,13 +2,14 @@
 
 Every function takes the data first and the rest by keyword, draws on ``ax`` or on a new
 figure, and returns the Axes; an empty frame gives an empty, labelled chart. ``recording`` and
-``requests`` draw what a server did, ``experiments``, ``workers``, ``phenomena`` and ``scaling``
-the experiments, ``widgets`` what the widgets show; ``export`` writes a chart to files. The style
-holds while a function draws; draw within ``style.use(dark=True)`` for the dark theme. This
-folder imports analysis and everything below it.
+``requests`` draw what a server did, ``experiments``, ``workers``, ``phenomena``, ``agreement``,
+``scaling`` and ``waits`` the experiments, ``widgets`` what the widgets show; ``export`` writes a
+chart to files. The style holds while a function draws; draw within ``style.use(dark=True)`` for
+the dark theme. This folder imports analysis and everything below it.
 """
 
 from epolllab.plots import style
+from epolllab.plots.agreement import agreement
 from epolllab.plots.experiments import (
     METRICS,
     idle_connections,
@@ -21,12 +22,14 @@ from epolllab.plots.export import default_folder, export
 from epolllab.plots.phenomena import conformance, masks, numbers
 from epolllab.plots.recording import batch_sizes, interest, timeline, wakeups
 from epolllab.plots.requests import journey, latency
-from epolllab.plots.scaling import cost_split, crossover, ratio, scaling, staircase, wait_kinds
+from epolllab.plots.scaling import ratio, scaling
+from epolllab.plots.waits import cost_split, crossover, staircase, wait_kinds
 from epolllab.plots.workers import accept_balance, herd, latency_tails
 
 __all__ = [
     "METRICS",
     "accept_balance",
+    "agreement",
     "batch_sizes",
     "conformance",
     "cost_split",

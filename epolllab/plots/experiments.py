@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from epolllab.analysis.hosts import require_one_run
 from epolllab.checks import check_choice, check_text
 from epolllab.frames.columns import check_frame
 from epolllab.plots.canvas import (
@@ -94,6 +95,7 @@ def level_against_edge(
         Which way of sending.
     """
     _check_column("what", what, "frame", frame)
+    require_one_run("frame", frame)
     rows = positive(frame[frame["clients"] == clients], "size")
     rows = rows[rows[what].notna()]
     with canvas(ax, (6.4, 4.3), note, "Level and edge, by request size") as (ax, chart):

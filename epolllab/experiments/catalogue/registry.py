@@ -26,6 +26,7 @@ import re
 import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor
 from functools import partial
 from typing import Any
 
@@ -50,6 +51,7 @@ from epolllab.experiments.catalogue.outcome import (
     Version,
     format_value,
 )
+from epolllab.experiments.fleet import run_on_workers
 from epolllab.recording import environment
 
 __all__ = ["phenomena", "phenomenon", "phenomenon_names", "run", "run_all"]
@@ -281,8 +283,19 @@ def _unsuitable_kernel(entry: Phenomenon) -> str:
 
 
 @checked(progress=check_bool, only=_check_only)
-def run_all(progress: bool = True, *, only: Iterable[str] | None = None) -> pd.DataFrame:
+def run_all(
+    progress: bool = True,
+    *,
+    only: Iterable[str] | None = None,
+    executor: Executor | None = None,
+    workers: int | None = None,
+) -> pd.DataFrame:
     """Run every phenomenon, one after the other; well under a minute in all.
+
+    With an executor, each of its workers runs them once, in a fresh interpreter of its own:
+    on a fleet of hosts, the same claims on many kernels. Workers on one host take turns, so
+    that they do not disturb each other; containers have turns of their own, and a note says
+    if their runs overlapped. For one run on each host, start one worker there.
 
     Parameters
     ----------
@@ -290,6 +303,12 @@ def run_all(progress: bool = True, *, only: Iterable[str] | None = None) -> pd.D
         Show a progress bar.
     only : iterable of str, optional
         Names of phenomena or of families; all by default.
+    executor : concurrent.futures.Executor, optional
+        Dask's ``client.get_executor()``, ipyparallel's ``client.executor()``, or a process
+        pool. Its workers need the same version of epolllab, but not of Python or pandas.
+        Phenomena of a notebook are sent along; for these, Python must be the same, too.
+    workers : int, optional
+        How many of the executor's workers; by default all that it has when it is called.
 
     Returns
     -------
@@ -300,10 +319,29 @@ def run_all(progress: bool = True, *, only: Iterable[str] | None = None) -> pd.D
         circumstances, ``attrs["interrupted"]`` whether KeyboardInterrupt ended it early,
         and ``attrs["notes"]`` a sentence about it; the rows are then the phenomena that were
         run.
+
+        With an executor, a row for each phenomenon and worker, and further columns:
+        ``worker`` (int32, from 0), ``host``, ``kernel``, ``python`` and ``cpu`` (str).
+        ``attrs["circumstances"]["runs"]`` has the circumstances by the worker's number. A
+        worker that failed has rows without a verdict, with the reason in ``reason``; it is
+        also in ``attrs["failures"]``, and a RuntimeWarning says so. After an interrupt the
+        rows are those of the workers that had finished. See
+        :func:`epolllab.analysis.agreement`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Invalid arguments, such as an executor that is shut down or runs tasks in threads,
+        or more workers than it has.
+    RuntimeError
+        No worker has a result; the message has the reasons.
     """
+    selected = _select(only)
+    if executor is not None or workers is not None:
+        return _run_on_workers(selected, executor, workers, progress)
     outcomes: list[Outcome] = []
     notes: list[str] = []
-    with tqdm(_select(only), unit="phenomenon", disable=not progress) as bar:
+    with tqdm(selected, unit="phenomenon", disable=not progress) as bar:
         try:
             for entry in bar:
                 bar.set_postfix_str(entry.name)
@@ -332,6 +370,37 @@ _COLUMNS: dict[str, Any] = {
     "seconds": "float64",
     **dict.fromkeys(("source", "reason"), "str"),
 }
+
+
+def _run_on_workers(
+    selected: Sequence[Phenomenon], executor: Any, workers: Any, progress: bool
+) -> pd.DataFrame:
+    """Run these phenomena on workers, and add a row for each that a failed worker lacks."""
+    import cloudpickle
+
+    own = [entry for entry in selected if not entry.function.__module__.startswith("epolllab.")]
+    options = {"only": [entry.name for entry in selected]}
+    fleet = run_on_workers(
+        executor, workers, "run_all", options, progress=progress,
+        phenomena=cloudpickle.dumps(own) if own else b"",
+    )  # fmt: skip
+    frame = fleet.frame(_COLUMNS, text="str")
+    rows = [
+        {**_describe(entry), "observed": "", **failure}
+        for failure in fleet.described_failures()
+        for entry in selected
+    ]
+    if rows:
+        dtypes: dict[Any, Any] = frame.dtypes.to_dict()
+        lacking = pd.DataFrame(rows, columns=list(dtypes)).astype(dtypes)
+        frame = pd.concat([frame, lacking], ignore_index=True)
+        frame.attrs = fleet.attrs()
+    return frame
+
+
+def add(added: Iterable[Phenomenon]) -> None:
+    """Add entries that were made in another process."""
+    _entries.update({entry.name: entry for entry in added})
 
 
 def _select(only: Any) -> list[Phenomenon]:

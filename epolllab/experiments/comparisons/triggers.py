@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Executor
 from contextlib import closing
 from functools import partial
 from itertools import pairwise
@@ -23,6 +24,7 @@ from epolllab.experiments.comparisons.collect import (
     collect,
     count_calls,
 )
+from epolllab.experiments.fleet import run_on_workers
 from epolllab.experiments.rounds import MOST_OPS
 from epolllab.experiments.workers.senders import COLUMNS, SendPlan
 from epolllab.kernel.waiting import until_asleep
@@ -74,6 +76,8 @@ def level_against_edge(
     seed: int = 1,
     quick: bool = False,
     progress: bool = True,
+    executor: Executor | None = None,
+    workers: int | None = None,
 ) -> pd.DataFrame:
     """Compare level with edge: which is faster, and what a wrong use of edge costs.
 
@@ -100,6 +104,11 @@ def level_against_edge(
         One round, three sizes (the first, the middle, the last), fewer connections.
     progress : bool
         Show a progress bar.
+    executor : concurrent.futures.Executor, optional
+        Run the comparison once on each of its workers, which may be other hosts, as
+        :func:`run_all` does. Server and clients of a run are on the same host.
+    workers : int, optional
+        How many of them, as in :func:`run_all`.
 
     Returns
     -------
@@ -129,7 +138,8 @@ def level_against_edge(
 
         ``attrs["circumstances"]`` has the circumstances, ``attrs["interrupted"]``
         whether KeyboardInterrupt ended it early, and ``attrs["notes"]`` a sentence about
-        it; the rows are then the finished ones.
+        it; the rows are then the finished ones. With an executor, the columns and the
+        ``attrs`` that :func:`run_all` adds are there, too; a worker that failed has no rows.
 
     Notes
     -----
@@ -149,6 +159,14 @@ def level_against_edge(
     if quick:
         sizes = list(dict.fromkeys((sizes[0], sizes[len(sizes) // 2], sizes[-1])))
         connections, rounds = min(connections, 10), 1
+    parameters = {
+        "sizes": list(sizes), "connections": connections, "rounds": rounds,
+        "recv_size": recv_size, "seed": seed,
+    }  # fmt: skip
+    if executor is not None or workers is not None:
+        options = {**parameters, "clients": chosen}
+        fleet = run_on_workers(executor, workers, "level_against_edge", options, progress=progress)
+        return fleet.frame(_COLUMNS)
     cells = [(how, size) for size in sizes for how in chosen]
     draw = random.Random(seed)
 
@@ -170,11 +188,7 @@ def level_against_edge(
         total=rounds * len(ARMS) * len(cells),
         unit="cell",
         progress=progress,
-        sizes=list(sizes),
-        connections=connections,
-        rounds=rounds,
-        recv_size=recv_size,
-        seed=seed,
+        **parameters,
     )
 
 

@@ -1,6 +1,7 @@
 """sweep(), wait_kinds() and crossover(): one wait over 10 to 10,000 descriptors."""
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from functools import partial
 
 from epolllab.analysis.ratios import SHARES
@@ -14,10 +15,11 @@ from epolllab.checks import (
     check_sequence,
     check_sizes,
 )
+from epolllab.experiments.fleet import run_on_workers
 from epolllab.experiments.rounds import choose_effort
 from epolllab.experiments.scaling.fds import KINDS
 from epolllab.experiments.scaling.variants import ALL_POLLERS, APIS, POLLERS, variants
-from epolllab.experiments.scaling.waits import run_waits
+from epolllab.experiments.scaling.waits import LAYOUT, run_waits
 
 __all__ = ["CROSSOVER_SIZES", "SIZES", "crossover", "sweep", "wait_kinds"]
 
@@ -42,6 +44,8 @@ def sweep(
     pin: bool = True,
     seed: int = 0,
     progress: bool = True,
+    executor: Executor | None = None,
+    workers: int | None = None,
 ) -> Result:
     """Time a wait over N descriptors of which a few, chosen at random, are ready.
 
@@ -89,6 +93,11 @@ def sweep(
         Of all random choices.
     progress : bool
         Show a progress bar.
+    executor : concurrent.futures.Executor, optional
+        Run the sweep once on each of its workers, which may be other hosts, as
+        :func:`run_all` does.
+    workers : int, optional
+        How many of them, as in :func:`run_all`.
 
     Returns
     -------
@@ -113,6 +122,12 @@ def sweep(
 
         ``summary()`` has medians with intervals, ``fits()`` a line per poller.
 
+        With an executor, the frame also has ``worker`` (int32) and ``host``, ``kernel``,
+        ``python`` and ``cpu`` (category), ``summary()`` and ``fits()`` have a row for each
+        worker's variants, and ``plots.scaling()`` overlays the workers. ``runs()`` splits
+        the result; what compares times of one machine, such as ``checks()``, needs one of
+        its parts. A worker that failed is in the notes, with the reason.
+
     Raises
     ------
     ValueError, TypeError
@@ -121,6 +136,8 @@ def sweep(
         Not even the smallest size fits under the hard limit.
     NotPossible
         Nothing but io_uring is asked for, and it is refused here.
+    RuntimeError
+        No worker of the executor has a result; the message has the reasons.
 
     Examples
     --------
@@ -136,7 +153,16 @@ def sweep(
         progress=progress,
     )  # fmt: skip
     sizes, compared = check_sizes("n_fds", n_fds), variants(pollers, api)
-    return run_waits("sweep", sizes, compared, (kind,), _constant(active, sizes), effort, fresh)
+    constant = _constant(active, sizes)
+    if executor is None and workers is None:
+        return run_waits("sweep", sizes, compared, (kind,), constant, effort, fresh)
+    options = {
+        "n_fds": sizes, "pollers": tuple(pollers), "active": active, "api": tuple(api),
+        **effort.counts, "kind": kind, "fresh": fresh, "pin": pin, "seed": seed,
+    }  # fmt: skip
+    return run_on_workers(executor, workers, "sweep", options, progress=progress).result(
+        "sweep", LAYOUT
+    )
 
 
 def wait_kinds(
