@@ -5,7 +5,6 @@ import threading
 import time
 from contextlib import suppress
 from functools import partial
-from html import escape
 from typing import Any
 
 import ipywidgets as ipy
@@ -18,32 +17,16 @@ from epolllab.plots import widgets as charts
 from epolllab.plots.canvas import check_axes
 from epolllab.recording import environment
 from epolllab.server.server import Server, ServerDied, start_server
-from epolllab.widgets import svg
+from epolllab.widgets import readout, svg
+from epolllab.widgets.inputs import ClientInputs, ServerInputs
 from epolllab.widgets.live import Live, Sample
-from epolllab.widgets.load import (
-    MAX_CONNECTIONS,
-    MAX_PAYLOAD,
-    MAX_RATE,
-    Load,
-    LoadOptions,
-    run_slow_peers,
-)
-from epolllab.widgets.panel import Panel, error_html, integer, muted, row, select
+from epolllab.widgets.load import Load, RateCheck, run_slow_peers
+from epolllab.widgets.panel import Panel, error_html, muted, row, select
 from epolllab.widgets.ticker import INTERVAL_S
 
 __all__ = ["Dashboard", "dashboard"]
 
-ROWS_SHOWN = 8
 _WINDOWS = {"1 ms": 10**6, "10 ms": 10**7, "100 ms": 10**8, "1 s": 10**9, "10 s": 10**10}
-_DRAINS = {"trigger's default": None, "until EAGAIN": True, "once": False}
-_RECV_SIZES = (1, 16, 256, 4_096, 16_384, 65_536)
-_CURVES = (
-    ((("requests_per_s", "requests/s", "main"), ("wakeups_per_s", "wakeups/s", "other")), ""),
-    ((("batch", "descriptors per wakeup", "main"),), ""),
-    ((("p50_us", "latency p50", "main"), ("p99_us", "p99", "send")), " µs"),
-)
-"""Column, label and colour of each curve of a sparkline, and the unit."""
-_SERVER_OPTIONS = ("poller", "trigger", "lifecycle", "protocol", "recv_size", "process")
 
 
 def _check_server(name: str, value: object) -> object:
@@ -109,63 +92,39 @@ class Dashboard(Panel):
         self.unseen_timer: threading.Timer | None = None
         self._why_stopped = ""
         self._interest_read_s = -math.inf
-        self._add_controls()
+        self._rate_check: RateCheck | None = None
+        self._earlier_load: Load | None = None
+        self._last = Sample(0.0)
+        self._server_inputs, self._client_inputs = ServerInputs(self), ClientInputs(self)
         self._arrange()
         if server is not None:
-            self._show_options(server.options)
+            self._server_inputs.show(server.options)
         self.tick_while_shown(self.tick)
         self.tick()
 
     # ---- controls -----------------------------------------------------------------
-
-    def _add_controls(self) -> None:
-        process = ipy.Checkbox(
-            value=True, description="in its own process", indent=False,
-            layout=ipy.Layout(width="190px"),
-        )  # fmt: skip
-        connections = ipy.IntSlider(
-            20, 1, 200, description="connections", layout=ipy.Layout(width="340px"),
-            style={"description_width": "95px"},
-        )  # fmt: skip
-        lifecycles = ("eager", "howto", "once", "oneshot")
-        for name, control in {
-            "poller": select("poller", ("epoll", "poll", "select"), "epoll", 180),
-            "trigger": select("trigger", ("level", "edge"), "level", 180),
-            "lifecycle": select("life cycle", lifecycles, "eager", 180),
-            "protocol": select("protocol", ("http", "hello", "echo"), "http", 180),
-            "drain": select("reads", list(_DRAINS), "trigger's default", 230),
-            "recv_size": select("recv size", list(_RECV_SIZES), 16_384, 180),
-            "process": process,
-            "connections": connections,
-            "loop": select("loop", ("closed", "open"), "closed", 180),
-            "rate": integer("requests/s", 500, 1, MAX_RATE, 190),
-            "payload": integer("payload bytes", 0, 0, MAX_PAYLOAD, 190),
-            "slow_peers": integer("slow peers", 0, 0, MAX_CONNECTIONS, 190),
-            "window": select("window", list(_WINDOWS), "10 ms", 180),
-        }.items():
-            self.add_control(name, control)
-        self.controls["rate"].disabled = True
-        self.controls["loop"].observe(self._loop_changed, "value")
-
-    def _loop_changed(self, change: Any) -> None:
-        self.controls["rate"].disabled = change["new"] == "closed"
 
     def _arrange(self) -> None:
         c, add = self.controls, self.add_button
         hint = "run clients with these options for at most a minute"
         server_row = row(
             ipy.HTML("<b>Server</b>"),
-            add("start_server", "Start server", "start a server with these options",
-                self.start_server, style="primary"),
-            add("stop_server", "Stop server", "stop the server", self.stop_server),
-            self.add_display("state"),
+            add("start_server", "Start server", "start a server with these options, in place of "
+                "one that was started here before", self.start_server, style="primary"),
+            add("stop_server", "Stop server", "stop the server and its clients",
+                self.stop_server),
+            self.add_display("state", "status"),
+            self._server_inputs.note,
         )  # fmt: skip
         clients_row = row(
             ipy.HTML("<b>Clients</b>"),
             add("start_clients", "Start clients", hint, self.start_clients, style="primary"),
             add("stop_clients", "Stop clients", "stop the clients after their current round",
                 self.stop_clients),
+            self._client_inputs.note,
         )  # fmt: skip
+        window = select("window", list(_WINDOWS), "10 ms", 180)
+        self.add_control("window", window, "Length of time that the timeline shows.")
         controls = (
             server_row,
             row(c["poller"], c["trigger"], c["lifecycle"], c["protocol"]),
@@ -176,26 +135,17 @@ class Dashboard(Panel):
         heading = ipy.HTML("<div class='epl-title'>The most recent connections</div>")
         displays = (
             *(self.add_display(name) for name in ("numbers", "curves", "clients")),
-            row(heading, c["window"]),
+            row(heading, window),
             *(self.add_display(name) for name in ("timeline", "interest", "cost")),
         )
         self.arrange([ipy.VBox(controls)], [ipy.VBox(displays)])
-
-    def _show_options(self, options: Any) -> None:
-        """Set the controls to a server's options, where they offer these values."""
-        for name in _SERVER_OPTIONS:
-            control, value = self.controls[name], getattr(options, name)
-            if name == "process" or value in control.options:
-                control.value = value
-        drain = next(label for label, value in _DRAINS.items() if value is options.drain)
-        self.controls["drain"].value = drain
 
     # ---- what the buttons do ------------------------------------------------------
 
     def start_server(self) -> None:
         """Start a server as the controls say, and stop the one started before."""
-        options: dict[str, Any] = {name: self.controls[name].value for name in _SERVER_OPTIONS}
-        server = start_server(drain=_DRAINS[self.controls["drain"].value], **options)
+        server = start_server(**self._server_inputs.options())
+        self._server_inputs.use()
         self._stop_own()
         self._own = server
         self._why_stopped = ""
@@ -215,14 +165,11 @@ class Dashboard(Panel):
         server = self.live.server
         if server is None or not server.is_running:
             raise ValueError("no server is running; press Start server first")
-        c = self.controls
-        options = LoadOptions(
-            connections=c["connections"].value,
-            rate=c["rate"].value if c["loop"].value == "open" else None,
-            payload=c["payload"].value,
-            slow_peers=c["slow_peers"].value,
-        )
+        options = self._client_inputs.options()
         self.stop_clients()
+        self._client_inputs.use()
+        self._rate_check = RateCheck(options.rate) if options.rate else None
+        self._earlier_load = self.load
         self.load = Load(server, options.run_round)
         if options.slow_peers:
             self.slow = Load(server, partial(run_slow_peers, peers=options.slow_peers))
@@ -306,10 +253,14 @@ class Dashboard(Panel):
 
     def _tick(self) -> None:
         sample, shown = self.live.tick(), self.displays
+        running = self.live.state == "running"
+        if running:
+            self._last = sample
+            self._check_rate(sample)
         window_ns = _WINDOWS[self.controls["window"].value]
         shown["state"].value = self._state()
-        shown["numbers"].value = _numbers(sample)
-        shown["curves"].value = _curves(list(self.live.samples))
+        shown["numbers"].value = readout.numbers(self._last, stale=not running)
+        shown["curves"].value = readout.curves(list(self.live.samples), stale=not running)
         shown["clients"].value = self._clients()
         shown["timeline"].value = svg.timeline(self.live.tail.array(), window_ns=window_ns)
         now, factor = time.monotonic(), max(sample.connections / 200, 1.0)
@@ -322,10 +273,20 @@ class Dashboard(Panel):
             if math.isnan(cost)
             else f"this display costs {cost:.1%} of a core"
         )
-        running = self.live.state == "running"
         for name in ("stop_server", "start_clients"):
             self.buttons[name].disabled = not running
-        self.buttons["stop_clients"].disabled = not any(load.running for load in self._loads())
+        loaded = any(load.running for load in self._loads())
+        self.buttons["stop_clients"].disabled = not loaded
+        if not running:
+            self._server_inputs.release()
+        if not loaded:
+            self._client_inputs.release()
+
+    def _check_rate(self, sample: Sample) -> None:
+        # The requests of clients that are still stopping would be taken for new ones.
+        earlier = self._earlier_load
+        if self._rate_check is not None and (earlier is None or not earlier.running):
+            self._rate_check.see(sample.t_s, sample.requests)
 
     def _state(self) -> str:
         server = self.live.server
@@ -336,50 +297,20 @@ class Dashboard(Panel):
             return f"<span class='epl-alarm'>died</span>{error_html(server.error or '')}"
         running = state == "running"
         shown = muted(f"running at {server.url}" if running else f"stopped{self._why_stopped}")
-        if faults := self.live.samples[-1].faults:
+        if faults := self._last.faults:
             shown += f" <span class='epl-alarm'>{faults:,} faults in handler or protocol</span>"
             shown += error_html(server.last_fault or "")
         return shown
 
     def _clients(self) -> str:
-        parts = []
-        for load, name in ((self.load, "clients"), (self.slow, "slow peers")):
-            if load is None:
-                continue
-            if load.error:
-                parts.append(error_html(load.error))
-                continue
-            line, notes = f"<b>{name}</b> {load.state}", ""
-            if load.summary:
-                line += f"; round {load.rounds}: {escape(load.summary[0])}"
-                notes = "".join(
-                    f"<div class='epl-warn'>{escape(note)}</div>" for note in load.summary[1:]
-                )
-            parts.append(f"<div>{line}{notes}</div>")
-        return "".join(parts)
+        warning = "" if self._rate_check is None else self._rate_check.warning
+        return readout.clients(((self.load, "clients"), (self.slow, "slow peers")), warning)
 
     def _interest(self) -> str:
         server = self.live.server
         if server is None or not server.is_running:
-            return ""
-        found = server.interest(raise_error=False)
-        source = "the kernel's interest list, from /proc"
-        if server.options.poller != "epoll":
-            source = "poll and select keep no list in the kernel; this is the program's own"
-        shown = found.tail(ROWS_SHOWN)
-        if len(found) > len(shown):
-            source = f"{source}, the last {len(shown)} of {len(found):,}"
-        columns = ("fd", "kernel_names", "own_names", "where")
-        rows = "".join(
-            f"<tr><td>{fd}</td><td><code>{escape(kernel or '')}</code></td>"
-            f"<td><code>{escape(own or '')}</code></td><td>{where}</td></tr>"
-            for fd, kernel, own, where in zip(*(shown[name] for name in columns), strict=True)
-        )
-        return (
-            f"<div class='epl-title'>Interest list</div>{muted(source)}"
-            "<table class='epl-table'><tr><th>fd</th><th>kernel</th><th>program</th>"
-            f"<th>where</th></tr>{rows}</table>"
-        )
+            return readout.no_interest()
+        return readout.interest(server.interest(raise_error=False), server.options.poller)
 
     @property
     def cost(self) -> float:
@@ -390,9 +321,9 @@ class Dashboard(Panel):
 
     def text(self) -> str:
         """The numbers in a few lines, for a place without widgets."""
-        server, sample = self.live.server, self.live.samples[-1]
+        server = self.live.server
         lines = ["dashboard", f"  server       {server or 'none; start_server() starts one'}"]
-        lines += [f"  {name:<12} {value}" for name, value, _ in _formatted(sample)]
+        lines += [f"  {name:<12} {value}" for name, value, _ in readout.formatted(self._last)]
         if self.load is not None:
             lines += [f"  clients      {line}" for line in self.load.summary]
         return "\n".join(lines)
@@ -421,41 +352,3 @@ class Dashboard(Panel):
         for load in self._loads():
             load.join(10.0)
         self.live.server = None  # frees the handle and the ring
-
-
-def _curves(samples: list[Sample]) -> str:
-    charts = ""
-    for names, unit in _CURVES:
-        curves = {
-            label: (color, [getattr(sample, column) for sample in samples])
-            for column, label, color in names
-        }
-        charts += f"<div style='width:240px'>{svg.sparkline(curves, unit=unit)}</div>"
-    return f"<div class='epl-numbers'>{charts}</div>"
-
-
-def _formatted(sample: Sample) -> list[tuple[str, str, str]]:
-    """Name, value and hint of each number."""
-
-    def text(value: float, digits: int = 0, unit: str = "") -> str:
-        return "\N{EN DASH}" if math.isnan(value) else f"{value:,.{digits}f}{unit}"
-
-    latency = "in the server, from the wakeup to the last byte sent"
-    return [
-        ("requests/s", text(sample.requests_per_s), "responses sent per second"),
-        ("wakeups/s", text(sample.wakeups_per_s), "waits that returned, per second"),
-        ("batch", text(sample.batch, 2), "descriptors that one wait returned, on average"),
-        ("p50", text(sample.p50_us, 0, " µs"), latency),
-        ("p99", text(sample.p99_us, 0, " µs"), latency),
-        ("connections", f"{sample.connections:,}", "open now"),
-        ("requests", f"{sample.requests:,}", "since the server started"),
-    ]
-
-
-def _numbers(sample: Sample) -> str:
-    parts = "".join(
-        f"<div class='epl-number epl-n-{name.partition('/')[0]}' title='{escape(hint)}'>"
-        f"<span class='epl-muted'>{name}</span><b>{value}</b></div>"
-        for name, value, hint in _formatted(sample)
-    )
-    return f"<div class='epl-numbers'>{parts}</div>"

@@ -40,6 +40,7 @@ class Explorer(Panel):
             "phenomenon",
             ipy.Dropdown(options=list(choices.items()), value=name,
                          layout=ipy.Layout(width="420px")),
+            "A phenomenon of the catalogue; choosing one runs it.", "phenomenon",
         )  # fmt: skip
         run = self.add_button("run", "Run", "run it on this kernel now", self.run, style="primary")
         displays = [self.add_display(name) for name in ("outcome", "chart")]
@@ -50,9 +51,9 @@ class Explorer(Panel):
 
     def run(self) -> None:
         """Run the chosen phenomenon and show its outcome."""
-        self.outcome = registry.run(self.controls["phenomenon"].value)
-        self.displays["outcome"].value = self.outcome._repr_html_()
-        label = f"chart of {self.outcome.name}"
+        self.outcome = outcome = registry.run(self.controls["phenomenon"].value)
+        self.displays["outcome"].value = outcome._repr_html_()
+        label = f"Chart of {outcome.name} ({outcome.verdict}): {outcome.phenomenon.claim}"
         self.displays["chart"].value = svg.from_figure(self.picture(), label)
 
     @checked(ax=check_axes)

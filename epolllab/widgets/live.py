@@ -59,6 +59,7 @@ class Live:
     def __init__(self, server: Server | None = None, keep: int = 300) -> None:
         self.samples: deque[Sample] = deque(maxlen=keep)
         self._begin_s = time.monotonic()
+        self._was_running = False
         self.server = server
 
     @property
@@ -90,13 +91,13 @@ class Live:
         return time.monotonic() - self._begin_s
 
     def tick(self) -> Sample:
-        """Read the server once."""
+        """Read the server once; without one that runs, ``samples`` keeps what was read before."""
         server = self._server
-        if server is not None and server.is_running:
-            sample = self._read(server)
-        else:
-            sample = Sample(self.now_s)
-        self.samples.append(sample)
+        running = server is not None and server.is_running
+        sample = self._read(server) if server is not None and running else Sample(self.now_s)
+        if running or self._was_running:  # one that is NaN separates this server from the next
+            self.samples.append(sample)
+        self._was_running = running
         return sample
 
     def _read(self, server: Server) -> Sample:

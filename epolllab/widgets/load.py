@@ -3,6 +3,7 @@
 The load also stops by itself after a minute, so that a page that is closed leaves none.
 """
 
+import math
 import threading
 import time
 import traceback
@@ -15,7 +16,7 @@ from epolllab.clients.result import Run, milliseconds
 from epolllab.clients.script import script
 from epolllab.server.server import Server
 
-__all__ = ["Load", "LoadOptions", "run_slow_peers"]
+__all__ = ["Load", "LoadOptions", "RateCheck", "run_slow_peers"]
 
 ROUND_S = 2.0
 MAX_DURATION_S = 60.0
@@ -70,6 +71,48 @@ def run_slow_peers(server: Server, peers: int) -> Run:
     return clients.run_clients(
         server, script=steps, connections=peers, progress=False, record=False, timeout=5.0
     )
+
+
+class RateCheck:
+    """Compares the server's requests with the rate that its clients are to reach.
+
+    A round's own notes come when it ends, which may be late for a rate that is far too high.
+    ``warning`` is set half a second after the first request; "" if the rate is about reached.
+    """
+
+    SPAN_S = 0.4
+    NO_RESPONSE_S = 0.9
+
+    def __init__(self, rate: int) -> None:
+        self.rate = rate
+        self.warning = ""
+        self._seen: list[tuple[float, int]] = []
+        """The time and the server's requests when the clients began, and at their first."""
+        self._decided = False
+
+    def see(self, t_s: float, requests: int) -> None:
+        """Read the server's number of requests at a time."""
+        if self._decided or (self._seen and requests < self._seen[-1][1]):
+            return
+        if not self._seen or (len(self._seen) == 1 and requests > self._seen[0][1]):
+            self._seen.append((t_s, requests))
+        begin_s, before = self._seen[-1]
+        if len(self._seen) == 1:
+            late = t_s - begin_s >= self.NO_RESPONSE_S
+            self.warning = "no response yet" if late else ""
+        elif t_s - begin_s >= self.SPAN_S:
+            self._decided = True
+            self.warning = self._compare((requests - before) / (t_s - begin_s), t_s - begin_s)
+
+    def _compare(self, reached: float, span_s: float) -> str:
+        # Requests arrive at random times: three standard deviations fewer are no sign.
+        least = 0.9 * self.rate - 3 * math.sqrt(self.rate / span_s)
+        if reached >= least:
+            return ""
+        return (
+            f"reaches {reached:,.0f} of {self.rate:,} requests/s; the reason follows when the "
+            "round ends"
+        )
 
 
 class Load:

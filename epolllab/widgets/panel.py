@@ -24,6 +24,7 @@ from epolllab.notebook import cells
 from epolllab.plots import style
 from epolllab.plots.export import LONGEST_NAME, NAME_PATTERN, default_folder, export
 from epolllab.widgets import svg
+from epolllab.widgets.attributes import Attributes, field
 from epolllab.widgets.presence import Presence
 from epolllab.widgets.ticker import Ticker
 
@@ -31,6 +32,14 @@ __all__ = ["Panel", "descendants", "error_html", "integer", "muted", "row", "sel
 
 PACKAGE = Path(__file__).resolve().parent.parent
 MAX_TYPED_NAME = LONGEST_NAME - 10  # a number may be added
+_GONE = (
+    "<div role='alert'>The kernel behind this display was restarted or has died. Nothing here is "
+    "updated any more, and the controls have no effect. Run the cell again.</div>"
+)
+_LIVE = {
+    "status": {"role": "status", "aria-live": "polite", "aria-atomic": "true"},
+    "alert": {"role": "alert"},
+}
 
 
 def row(*children: Any) -> Any:
@@ -78,7 +87,9 @@ class Panel(ipy.VBox):  # type: ignore[misc]
     """A box with a style sheet, an error display, an export button and an end.
 
     A subclass adds its controls, buttons and displays by name and then calls
-    :meth:`arrange`. The CSS class of each is ``epl-`` and its name, with hyphens.
+    :meth:`arrange`. The CSS class of each is ``epl-`` and its name, with hyphens. Where the
+    kernel is gone, the page says so instead of it: ipywidgets then gives each view the class
+    ``jupyter-widgets-disconnected``, for which the style sheet has rules.
 
     Parameters
     ----------
@@ -97,6 +108,8 @@ class Panel(ipy.VBox):  # type: ignore[misc]
         Name of the next export; a new one, with date and time, after each.
     exported : dict of str to pathlib.Path
         Files written by the last press of the export button.
+    attributes : Attributes
+        Sets names, tooltips and live regions in the page.
     ticker, presence : Ticker and Presence, or None
         The thread that redraws the panel, and what detects whether a page shows it.
     lock : threading.RLock
@@ -121,15 +134,31 @@ class Panel(ipy.VBox):  # type: ignore[misc]
         self.buttons: dict[str, Any] = {}
         self.displays: dict[str, Any] = {}
         self.exported: dict[str, Path] = {}
+        self.attributes = Attributes()
         self.ticker: Ticker | None = None
         self.presence: Presence | None = None
         for part in ("epl", f"epl-{name}"):
             self.add_class(part)
 
-    def add_control(self, name: str, control: Any) -> Any:
-        """Register an input whose value is a parameter of the panel."""
+    def add_control(self, name: str, control: Any, hint: str, label: str = "") -> Any:
+        """Register an input whose value is a parameter of the panel.
+
+        `hint` is its tooltip, and `label` its name for a screen reader, by default the text
+        beside it.
+        """
         self.controls[name] = _with_class(control, name)
+        self.describe(name, control, hint, label)
         return control
+
+    def describe(self, name: str, control: Any, hint: str, label: str = "") -> None:
+        """Set or change the tooltip and the name of an input."""
+        control.tooltip = hint
+        kind = type(control).__name__
+        found = field(_selector(name), kind, label or control.description, hint)
+        self._set_attributes(found)
+
+    def _set_attributes(self, found: dict[str, dict[str, str]]) -> None:
+        self.attributes.attributes = {**self.attributes.attributes, **found}
 
     def add_button(
         self,
@@ -148,25 +177,34 @@ class Panel(ipy.VBox):  # type: ignore[misc]
         self.buttons[name] = _with_class(button, name)
         return button
 
-    def add_display(self, name: str) -> Any:
-        """Register a place for HTML."""
+    def add_display(self, name: str, live: str = "") -> Any:
+        """Register a place for HTML; a "status" or an "alert" is read out when it changes."""
         self.displays[name] = _with_class(ipy.HTML(), name)
+        if live:
+            self._set_attributes({_selector(name): _LIVE[live]})
         return self.displays[name]
 
     def arrange(self, controls: Sequence[Any], displays: Sequence[Any] = ()) -> None:
         """Put controls, errors, displays and the export row below each other."""
         sheet = ipy.HTML(f"<style>{svg.css()}</style>", layout=ipy.Layout(display="none"))
+        gone = _with_class(ipy.HTML(_GONE), "gone")
         self.export_name = _with_class(
-            ipy.Text(value=self._stamped(), description="name", layout=ipy.Layout(width="320px")),
+            ipy.Text(
+                value=self._stamped(), description="name", layout=ipy.Layout(width="320px"),
+                style={"description_width": "initial"},
+            ),
             "export_name",
-        )
+        )  # fmt: skip
+        hint = "name of the files that Export writes: letters, digits, '-', '_' and '.'"
+        self.describe("export_name", self.export_name, hint, "name of the export")
         hint = "write the chart, its data and the circumstances to files"
         export_row = row(
             self.export_name,
             self.add_button("export", "Export", hint, self._press_export, shown="export_result"),
-            self.add_display("export_result"),
+            self.add_display("export_result", "status"),
         )
-        self.children = (sheet, *controls, self.add_display("error"), *displays, export_row)
+        error = self.add_display("error", "alert")
+        self.children = (sheet, self.attributes, gone, *controls, error, *displays, export_row)
         cells.register(self)
 
     def draw(self, ax: Axes) -> None:
@@ -190,8 +228,8 @@ class Panel(ipy.VBox):  # type: ignore[misc]
         return {}
 
     def picture(self) -> Figure:
-        """What is shown, as a figure of its own."""
-        with style.use():
+        """What is shown, as a figure of its own; light, since svg.from_figure() expects that."""
+        with style.use(dark=False):
             figure = Figure(figsize=self.figsize, layout="constrained")
             self.draw(figure.add_subplot())
         return figure
@@ -329,8 +367,17 @@ def descendants(box: Any) -> list[Any]:
     return found
 
 
+def _class(name: str) -> str:
+    return f"epl-{name.replace('_', '-')}"
+
+
+def _selector(name: str) -> str:
+    """The CSS selector of a widget; what it contains may have the same class."""
+    return f".jupyter-widgets.{_class(name)}"
+
+
 def _with_class(widget: Any, name: str) -> Any:
-    widget.add_class(f"epl-{name.replace('_', '-')}")
+    widget.add_class(_class(name))
     return widget
 
 

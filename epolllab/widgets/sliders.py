@@ -27,6 +27,12 @@ from epolllab.widgets.panel import Panel, muted, row
 __all__ = ["Sliders", "scaling"]
 
 DEFAULT = "scaling-crossover"
+_HINTS = {
+    "n_fds": "Descriptors that the poller watches: the size whose times are in the table.",
+    "ready": "How many of them are ready when the poller is asked: one, a share, or all.",
+    "axes": "Logarithmic axes show all sizes; linear ones show what grows in proportion.",
+    "api": "How the system calls are made: raw, through ctypes, or by Python's select module.",
+}
 
 
 def scaling(data: Result | pd.DataFrame | str | Path | None = None) -> "Sliders":
@@ -62,7 +68,7 @@ class Sliders(Panel):
         api = ipy.ToggleButtons(options=curves.apis, description="calls by", style=buttons)
         controls = {"n_fds": n_fds, "ready": ready, "axes": axes, "api": api}
         for name, control in controls.items():
-            self.add_control(name, control).observe(self.guarded(self.show), "value")
+            self.add_control(name, control, _HINTS[name]).observe(self.guarded(self.show), "value")
         hint = "measure a quick map on this machine"
         measure = self.add_button("measure", "Measure here", hint, self.measure)
         rows = [row(n_fds, ready), row(axes, api), row(measure, self.add_display("source"))]
@@ -123,8 +129,7 @@ class Sliders(Panel):
             self.displays["chart"].value = muted("nothing was measured for this selection")
             self.displays["table"].value = ""
             return
-        label = "time of one wait over descriptors watched"
-        self.displays["chart"].value = svg.from_figure(self.picture(), label)
+        self.displays["chart"].value = svg.from_figure(self.picture(), self._described())
         self.displays["table"].value = self._table()
 
     def _table(self) -> str:
@@ -140,6 +145,19 @@ class Sliders(Panel):
         return (
             f"{muted(head)}<table class='epl-table'><tr><th>poller</th><th>one wait</th>"
             f"<th>relative to level-triggered epoll</th></tr>{rows}</table>"
+        )
+
+    def _described(self) -> str:
+        """The chart in a sentence."""
+        c, data = self.parameters(), self.data().sort_values("n_fds")
+        lines = ", ".join(
+            f"{poller} from {duration(part['wait_ns'].iloc[0])} to "
+            f"{duration(part['wait_ns'].iloc[-1])}"
+            for poller, part in data.groupby("poller", sort=True)
+        )
+        return (
+            f"Median time of one wait from {data['n_fds'].min():,} to {data['n_fds'].max():,} "
+            f"descriptors watched, {c['ready']} ready, calls by {c['api']}: {lines}."
         )
 
     def _at_size(self) -> pd.DataFrame:

@@ -54,9 +54,10 @@ class Stepper(Panel):
     def __init__(self) -> None:
         super().__init__("stepper")
         self.steps = steps = Steps()
-        n_write = self.add_control("write_bytes", integer("", 2000, 1, MAX_WRITE, 90, 0))
-        n_recv = self.add_control("recv_bytes", integer("", 500, 1, 1 << 20, 90, 0))
-        interest = self.add_control("interest", select("", list(INTERESTS), steps.interest, 130, 0))
+        n_write = self._number("write_bytes", 2000, MAX_WRITE, "bytes that the peer writes")
+        n_recv = self._number("recv_bytes", 500, 1 << 20, "bytes that recv asks for")
+        interest = select("", list(INTERESTS), steps.interest, 140, 0)
+        self.add_control("interest", interest, "the interest mask that modify sets", "interest")
         controls = (
             row(
                 _group("peer"),
@@ -80,9 +81,14 @@ class Stepper(Panel):
                 self._button("start_over", steps.start_over),
             ),
         )
-        displays = [self.add_display(name) for name in ("why", "sides", "chart", "history")]
+        displays = [self.add_display("why", "status")]
+        displays += [self.add_display(name) for name in ("sides", "chart", "history")]
         self.arrange([ipy.HTML(_OPENING), ipy.VBox(controls)], displays)
         self.show()
+
+    def _number(self, name: str, value: int, most: int, label: str) -> Any:
+        hint = f"{label}, from 1 to {most:,}"
+        return self.add_control(name, integer("", value, 1, most, 90, 0), hint, label)
 
     def _button(self, name: str, step: Callable[[], Row], style: str = "") -> Any:
         def press() -> None:
@@ -104,7 +110,7 @@ class Stepper(Panel):
             f"<b>{last.readable:,}</b> bytes. poll(2) reports for the socket: "
             f"<code>{escape(last.socket)}</code></div>"
         )
-        shown["chart"].value = svg.from_figure(self.picture(), "history of the steps")
+        shown["chart"].value = svg.from_figure(self.picture(), _described(self.steps.rows))
         shown["history"].value = _table(self.steps.rows[-ROWS_SHOWN:])
         self.controls["interest"].value = self.steps.interest
         for name, possible in self.steps.can.items():
@@ -132,6 +138,19 @@ class Stepper(Panel):
         """Close the socket, its peer and the epolls, and remove the widget from the page."""
         self.steps.close()
         super().close()
+
+
+def _described(rows: list[Row]) -> str:
+    """The chart in a sentence."""
+    waits = [row for row in rows if row.level is not None]
+    returned = ", ".join(
+        f"{trigger} at {sum(bool(getattr(row, trigger)) for row in waits)}" for trigger in TRIGGERS
+    )
+    return (
+        f"Bytes in the buffer after each of {len(rows) - 1} steps: {rows[-1].readable:,} now, "
+        f"{max(row.readable for row in rows):,} at most. Of {len(waits)} waits, {returned} "
+        "returned the socket."
+    )
 
 
 def _group(label: str) -> Any:

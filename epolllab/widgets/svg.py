@@ -75,23 +75,38 @@ _FIXED = """
  color:var(--jp-ui-font-color1,#222);max-width:820px;overflow:hidden}
 .epl .widget-html-content,.epl .jupyter-widget-html-content{line-height:1.35;
  font-size:var(--jp-ui-font-size1,13px);color:var(--jp-ui-font-color1,#222)}
-.epl svg{display:block;width:100%;height:auto;max-width:760px;stroke-linejoin:round}
+.epl .widget-html-content{overflow-x:auto}
+.epl svg{display:block;width:100%;height:auto;min-width:760px;max-width:760px;
+ stroke-linejoin:round}
+.epl .epl-curves svg{min-width:0}
 .epl svg text{font:11px var(--jp-ui-font-family,sans-serif);fill:var(--jp-ui-font-color1,#222)}
 .epl svg .muted{fill:var(--jp-ui-font-color2,#666)}
 .epl svg .rule{stroke:var(--jp-border-color2,#ddd);stroke-width:1;fill:none}
 .epl svg .ink{fill:var(--jp-ui-font-color1,#222)}
 .epl .epl-title{font-weight:600;margin:2px 0}
 .epl .epl-muted{color:var(--jp-ui-font-color2,#666)}
-.epl .epl-numbers{display:flex;flex-wrap:wrap;gap:4px 22px}
-.epl .epl-number b{display:block;font-size:19px;font-weight:600;
+.epl .epl-numbers{display:grid;grid-template-columns:repeat(auto-fill,minmax(104px,1fr));
+ gap:4px 8px}
+.epl .epl-number b{display:block;font-size:18px;font-weight:600;
  font-variant-numeric:tabular-nums}
+.epl .epl-sparklines{display:flex;flex-wrap:wrap;gap:4px 22px}
+.epl .epl-stale b,.epl .epl-stale tspan{color:var(--epl-muted);fill:var(--epl-muted)}
+.epl .epl-stale polyline{stroke:var(--epl-muted)}
+.epl .epl-pending .widget-label,.epl .epl-pending .widget-label-basic{font-weight:700}
+.epl .epl-pending .widget-label::after,.epl .epl-pending .widget-label-basic::after{content:"*"}
 .epl .epl-alarm{color:var(--jp-error-color0,#b3261e);font-weight:600;white-space:pre-wrap;
  overflow-wrap:anywhere}
 .epl .epl-state:has(.epl-alarm){flex-basis:100%}
+.epl .epl-gone{display:none}
+.epl.jupyter-widgets-disconnected>.epl-gone{display:block;font-weight:600;padding:8px 10px;
+ margin-bottom:6px;border:2px solid var(--epl-alarm)}
+.epl.jupyter-widgets-disconnected>:not(.epl-gone){opacity:.5;pointer-events:none}
+.epl.jupyter-widgets-disconnected::before,.epl .jupyter-widgets-disconnected::before{content:none}
 .epl .epl-alarm pre{color:inherit;font-size:12px;font-weight:normal;margin:4px 0;
  max-height:240px;overflow:auto;
  white-space:pre-wrap;background:none}
-.epl .epl-warn{color:var(--jp-warn-color0,#8a5a00);overflow-wrap:anywhere}
+.epl .epl-warn{font-weight:600;overflow-wrap:anywhere}
+.epl .epl-warn::before{content:"\\26a0\\a0"}
 .epl table.epl-table{border-collapse:collapse;font-size:12px}
 .epl table.epl-table td,.epl table.epl-table th{text-align:left;padding:1px 12px 1px 0;
  vertical-align:top;color:var(--jp-ui-font-color1,#222)}
@@ -101,8 +116,11 @@ _FIXED = """
 .epl .epl-sides{display:flex;flex-wrap:wrap;gap:8px}
 .epl .epl-side{flex:1 1 240px;border:1px solid var(--jp-border-color2,#ddd);border-left-width:4px;
  border-radius:3px;padding:4px 10px}
+.epl .widget-html.epl-clients{min-height:58px}
 .epl .epl-side big{font-size:20px;font-weight:600}
 .epl .epl-why{padding:6px 0;font-size:14px;max-width:52em}
+@media (max-width:600px){.epl{padding:8px} .epl .widget-html.epl-clients{min-height:112px}
+ .epl .widget-dropdown,.epl .widget-text,.epl .widget-hslider{width:100%!important}}
 .epl button:focus-visible{outline:2px solid var(--jp-brand-color1,#1976d2);outline-offset:1px}
 """
 
@@ -150,8 +168,8 @@ def sparkline(
     Parameters
     ----------
     curves : mapping of str to (str, sequence of float)
-        Label to colour class (``"main"``, ``"level"``, ...) and values. Several labels are
-        written in the colours of their curves.
+        Label to colour class (``"main"``, ``"level"``, ...) and values. Each of several
+        labels follows a square in the colour of its curve.
     unit : str
         Follows the largest value.
     width : int
@@ -164,18 +182,34 @@ def sparkline(
         f'points="{points(values, width, height, top)}"/>'
         for name, values in curves.values()
     )
-    labels = ", ".join(
-        f'<tspan class="f-{name}">{escape(label)}</tspan>' if len(curves) > 1 else escape(label)
+    labels = " ".join(
+        f'<tspan class="f-{name}">\N{BLACK SQUARE}</tspan> {escape(label)}'
+        if len(curves) > 1
+        else escape(label)
         for label, (name, _) in curves.items()
     )
-    largest = f"{top:,.0f}" if top >= 10 else f"{top:,.2g}"
+    largest = _short(top)
     inside = (
         f'<path class="rule" d="M0 {height}h{width}"/>{drawn}'
         f'<text x="0" y="{height + 13}" class="muted">{labels}</text>'
         f'<text x="{width}" y="{height + 13}" text-anchor="end" class="muted">'
         f"up to {largest}{unit}</text>"
     )
-    return _svg(width, height + 18, inside, ", ".join(curves))
+    said = (f"{label} {_course(values, unit)}" for label, (_, values) in curves.items())
+    return _svg(width, height + 18, inside, f"{'; '.join(said)}.")
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 else f"{value:,.2g}"
+
+
+def _course(values: Sequence[float], unit: str) -> str:
+    """The newest of the values, their least and their largest, in words."""
+    known = [value for value in values if not math.isnan(value)]
+    if not known:
+        return "unknown"
+    least, most = _short(min(known)), _short(max(known))
+    return f"now {_short(known[-1])}{unit}, between {least} and {most}{unit}"
 
 
 def timeline(array: Any, *, window_ns: int, lanes: int = 10) -> str:
