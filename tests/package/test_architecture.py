@@ -35,7 +35,7 @@ LEVELS = (
 
 LEVEL = {part: number for number, parts in enumerate(LEVELS) for part in parts}
 
-INSTALLED = {"numpy", "pandas", "matplotlib", "ipywidgets", "pyarrow", "httptools", "cloudpickle",
+INSTALLED = {"numpy", "pandas", "matplotlib", "ipywidgets", "anywidget", "pyarrow", "httptools", "cloudpickle",
              "tqdm", "IPython", "jupyterlab"}  # fmt: skip
 """Packages that a process which only serves or sends requests must not load."""
 
