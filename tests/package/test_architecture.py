@@ -35,8 +35,8 @@ LEVELS = (
 
 LEVEL = {part: number for number, parts in enumerate(LEVELS) for part in parts}
 
-INSTALLED = {"numpy", "pandas", "matplotlib", "ipywidgets", "anywidget", "pyarrow", "httptools", "cloudpickle",
-             "tqdm", "IPython", "jupyterlab"}  # fmt: skip
+INSTALLED = {"numpy", "pandas", "matplotlib", "ipywidgets", "pyarrow", "httptools", "cloudpickle",
+             "tqdm", "IPython", "anywidget", "jupyterlab"}  # fmt: skip
 """Packages that a process which only serves or sends requests must not load."""
 
 LIGHT = (*LEVELS[0], "notebook", "kernel", "server", "workers", "clients", "recording")
