@@ -4,6 +4,11 @@
 
 Run it on an idle machine; all of them take about ten minutes on two processors. Each
 result replaces its file as soon as it is complete; an interrupted one is not saved.
+
+The last three, named ``kernels-...``, need interpreters of several Pythons, each with
+``epolllab[cluster]``, in the environment variable EPOLLLAB_PYTHONS::
+
+    EPOLLLAB_PYTHONS=.venv311/bin/python:.venv313/bin/python
 """
 
 import os
@@ -11,9 +16,12 @@ import random
 import select
 import socket
 import struct
+import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -222,6 +230,71 @@ def completion_cpu() -> pd.DataFrame:
     return pd.DataFrame(rows[2:])
 
 
+WORKER = """
+import resource, sys
+limit = int(sys.argv.pop(1))
+resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+from distributed.cli.dask_worker import main
+main()
+"""
+"""What an interpreter runs as a Dask worker with another limit on descriptors."""
+
+
+def environments() -> list[tuple[str, int]]:
+    """The interpreters in EPOLLLAB_PYTHONS, and the last one again with few descriptors."""
+    pythons = os.environ.get("EPOLLLAB_PYTHONS", "").split(os.pathsep)
+    if pythons == [""]:
+        raise ValueError(
+            "EPOLLLAB_PYTHONS must have the paths of interpreters with epolllab[cluster], "
+            f"separated by {os.pathsep!r}, to make the results of several environments"
+        )
+    return [*((python, 20_000) for python in pythons), (pythons[-1], 256)]
+
+
+@contextmanager
+def fleet() -> Iterator[Executor]:
+    """A Dask cluster with a worker in each of the environments, on loopback."""
+    from distributed import Client, LocalCluster
+
+    quiet: dict[str, Any] = {"n_workers": 0, "host": "127.0.0.1", "dashboard_address": None}
+    with ExitStack() as stack:
+        cluster = stack.enter_context(LocalCluster(**quiet))
+        client = stack.enter_context(Client(cluster))
+        options = ["--nthreads=1", "--no-nanny", "--no-dashboard", "--host=127.0.0.1"]
+        chosen = environments()
+        for python, limit in chosen:
+            command = [python, "-c", WORKER, str(limit), cluster.scheduler_address, *options]
+            worker = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+            stack.callback(worker.wait)
+            stack.callback(worker.terminate)
+        client.wait_for_workers(len(chosen), 60)
+        yield client.get_executor()
+
+
+def in_environments(run: Callable[..., Any]) -> Any:
+    """Run an experiment in each of the environments; a failure of one ends it."""
+    with fleet() as executor:
+        made = run(executor=executor)
+    facts = made.circumstances if isinstance(made, Result) else made.attrs
+    if facts["failures"]:
+        raise RuntimeError(f"not saved: {facts['failures']}")
+    return made
+
+
+def kernel_phenomena() -> pd.DataFrame:
+    """Every phenomenon in each of the environments, with the limit on descriptors there."""
+    frame = in_environments(experiments.run_all)
+    runs = frame.attrs["circumstances"]["runs"]
+    limits = {int(worker): facts["descriptor_limit_hard"] for worker, facts in runs.items()}
+    return frame.assign(descriptor_limit=frame["worker"].map(limits))
+
+
+def kernel_sweep(kind: str) -> Result:
+    """A quick sweep over one kind of descriptor in each of the environments."""
+    pollers = ("epoll-level", "poll", "select")
+    return in_environments(partial(experiments.sweep, quick=True, kind=kind, pollers=pollers))
+
+
 RUNS: dict[str, Callable[[], Recording | Result | pd.DataFrame]] = {
     "sample-run": sample_run,
     "one-request-howto": lambda: one_request("howto"),
@@ -255,6 +328,9 @@ RUNS: dict[str, Callable[[], Recording | Result | pd.DataFrame]] = {
     "scaling-staircase": staircase,
     "scaling-idle-connections": experiments.idle_connections,
     "scaling-observer-cost": experiments.observer_cost,
+    "kernels-phenomena": kernel_phenomena,
+    "kernels-sweep": lambda: kernel_sweep("eventfd"),
+    "kernels-sweep-tcp": lambda: kernel_sweep("tcp"),
 }
 """File name without its suffix, and the function that makes the result."""
 

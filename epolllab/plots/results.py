@@ -42,10 +42,11 @@ def in_order(names: "pd.Series[Any]") -> list[str]:
     return [str(name) for name in pd.Categorical(names).remove_unused_categories().categories]
 
 
-def mark_end(chart: Canvas, x: float, y: float, color: str) -> None:
+def mark_end(chart: Canvas, x: float, y: float, color: str, words: str = "ends here") -> None:
     """Mark a line that ends before the others."""
     chart.ax.plot([x], [y], "x", color=color, ms=9, mew=2, gid="end of line")
-    chart.annotate("ends here", (x, y), (-7, 5), ha="right", va="baseline")
+    if words:
+        chart.annotate(words, (x, y), (-7, 5), ha="right", va="baseline")
 
 
 def draw_intervals(

@@ -152,6 +152,7 @@ def _dashes(table: pd.DataFrame) -> dict[tuple[str, str], Any]:
 def _draw_times(chart: Canvas, table: pd.DataFrame, value: str) -> None:
     last = table["n_fds"].max()
     dashes = _dashes(table)
+    ends: list[tuple[float, float]] = []
     by = ["run", "poller", "api"]
     for (run, poller, api), rows in table.groupby(by, observed=True, sort=True):
         rows = rows.sort_values("n_fds")
@@ -165,7 +166,10 @@ def _draw_times(chart: Canvas, table: pd.DataFrame, value: str) -> None:
             gid=f"{poller} {run or api}",
         )  # fmt: skip
         if x[-1] < last:
-            mark_end(chart, x[-1], y[-1], color)
+            # Lines of several workers often end together; their words would cover each other.
+            is_new = not any(x[-1] == n and 0.8 < y[-1] / t < 1.25 for n, t in ends)
+            mark_end(chart, x[-1], y[-1], color, "ends here" if is_new else "")
+            ends.append((x[-1], y[-1]))
 
 
 def _times_legend(chart: Canvas, table: pd.DataFrame) -> list[Any]:
