@@ -15,8 +15,8 @@ from epolllab.child import Child, HeldInterrupts
 from epolllab.clients.load import LoadLoop
 from epolllab.clients.loop import ROW, ClientLoop
 from epolllab.clients.options import Share
+from epolllab.clients.part import Part
 from epolllab.clients.peers import PeerLoop
-from epolllab.clients.result import Part
 from epolllab.kernel.proc import is_suspended
 from epolllab.recording.recorder import Recorder, Snapshot, memory_size, read_ring, shared_memory
 
@@ -63,10 +63,17 @@ def _make_loop(share: Share, recorder: Recorder | None) -> ClientLoop[Any]:
     return LoadLoop(share, recorder) if share.options.steps is None else PeerLoop(share, recorder)
 
 
+def _in_a_moment() -> int:
+    return time.monotonic_ns() + LEAD_NS
+
+
 def run_in_processes(
-    shares: list[Share], show: ShowProgress | None, interrupts: Interrupts
+    shares: list[Share],
+    show: ShowProgress | None,
+    interrupts: Interrupts,
+    start: Callable[[], int] = _in_a_moment,
 ) -> list[Part]:
-    """Run each share in a fresh interpreter."""
+    """Run each share in a fresh interpreter; `start` returns the start time once all are ready."""
     with ExitStack() as stack:
         rings = []
         children: list[Child] = []
@@ -83,7 +90,7 @@ def run_in_processes(
                 os.close(fd)
             interrupts.deliver()
         _until_ready(children, interrupts)
-        start_ns = time.monotonic_ns() + LEAD_NS
+        start_ns = start()
         interrupts.loading = True
         for child in children:
             child.send(start_ns)
@@ -213,7 +220,7 @@ def run_in_threads(
     threads: list[_Thread] = []
     try:
         threads.extend(_Thread(share) for share in shares)
-        start_ns = time.monotonic_ns() + LEAD_NS
+        start_ns = _in_a_moment()
         for thread in threads:
             thread.start_ns = start_ns
             thread.start()

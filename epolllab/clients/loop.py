@@ -46,6 +46,9 @@ TIMEOUT, CLOSED_EARLY, BAD_RESPONSE = -1, -2, -3
 """Values of ``error`` other than errnos. BAD_RESPONSE is for the first of the defects that
 ``response`` lists, and the next lower numbers are for the others."""
 
+LOST = -1000
+"""Likewise, less the share's number, for a share whose rows did not come home."""
+
 RECV_SIZE = 65_536
 READABLE = EPOLLIN | EPOLLRDHUP
 BROKEN = EPOLLERR | EPOLLHUP
@@ -61,6 +64,9 @@ class Facts(NamedTuple):
 
     process: int
     start_ns: int
+    """The common start time."""
+    began_ns: int
+    """When this loop began, at or after the common start time."""
     end_ns: int
     cpu_ns: int
     in_flight_ns: int
@@ -147,6 +153,7 @@ class ClientLoop(ABC, Generic[C]):
         delay = (start_ns - self.clock()) / 1e9
         if delay > 0:
             time.sleep(delay)
+        began_ns = self.clock()
         cpu_ns = time.thread_time_ns()
         self._counted_ns = start_ns  # all loops of a run count from the same instant
         self._next_sweep_ns = start_ns + self._sweep_ns
@@ -168,7 +175,7 @@ class ClientLoop(ABC, Generic[C]):
             self.close()
         cpu_ns = time.thread_time_ns() - cpu_ns
         totals = (cpu_ns, self.in_flight_ns, self.n_conns, self.in_flight)
-        return Facts(self.share.process, start_ns, end_ns, *totals)
+        return Facts(self.share.process, start_ns, began_ns, end_ns, *totals)
 
     def _handle(self, ready: Ready, now: int) -> None:
         by_fd, note_ready, on_ready = self.by_fd, self.calls.note_ready, self.on_ready

@@ -39,6 +39,9 @@ ClientProtocol = Literal["http", "echo"]
 Place = Literal["process", "thread"]
 
 ECHO_PAYLOAD = b"Hello, world!"
+SPARE_DESCRIPTORS = 64
+"""Descriptors that a client loop needs besides its connections, with a margin."""
+
 MANY_CONNECTIONS = 20_000
 """Above this number, connections are spread over several source addresses."""
 

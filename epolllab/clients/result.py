@@ -9,17 +9,16 @@ from collections import Counter
 from collections.abc import Mapping
 from functools import cached_property
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from epolllab.checks import check_instance
 from epolllab.clients import loop, peers
-from epolllab.clients.loop import Facts
+from epolllab.clients.part import Part
 from epolllab.clients.response import DEFECTS
 from epolllab.clients.script import STEP_NAMES
 from epolllab.events import error_name
 from epolllab.notebook import html
 from epolllab.recording import environment
-from epolllab.recording.recorder import Snapshot
 from epolllab.recording.recording import Recording
 from epolllab.schema import EVENTS, JOURNEYS, returns
 from epolllab.server.server import Server
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-__all__ = ["Part", "Run"]
+__all__ = ["Run"]
 
 _OWN_ERRORS = {
     loop.TIMEOUT: "timeout",
@@ -41,15 +40,6 @@ _REDIRECTED = 300
 
 _ON_RATE = 0.95
 """Fraction of the requested rate from which on it counts as reached."""
-
-
-class Part(NamedTuple):
-    """The results of one client loop."""
-
-    facts: Facts
-    rows: bytes
-    steps: bytes
-    snapshot: Snapshot
 
 
 class Run:
@@ -87,7 +77,7 @@ class Run:
             ============= ======== ==================================================
             conn          int64    serial of the connection, unique in the run; 0 if
                                    the request never got one
-            process       int32    which client loop, from 0
+            process       int32    which client loop, or share of an executor, from 0
             request       int32    ordinal in its connection, from 0
             local_port    int32    0 if it never got one
             intended_ns   int64    when it was due: in an open loop (``rate=``) its
@@ -100,15 +90,21 @@ class Run:
             status        Int32    HTTP status
             n_bytes       int64    received
             error         category an errno's name, "timeout", "closed early", "bad
-                                   response: " and the defect; missing for none
+                                   response: " and the defect, or why a share of an
+                                   executor was lost; missing for none
+            host          category name of the host that the client loop ran on;
+                                   "localhost" without an executor
             latency_ns    Int64    ``done_ns - intended_ns``: includes the wait in
                                    the queue in an open loop, connecting in a closed
                                    one
             ============= ======== ==================================================
+
+            With `executor`, instants are of the clock of the row's host: compare them
+            within a host only. The rows are in order of ``intended_ns`` for each host.
         """
         from epolllab.frames.clients import client_requests
 
-        return client_requests(self._rows, _error_name)
+        return client_requests(self._rows, self._error_name, self._hosts)
 
     def steps(self) -> "pd.DataFrame":
         """One row per step that a scripted peer executed.
@@ -119,12 +115,61 @@ class Run:
             ``peer`` (int64, as ``conn`` in :meth:`requests`: the serial of its first
             connection), ``step`` (int32, place in the script from 0), ``name``
             (category), ``start_ns``, ``end_ns`` (int64), ``n_bytes`` (int64, sent or
-            received in the step), ``error`` (category). A peer's last row is the first
-            step that failed. Empty for a run without a script.
+            received in the step), ``error``, ``host`` (categories). A peer's last row is
+            the first step that failed. Empty for a run without a script.
         """
         from epolllab.frames.clients import client_steps
 
-        return client_steps(self._joined("steps", peers.FIELDS, "peer"), STEP_NAMES, _error_name)
+        rows = self._joined("steps", peers.FIELDS, "peer")
+        return client_steps(rows, STEP_NAMES, self._error_name, self._hosts)
+
+    def shares(self) -> "pd.DataFrame":
+        """One row per client loop, or share of an executor: where it ran, and how it started.
+
+        Returns
+        -------
+        pandas.DataFrame
+            ``process`` (int32), ``host``, ``boot_id``, ``kernel``, ``python``, ``cpu``,
+            ``epolllab`` (str), ``pid`` (Int64: of the worker; missing without an executor),
+            ``n_rows`` (int64), ``late_ns`` (Int64: from the common start time, on the clock
+            of its host, to when the loop began; missing if its rows were lost),
+            ``clock_error_ns`` (int64: uncertainty of the common start time on that clock;
+            0 on the host of the caller), ``lost`` (str: why its rows did not come home;
+            empty if they did).
+        """
+        from epolllab.frames.clients import client_shares
+
+        return client_shares(self._described_shares())
+
+    def _described_shares(self) -> list[tuple[Any, ...]]:
+        known = self.metadata
+        facts = [known.get(name) or "" for name in ("boot_id", "kernel", "python", "cpu")]
+        here = ("localhost", *facts, known.get("epolllab") or "", None)
+        return [
+            (
+                part.facts.process,
+                *(part.host or here),
+                len(part.rows) // loop.ROW.size,
+                None if part.lost else part.facts.began_ns - part.facts.start_ns,
+                part.clock_error_ns,
+                part.lost,
+            )
+            for part in self._parts
+        ]
+
+    @property
+    def start_skew_ns(self) -> int:
+        """Upper bound on the time between the first and the last client loop's start, ns.
+
+        Measured: each loop notes how late it began. The uncertainty of comparing the clocks
+        of several hosts is included.
+        """
+        late = [
+            (part.facts.began_ns - part.facts.start_ns, part.clock_error_ns)
+            for part in self._parts
+            if not part.lost
+        ]
+        return max(ns + error for ns, error in late) - min(ns - error for ns, error in late)
 
     @returns(JOURNEYS)
     def journeys(self, server: Server | Recording) -> "pd.DataFrame":
@@ -138,8 +183,8 @@ class Run:
         Raises
         ------
         ValueError
-            The two were recorded in different boots; or the clients had several source
-            addresses, so that a port does not identify one connection.
+            The two were recorded in different boots; or the clients ran on several hosts,
+            or had several source addresses, so that a port does not identify one connection.
         """
         from epolllab import frames
 
@@ -151,8 +196,19 @@ class Run:
                 "connections, or source_addresses=1"
             )
         recording = server if isinstance(server, Recording) else server.recording()
-        environment.require_same_boot(recording.metadata, self.metadata)
-        return frames.journeys(recording.requests(), self.requests())
+        self._require_one_clock("requests() has the latencies, each measured on one host")
+        boots = [{**self.metadata, **part.environment} for part in self._parts]
+        environment.require_same_boot(recording.metadata, *boots)
+        return frames.journeys(recording.requests(), self.requests().drop(columns="host"))
+
+    def _require_one_clock(self, advice: str) -> None:
+        """Refuse to compare the times of different boots."""
+        hosts = sorted({part.host.host for part in self._parts if part.host})
+        if len({boot_id for boot_id, _ in self._hosts}) > 1:
+            raise ValueError(
+                f"these clients ran on several hosts ({', '.join(hosts)}), whose monotonic clocks "
+                f"are unrelated, so that their times cannot be compared; {advice}"
+            )
 
     def recordings(self) -> list[Recording]:
         """One recording for each client loop, as its recorder wrote it.
@@ -163,7 +219,7 @@ class Run:
         return [
             Recording(
                 part.snapshot.rows,
-                {**self.metadata, "process": part.facts.process},
+                {**self.metadata, **part.environment, "process": part.facts.process},
                 part.snapshot.overwritten,
             )
             for part in self._parts
@@ -174,7 +230,13 @@ class Run:
 
         Connection serials are those of :meth:`requests`, and the numbers of wakes continue
         from one loop to the next, so that both stay unique.
+
+        Raises
+        ------
+        ValueError
+            The loops ran on several hosts, whose clocks are unrelated.
         """
+        self._require_one_clock("use recordings(), one for each share")
         recordings = self.recordings()
         overwritten = sum(recording.overwritten for recording in recordings)
         if len(recordings) == 1:
@@ -254,7 +316,7 @@ class Run:
     def errors(self) -> dict[str, int]:
         """Count the failed requests by kind of error, the most frequent first."""
         counts = Counter(self._rows["error"].tolist()).most_common()
-        return {_error_name(number): count for number, count in counts if number}
+        return {self._error_name(number): count for number, count in counts if number}
 
     @property
     def notes(self) -> list[str]:
@@ -269,27 +331,61 @@ class Run:
         rate = self.metadata.get("rate")
         reached = self._per_s()
         if rate and len(self) > 1 and reached < _ON_RATE * rate:
-            busy = self._client_cpu()
-            reason = (
-                f"the clients used {busy:.0%} of a CPU and could not send faster; use more "
-                "processes"
-                if busy > 0.9
-                else "requests waited for a free connection, which their latency includes; use "
-                "more connections, a lower rate or a faster server"
+            notes.append(
+                f"reached {reached:,.0f} of {rate:,.0f} requests/s: {self._why_below_rate()}"
             )
-            notes.append(f"reached {reached:,.0f} of {rate:,.0f} requests/s: {reason}")
         if self.interrupted:
-            n_unfinished = sum(part.facts.n_unfinished for part in self._parts)
             notes.append(
                 f"interrupted after {self._elapsed_ns() / 1e9:.1f} s; what was in flight then "
-                f"({n_unfinished:,}) has no row"
+                f"({self._n_unfinished:,}) has no row"
             )
+        notes += self._notes_of_shares()
         lost = sum(part.snapshot.overwritten for part in self._parts)
         if lost:
             notes.append(f"{lost:,} of the clients' events were overwritten; raise capacity")
-        if throttled := environment.throttled(self.metadata):
+        if not self.metadata.get("executor") and (
+            throttled := environment.throttled(self.metadata)
+        ):
             notes.append(f"{throttled}, which its latencies include")
         return notes
+
+    def _why_below_rate(self) -> str:
+        if any(part.lost for part in self._parts):
+            return "the rows of a share were lost"
+        busy = self._client_cpu()
+        if busy > 0.9:
+            more = "shares" if self.metadata.get("executor") else "processes"
+            return (
+                f"the clients used {busy:.0%} of a CPU and could not send faster; use more {more}"
+            )
+        return (
+            "requests waited for a free connection, which their latency includes; use "
+            "more connections, a lower rate or a faster server"
+        )
+
+    def _notes_of_shares(self) -> list[str]:
+        """What cannot be taken for granted of a run whose shares ran elsewhere."""
+        notes = []
+        counted, answered = (
+            self.metadata.get("server_requests"),
+            int((self._rows["error"] == 0).sum()),
+        )
+        if counted is not None and not answered <= counted <= answered + self._n_unfinished:
+            notes.append(
+                f"the server counted {counted:,} requests, and {answered:,} rows with a response "
+                "came home; other clients, lost shares or failed requests make the difference"
+            )
+        notes += [
+            f"share {part.facts.process} on {part.host.host} was {throttled}"
+            for part in self._parts
+            if part.host and (throttled := environment.throttled(part.environment))
+        ]
+        return notes
+
+    @property
+    def _n_unfinished(self) -> int:
+        """Requests without a row."""
+        return sum(part.facts.n_unfinished for part in self._parts)
 
     def _statuses(self) -> dict[int, int]:
         """Count the responses by HTTP status, in its order."""
@@ -297,8 +393,8 @@ class Run:
         return {status: count for status, count in counts if status}
 
     def _elapsed_ns(self) -> int:
-        facts = [part.facts for part in self._parts]
-        return max(fact.end_ns for fact in facts) - min(fact.start_ns for fact in facts)
+        # All loops start at the same time, but not all may read the same clock.
+        return max(part.facts.end_ns - part.facts.start_ns for part in self._parts)
 
     def _per_s(self) -> float:
         """Requests that succeeded per second of elapsed time."""
@@ -313,6 +409,17 @@ class Run:
         facts = [part.facts for part in self._parts]
         shares = [f.cpu_ns / (f.end_ns - f.start_ns) for f in facts if f.end_ns > f.start_ns]
         return max(shares, default=0.0)
+
+    @property
+    def _hosts(self) -> list[tuple[str, str]]:
+        """Boot id and name of each client loop's host."""
+        hosts = [part.host for part in self._parts]
+        return [(host.boot_id, host.host) if host else ("", "localhost") for host in hosts]
+
+    def _error_name(self, number: int) -> str:
+        if number <= loop.LOST:
+            return self._parts[loop.LOST - number].lost
+        return _OWN_ERRORS.get(number) or error_name(number)
 
     @cached_property
     def _rows(self) -> "np.ndarray[Any, np.dtype[Any]]":
@@ -346,12 +453,17 @@ class Run:
         if script:
             kind = "scripted"
         loop = f"open loop, {rate:,.0f} a second" if rate else "closed loop"
-        is_plural = len(self._parts) > 1 and options.get("where") == "process"
+        ran_in = f"{len(self._parts)} {options.get('where')}"
+        if options.get("executor"):
+            n_hosts = len(set(self._hosts))
+            ran_in = f"{len(self._parts)} workers on {n_hosts} host{'s' if n_hosts > 1 else ''}"
+        elif len(self._parts) > 1 and options.get("where") == "process":
+            ran_in += "es"
         return {
             "target": str(options.get("target")),
             "script" if script else "loop": " ".join(script) if script else loop,
             "connections": f"{options.get('connections'):,} connections ({kind})",
-            "ran in": f"{len(self._parts)} {options.get('where')}{'es' if is_plural else ''}",
+            "ran in": ran_in,
             what: f"{sums['requests']:,}",
             "failed": f"{sums['failed']:,}",
             "elapsed": f"{sums['elapsed_s']:.3f} s",
@@ -360,10 +472,6 @@ class Run:
                 f"{name} {milliseconds(sums[f'{name}_us'])}" for name in ("p50", "p99", "max")
             ),
         }
-
-
-def _error_name(number: int) -> str:
-    return _OWN_ERRORS.get(number) or error_name(number)
 
 
 def milliseconds(us: float) -> str:

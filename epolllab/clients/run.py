@@ -2,35 +2,56 @@
 
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from typing import Any
 
 from epolllab import kernel
-from epolllab.checks import check_bool, check_instance, checked
+from epolllab.checks import check_bool, check_instance, check_int, checked
+from epolllab.clients.cluster import MOST_SHARES, check_shares, run_in_workers
 from epolllab.clients.executors import (
     Interrupts,
     ShowProgress,
     run_in_processes,
     run_in_threads,
 )
-from epolllab.clients.options import CHECKS, ClientOptions, ClientProtocol, Place, resolve_target
+from epolllab.clients.loop import ROW
+from epolllab.clients.options import (
+    CHECKS,
+    SPARE_DESCRIPTORS,
+    ClientOptions,
+    ClientProtocol,
+    Place,
+    resolve_target,
+)
+from epolllab.clients.part import Part, common_environment
 from epolllab.clients.result import Run
 from epolllab.clients.script import Script
 from epolllab.notebook import cells
 from epolllab.recording import environment
 from epolllab.server.server import Server
+from epolllab.workers import check_executor
 
 __all__ = ["run_clients"]
 
-SPARE_DESCRIPTORS = 64
-"""Descriptors that a client loop needs besides its connections, with a margin."""
+COUNTED_S = 1.0
+"""How long after the last response the server may take to have counted it."""
 
 
 def _check_script(name: str, value: object) -> object:
     return check_instance(name, value, Script, "a script, as epolllab.script() begins it")
 
 
-@checked(**CHECKS, script=_check_script, progress=check_bool, allow_remote=check_bool)
+@checked(
+    **CHECKS,
+    script=_check_script,
+    progress=check_bool,
+    allow_remote=check_bool,
+    executor=check_executor,
+    shares=partial(check_int, least=1, most=MOST_SHARES),
+)
 def run_clients(
     target: Server | str | tuple[str, int],
     *,
@@ -51,6 +72,8 @@ def run_clients(
     capacity: int = 1_000_000,
     source_addresses: int | None = None,
     allow_remote: bool = False,
+    executor: Executor | None = None,
+    shares: int | None = None,
 ) -> Run:
     """Send requests to a server; return when each has its response or has failed.
 
@@ -102,6 +125,19 @@ def run_clients(
         for connections to one server; above 20,000 connections this is the default.
     allow_remote : bool
         Permit a target that is not this machine's loopback.
+    executor : concurrent.futures.Executor, optional
+        Send from the workers of a cluster or a process pool: Dask's
+        ``client.get_executor()``, ipyparallel's ``client.executor()``, a
+        ``ProcessPoolExecutor``. They need this version of epolllab, and must be able to
+        connect to the target and to this machine, which listens on a port on the way to
+        the target until the run ends. Use it with a server on ``start_server(host=...)``;
+        one on the loopback can be reached by workers on this machine only.
+    shares : int, optional
+        With `executor`: into how many shares connections and requests are divided; by
+        default one for each worker. All run at the same time, in a child process of a
+        worker each. They start at one time by the clocks of their hosts, which are compared
+        with this machine's over the network; ``run.shares()`` and ``run.start_skew_ns`` say
+        how well.
 
     Returns
     -------
@@ -109,7 +145,11 @@ def run_clients(
         ``requests()``, ``summary()``, ``recording()``, ``journeys(server)``; ``steps()``
         of a script. A failed request is a row with its error. An interrupt (Ctrl-C, the
         notebook's stop button) ends the load early: the rows until then are returned, with
-        a note, and ``interrupted`` is True.
+        a note, and ``interrupted`` is True. With `executor`, a share whose worker died or
+        went silent is reported as failed rows with the reason, which an engine's second
+        attempt at it does not replace: no load is sent twice. Against a server's handle, the
+        responses are compared with the requests that the server counted; a difference is a
+        note.
 
     Raises
     ------
@@ -121,7 +161,11 @@ def run_clients(
         A client process was killed.
     TimeoutError
         A client process has sent nothing for ten seconds, for example because it was
-        suspended.
+        suspended; or the executor did not run all shares at the same time within 30
+        seconds.
+    RuntimeError
+        A worker lacks epolllab or has another version, cannot connect, or failed otherwise
+        before the load; or the rows of all shares were lost.
     KeyboardInterrupt
         Interrupted before the load began, or for the second time.
 
@@ -141,6 +185,11 @@ def run_clients(
             "protocol must be given, because the server's protocol is one of your own: "
             'protocol="http" or protocol="echo"; or pass a script= with the bytes to send'
         )
+    if executor is not None:
+        _refuse_local(processes, where)
+        given["processes"] = check_shares(executor, shares, connections)
+    elif shares is not None:
+        raise ValueError(f"shares={shares} has no effect without executor=; use processes=")
     given["protocol"] = protocol or resolved.protocol or "http"
     if path == "/" and script is None:
         given["path"] = resolved.path
@@ -148,13 +197,47 @@ def run_clients(
     options = ClientOptions(resolved, steps=steps, **{name: given[name] for name in CHECKS})
     kernel.require_linux("run_clients()")
     metadata = environment.collect(recorder_cost_ns=None if record else 0.0, **options.metadata())
-    execute = run_in_processes if where == "process" else run_in_threads
+    execute: Callable[..., Any] = run_in_processes if where == "process" else run_in_threads
+    if executor is not None:
+        execute = partial(run_in_workers, executor)
+        metadata["executor"] = type(executor).__name__
+    counted = _count(target) if executor is not None else None
     with Interrupts() as interrupts:
-        limit = kernel.raise_descriptor_limit(_descriptors(options))
+        limit = nullcontext() if executor else kernel.raise_descriptor_limit(_descriptors(options))
         with limit, _bar(options, progress) as show:
             parts = execute(options.shares(), show, interrupts)
         facts = {**environment.at_end(), "interrupted": interrupts.until_now()}
+    if executor is not None:
+        facts |= common_environment(part.environment for part in parts if not part.lost)
+    if counted is not None:
+        facts["server_requests"] = _counted_since(target, counted, parts)
     return Run(parts, {**metadata, **facts})
+
+
+def _refuse_local(processes: int, where: Place) -> None:
+    """Refuse options that contradict an executor."""
+    if processes != 1 or where != "process":
+        given = f"processes={processes}" if processes != 1 else f"where={where!r}"
+        raise ValueError(f"{given} has no effect with executor=, whose workers send; use shares=")
+
+
+def _count(target: Any) -> int | None:
+    """Requests that the server has counted; None if they are no HTTP requests, or unknown."""
+    if not hasattr(target, "stats") or target.options.protocol not in ("hello", "http"):
+        return None
+    count: int | None = target.stats(raise_error=False)["requests"]
+    return count
+
+
+def _counted_since(target: Any, before: int, parts: list[Part]) -> int | None:
+    """Requests counted since, when the server has counted all whose responses arrived."""
+    deadline = time.monotonic() + COUNTED_S
+    n_answered = sum(row[-1] == 0 for part in parts for row in ROW.iter_unpack(part.rows))
+    while (now := _count(target)) is not None and now - before < n_answered:
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.01)
+    return None if now is None else now - before
 
 
 def _descriptors(options: ClientOptions) -> int:

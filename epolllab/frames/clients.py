@@ -10,7 +10,10 @@ from numpy.typing import NDArray
 from epolllab.frames.columns import Ints, Records, named_errors, nullable
 from epolllab.frames.journeys import CLIENT_REQUESTS
 
-__all__ = ["client_requests", "client_steps", "join_rows", "merge_records"]
+__all__ = ["client_requests", "client_shares", "client_steps", "join_rows", "merge_records"]
+
+Hosts = Sequence[tuple[str, str]]
+"""Boot id and name of each client loop's host."""
 
 
 def join_rows(
@@ -55,24 +58,30 @@ def merge_records(arrays: Iterable[Records], n_conns: Iterable[int]) -> Records:
     return merged[np.argsort(merged["start_ns"], kind="stable")]
 
 
-def client_requests(rows: NDArray[Any], error_name: Callable[[int], str]) -> pd.DataFrame:
-    """One row per request: :data:`CLIENT_REQUESTS`, and ``latency_ns`` (Int64).
+def client_requests(
+    rows: NDArray[Any], error_name: Callable[[int], str], hosts: Hosts
+) -> pd.DataFrame:
+    """One row per request: :data:`CLIENT_REQUESTS`, ``host`` and ``latency_ns`` (Int64).
 
     `rows` are those of :func:`join_rows`; `error_name` returns the name of an error number.
+    Rows of one boot, whose clock they share, are in order of ``intended_ns``.
     """
-    rows = rows[np.lexsort((rows["request"], rows["conn"], rows["intended_ns"]))]
+    boots = list(dict.fromkeys(boot_id for boot_id, _ in hosts))
+    clock = np.array([boots.index(boot_id) for boot_id, _ in hosts])[rows["process"]]
+    rows = rows[np.lexsort((rows["request"], rows["conn"], rows["intended_ns"], clock))]
     columns: dict[str, Any] = {name: rows[name] for name in CLIENT_REQUESTS}
     for name in ("connected_ns", "sent_ns", "first_byte_ns", "status"):
         columns[name] = nullable(rows[name], rows[name] > 0)
     columns["done_ns"] = nullable(rows["done_ns"], rows["error"] == 0)
     columns["error"] = _errors(rows["error"], error_name)
     frame = pd.DataFrame(columns).astype(CLIENT_REQUESTS)
+    frame["host"] = _host_names(rows["process"], hosts)
     frame["latency_ns"] = frame["done_ns"] - frame["intended_ns"]
     return frame
 
 
 def client_steps(
-    rows: NDArray[Any], step_names: Sequence[str], error_name: Callable[[int], str]
+    rows: NDArray[Any], step_names: Sequence[str], error_name: Callable[[int], str], hosts: Hosts
 ) -> pd.DataFrame:
     """One row per step of a scripted peer; the columns are those of ``Run.steps()``."""
     rows = rows[np.lexsort((rows["step"], rows["peer"]))]
@@ -86,8 +95,26 @@ def client_steps(
             "end_ns": rows["end_ns"].astype("i8"),
             "n_bytes": rows["n_bytes"].astype("i8"),
             "error": _errors(rows["error"], error_name),
+            "host": _host_names(rows["process"], hosts),
         }
     )
+
+
+def client_shares(rows: Iterable[tuple[Any, ...]]) -> pd.DataFrame:
+    """One row per client loop; the columns are those of ``Run.shares()``."""
+    kinds = {
+        "process": "int32", "host": "str", "boot_id": "str", "kernel": "str", "python": "str",
+        "cpu": "str", "epolllab": "str", "pid": "Int64", "n_rows": "int64", "late_ns": "Int64",
+        "clock_error_ns": "int64", "lost": "str",
+    }  # fmt: skip
+    return pd.DataFrame(list(rows), columns=list(kinds)).astype(kinds)
+
+
+def _host_names(processes: Ints, hosts: Hosts) -> pd.Categorical:
+    """Category column of host names from numbers of client loops."""
+    names = list(dict.fromkeys(name for _, name in hosts))
+    codes = np.array([names.index(name) for _, name in hosts], dtype="i4")[processes]
+    return pd.Categorical.from_codes(codes, pd.Index(names, dtype="str"))
 
 
 def _errors(numbers: Ints, error_name: Callable[[int], str]) -> pd.Categorical:

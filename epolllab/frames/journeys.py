@@ -59,7 +59,7 @@ def journeys(requests: pd.DataFrame, clients: pd.DataFrame) -> pd.DataFrame:
     Raises
     ------
     ValueError
-        `clients` lacks a column.
+        `clients` lacks a column, or ran on several hosts, whose clocks are unrelated.
 
     Notes
     -----
@@ -73,7 +73,13 @@ def journeys(requests: pd.DataFrame, clients: pd.DataFrame) -> pd.DataFrame:
     check_frame("requests", requests, "``recording.requests()``", columns)
     optional = [f"{name}{_KINDS.get(kind, '')}" for name, kind in CLIENT_REQUESTS.items()]
     check_frame("clients", clients, "``run.requests()``", " ".join(optional))
-    clients = clients.astype(CLIENT_REQUESTS)
+    if "host" in clients and clients["host"].nunique() > 1:
+        raise ValueError(
+            f"clients ran on several hosts ({', '.join(sorted(clients['host'].unique()))}), whose "
+            "monotonic clocks are unrelated, so that their times cannot be compared with the "
+            "server's; pass the rows of the server's host"
+        )
+    clients = clients[list(CLIENT_REQUESTS)].astype(CLIENT_REQUESTS)
     served = requests[requests["peer_port"].notna()].astype({"peer_port": "int32"})
     served = served.merge(_matched(served, clients), on="conn")
     joined = served.merge(

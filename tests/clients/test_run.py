@@ -151,7 +151,7 @@ def test_the_frame_has_its_dtypes(n: int, free_address: tuple[str, int]) -> None
     if not n:
         run = Run([run._parts[0]._replace(rows=b"")], run.metadata)
     dtypes = {name: str(dtype) for name, dtype in run.requests().dtypes.items()}
-    expected = {**CLIENT_REQUESTS, "latency_ns": "Int64"}
+    expected = {**CLIENT_REQUESTS, "host": "category", "latency_ns": "Int64"}
     assert list(dtypes.items()) == list(expected.items())
     assert len(run.requests()) == n
 
