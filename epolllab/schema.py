@@ -77,34 +77,40 @@ counted.
 """
 
 REQUESTS = """
-=============== ===== ================================================
-conn            int32 serial of the connection
-request         int32 ordinal of the request in its connection, from 0
-peer_port       Int32 the client's port; missing without the accept row
-woken_ns        Int64 end of the wait in whose wake the last bytes came
-ready_ns        Int64 when the loop turned to the connection in that
-                      wake: its ready row, or the recv itself if the
-                      loop read without one
-first_ready_ns  Int64 the request's first ready row; never after
-                      ``ready_ns``
-read_ns         Int64 end of the recv that brought the last bytes
-handled_ns      int64 end of the protocol's work
-answered_ns     Int64 end of the send that took the response's last
-                      byte; missing if none did
-n_wakeups       int32 wakeups in which something was done for it
-n_recv          int32 recv calls, including those that would block or fail
-n_send          int32 send calls, likewise
-n_would_block   int32 recv and send calls that would block
-n_epoll_ctl     int32 register, modify and unregister; with poll and
-                      select these change a table without a system call
-n_events        int32 ready rows of the connection; the listener's own
-                      ready row is not counted
-n_bytes_in      int64 bytes received
-n_bytes         int64 bytes of the response
-=============== ===== ================================================
+=============== ======== =============================================
+conn            int32    serial of the connection
+request         int32    ordinal of the request in its connection, from 0
+peer_port       Int32    the client's port; missing without the accept row
+woken_ns        Int64    end of the wait in whose wake the last bytes came
+ready_ns        Int64    when the loop turned to the connection in that
+                         wake: its ready row, or the recv itself if the
+                         loop read without one
+first_ready_ns  Int64    the request's first ready row; never after
+                         ``ready_ns``
+read_ns         Int64    end of the recv that brought the last bytes
+handled_ns      int64    end of the protocol's work
+answered_ns     Int64    end of the send that took the response's last
+                         byte; missing if none did
+n_wakeups       int32    wakeups in which something was done for it
+n_recv          int32    recv calls, including those that would block or fail
+n_send          int32    send calls, likewise
+n_would_block   int32    recv and send calls that would block
+n_epoll_ctl     int32    register, modify and unregister; with poll and
+                         select these change a table without a system call
+n_events        int32    ready rows of the connection; the listener's own
+                         ready row is not counted
+n_bytes_in      int64    bytes received
+n_bytes         int64    bytes of the response
+dur_ns          Int64    from ``woken_ns`` to ``answered_ns``
+status          Int32    the response's HTTP status
+target          category what was requested, without host and query
+                         string, cut to 256 characters; "(other)" for what
+                         came when the server's table was full
+=============== ======== =============================================
 
 If the ring overwrote rows of a connection, counts are of the rows left, ``request`` counts
-from the first request left, and values that are lost are missing.
+from the first request left, and values that are lost are missing. Status and target are missing
+where the protocol does not know them.
 """
 
 CONNECTIONS = """

@@ -125,9 +125,11 @@ class Script:
         """Find the receive buffer empty."""
         return self.recv(conn, -errno.EAGAIN)
 
-    def handle(self, conn: int, n_bytes: int, *, ns: int = -1) -> "Script":
+    def handle(
+        self, conn: int, n_bytes: int, *, status: int = 0, target: int = 0, ns: int = -1
+    ) -> "Script":
         """Handle a request with a response of that many bytes."""
-        return self.call(Op.HANDLE, conn, n_bytes, ns=ns)
+        return self.call(Op.HANDLE, conn, n_bytes, mask=target << 16 | status, ns=ns)
 
     def send(self, conn: int, n_bytes: int, *, ns: int = -1) -> "Script":
         """Send; a negative number is an errno."""
@@ -182,7 +184,7 @@ def random_server(
             batch += [serial] if choose.random() < 0.2 else []
         for conn in batch:
             _work(script, choose, conn, owed)
-    return script.recording({"boot_id": "one"})
+    return script.recording({"boot_id": "one", "targets": ["", "/a"]})
 
 
 def _work(script: Script, choose: random.Random, conn: int, owed: dict[int, int]) -> None:
@@ -197,7 +199,7 @@ def _work(script: Script, choose: random.Random, conn: int, owed: dict[int, int]
             choose.choice([script.recv_blocked, script.send_blocked])(conn)
         elif action == "handle":
             size = choose.choice([0, 1, 50, 100_000])
-            script.handle(conn, size)
+            script.handle(conn, size, status=200 if size else 0, target=size % 4)
             owed[conn] += size
         elif action == "send" and owed[conn]:
             part = choose.choice([owed[conn], choose.randint(1, owed[conn])])

@@ -22,11 +22,13 @@ Nothing loops over rows: one stable sort groups the records by connection, and e
 count is a difference of two running totals.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from epolllab.checks import check_sequence, check_text
 from epolllab.events import Op
 from epolllab.frames.columns import (
     CONTROL_OPS,
@@ -35,7 +37,10 @@ from epolllab.frames.columns import (
     Ints,
     Records,
     check_operations,
+    codes,
     is_op,
+    named_errors,
+    nullable,
     take,
 )
 from epolllab.frames.completions import as_calls
@@ -43,6 +48,9 @@ from epolllab.frames.connections import ByConnection, by_connection, last_before
 from epolllab.schema import REQUESTS, returns
 
 __all__ = ["requests"]
+
+_STATUS, _TARGET_SHIFT = 0xFFFF, 16
+_MOST_TARGETS = 1 << 16
 
 
 class _Ranges(NamedTuple):
@@ -117,14 +125,15 @@ def _responses(by: ByConnection, handle: Ints, leader: Ints, end: Ints) -> tuple
 
 
 @returns(REQUESTS)
-def requests(records: Records) -> pd.DataFrame:
+def requests(records: Records, targets: Sequence[str] = ()) -> pd.DataFrame:
     """One row per request, in the order of the responses.
 
     It is the server's side of a request: when the loop was woken for it, which system
     calls it took, and when the kernel had taken the last byte of the response. The top of
     this file describes which request each call is counted for.
 
-    `records` is what :meth:`Recording.array` returns.
+    `records` is what :meth:`Recording.array` returns, and `targets` the recording's
+    ``metadata["targets"]``, which has the names of the targets.
 
     Notes
     -----
@@ -132,6 +141,9 @@ def requests(records: Records) -> pd.DataFrame:
     responses, bytes of lost responses count towards the first one kept, whose
     ``answered_ns`` is then too early.
     """
+    targets = check_sequence("targets", targets, check_text, _MOST_TARGETS)
+    if len(set(targets)) < len(targets):
+        raise ValueError("targets must be different from each other")
     by = by_connection(as_calls(check_operations(records)))
     ranges = _assign_rows(by)
     op, result = by.op, by.result
@@ -151,8 +163,21 @@ def requests(records: Records) -> pd.DataFrame:
         "n_bytes_in": ranges.total(np.where(op == Op.RECV, np.maximum(result, 0), 0)),
         "n_bytes": np.maximum(result[ranges.handle], 0).astype("i8"),
     }
+    columns["dur_ns"] = columns["answered_ns"] - columns["woken_ns"]
+    columns |= _meaning(records["mask"][by.order[ranges.handle]], targets)
     in_time = np.argsort(by.order[ranges.handle], kind="stable")
     return pd.DataFrame({name: column[in_time] for name, column in columns.items()})
+
+
+def _meaning(masks: Ints, targets: Sequence[str]) -> dict[str, Any]:
+    """The columns ``status`` and ``target``."""
+    status, number = masks & _STATUS, masks >> _TARGET_SHIFT
+    found: dict[int, int] = {}
+    code = codes(number, (number > 0) & (number < len(targets)), found, first=0, absent=-1)
+    return {
+        "status": nullable(status, status > 0, "i4"),
+        "target": named_errors(code, found, targets.__getitem__),
+    }
 
 
 def _instants(by: ByConnection, ranges: _Ranges) -> dict[str, Any]:

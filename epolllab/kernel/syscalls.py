@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from epolllab.kernel.pollers import Poller, Ready
 
-__all__ = ["Endpoint", "RecordedCalls", "RowSink", "Socket", "SystemCalls"]
+__all__ = ["Endpoint", "RecordedCalls", "RowSink", "Served", "Socket", "SystemCalls"]
 
 # _socket.socket, under its public name. Its Python subclass socket.socket wraps each
 # accepted connection in a second object, which costs a microsecond a connection.
@@ -28,7 +28,7 @@ Socket = socket.SocketType
 READY, ACCEPT, CONNECT, READ = map(int, (Op.READY, Op.ACCEPT, Op.CONNECT, Op.READ))
 REGISTER, MODIFY, UNREGISTER = map(int, (Op.REGISTER, Op.MODIFY, Op.UNREGISTER))
 RECV, SEND, SHUTDOWN, CLOSE = map(int, (Op.RECV, Op.SEND, Op.SHUTDOWN, Op.CLOSE))
-HANDLE, SETSOCKOPT, GETSOCKOPT = map(int, (Op.HANDLE, Op.SETSOCKOPT, Op.GETSOCKOPT))
+SETSOCKOPT, GETSOCKOPT = map(int, (Op.SETSOCKOPT, Op.GETSOCKOPT))
 
 UNACKED = slice(24, 28)
 """Place of tcpi_unacked in struct tcp_info (linux/tcp.h): of a listener, its queue."""
@@ -43,6 +43,22 @@ class Endpoint(Protocol):
     sock: Socket
     fd: int
     key: int
+
+
+class Responding(Protocol):
+    """What a session says of its last response."""
+
+    @property
+    def handle_code(self) -> int:
+        """The code of the handle row."""
+
+
+class Served(Endpoint, Protocol):
+    """An endpoint whose requests a session handles."""
+
+    @property
+    def session(self) -> Responding:
+        """The session."""
 
 
 class RowSink(Protocol):
@@ -82,7 +98,7 @@ class SystemCalls:
     def note_ready(self, key: int, mask: int) -> None:
         """Note a descriptor that the wait returned."""
 
-    def note_response(self, endpoint: Endpoint, size: int) -> None:
+    def note_response(self, endpoint: Served, size: int) -> None:
         """Note that a request was handled, with a response of `size` bytes."""
 
     def settle_if_many(self) -> None:
@@ -128,7 +144,7 @@ class SystemCalls:
         """Write what fits; return the number of bytes taken."""
         return endpoint.sock.send(data)
 
-    def send_response(self, endpoint: Endpoint, response: bytes | memoryview) -> int:
+    def send_response(self, endpoint: Served, response: bytes | memoryview) -> int:
         """Write the response to a request just handled: ``note_response`` and ``send``."""
         return endpoint.sock.send(response)
 
@@ -180,11 +196,11 @@ class RecordedCalls(SystemCalls):
         self._handled_since = end
         self._stage((start, start, key, mask, READY, start, end, key, result, RECV))
 
-    def note_response(self, endpoint: Endpoint, size: int) -> None:
+    def note_response(self, endpoint: Served, size: int) -> None:
         """Stage a handle row."""
         start = self._handled_since
         self._handled_since = end = self._clock()
-        self._stage((start, end, endpoint.key, size, HANDLE))
+        self._stage((start, end, endpoint.key, size, endpoint.session.handle_code))
 
     def settle_if_many(self) -> None:
         """Settle if many rows are staged; draining a connection may stage without limit."""
@@ -250,19 +266,20 @@ class RecordedCalls(SystemCalls):
         self._stage((start, clock(), endpoint.key, sent, SEND))
         return sent
 
-    def send_response(self, endpoint: Endpoint, response: bytes | memoryview) -> int:
+    def send_response(self, endpoint: Served, response: bytes | memoryview) -> int:
         """Write the response to a request just handled: a handle row and a send row."""
         clock = self._clock
         start = clock()
         key, handled_since = endpoint.key, self._handled_since
+        code = endpoint.session.handle_code
         try:
             sent = endpoint.sock.send(response)
         except OSError as error:
-            self._stage((handled_since, start, key, len(response), HANDLE))
+            self._stage((handled_since, start, key, len(response), code))
             self._stage((start, clock(), key, -(error.errno or 0), SEND))
             raise
         self._stage(
-            (handled_since, start, key, len(response), HANDLE, start, clock(), key, sent, SEND)
+            (handled_since, start, key, len(response), code, start, clock(), key, sent, SEND)
         )
         return sent
 

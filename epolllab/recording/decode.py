@@ -29,7 +29,9 @@ def records(words: bytes) -> bytes:
     -------
     bytes
         A record of 48 bytes for each row. A result that does not fit 32 bits, such as a
-        response of more than 2 GiB, becomes the largest number that does.
+        response of more than 2 GiB, becomes the largest number that does. The mask of a
+        handle row refers to a table of targets, which grows while the loop runs: whatever
+        stores rows must store that table too, as it is after they were read.
     """
     table = np.frombuffer(words, dtype=np.int64).reshape(-1, 5)
     array = np.empty(len(table), dtype=np.dtype(list(FIELDS)))

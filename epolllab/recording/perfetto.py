@@ -146,7 +146,10 @@ def _events(process: _Process, begin: int) -> Iterator[str]:
         else:
             template = _SLICE % (op.label, _CATEGORY.get(op, "call"), process.pid)
             took = _micros(rows["end_ns"] - rows["start_ns"])
-            columns = [*own, *took, *where, _results(op, rows)]
+            results = _results(op, rows)
+            if op is Op.HANDLE:
+                results = _meanings(rows["mask"], process.metadata.get("targets", ()), results)
+            columns = [*own, *took, *where, results]
         yield from map(template.__mod__, zip(*columns, strict=True))
 
 
@@ -181,6 +184,19 @@ def _results(op: Op, rows: "NDArray[Any]") -> list[str]:
     if op in (Op.ACCEPT, Op.CONNECT):
         return [f'"port":{p},{r}' for p, r in zip(masks, returned, strict=True)]
     return returned
+
+
+def _meanings(
+    masks: "NDArray[Any]", targets: Sequence[str], results: Sequence[str]
+) -> list[str]:
+    """The status and the target of handled requests, where they are known, and the results."""
+    words = {0: ""}
+    for mask in np.unique(masks).tolist():
+        status, number = mask & 0xFFFF, mask >> 16
+        words[mask] = f'"status":{status},' if status else ""
+        if 0 < number < len(targets):
+            words[mask] += f'"target":{json.dumps(targets[number])},'
+    return [words[mask] + result for mask, result in zip(masks.tolist(), results, strict=True)]
 
 
 def _flows(processes: Sequence[_Process], begin: int) -> Iterator[str]:

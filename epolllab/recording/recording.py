@@ -163,7 +163,7 @@ class Recording:
         """One row per request that the protocol responded to, in the order of the responses."""
         from epolllab import frames
 
-        return frames.requests(self.array())
+        return frames.requests(self.array(), self.metadata.get("targets", ()))
 
     @returns(CONNECTIONS)
     def connections(self) -> "pd.DataFrame":

@@ -9,7 +9,7 @@ to be is passed on to the life cycle, which does the same in general.
 from collections.abc import Callable
 from typing import Any
 
-from epolllab.kernel.syscalls import HANDLE, READY, RECV, SEND, RecordedCalls
+from epolllab.kernel.syscalls import READY, RECV, SEND, RecordedCalls
 from epolllab.server.connection import Connection
 from epolllab.server.lifecycles import Eager
 from epolllab.server.session import FAULTS
@@ -129,7 +129,7 @@ def _recorded(life: Eager, calls: RecordedCalls) -> OnReady:
             stage((
                 start, start, key, mask, READY,
                 start, read, key, len(data), RECV,
-                read, handled, key, len(response), HANDLE,
+                read, handled, key, len(response), session.handle_code,
                 handled, clock(), key, result, SEND,
             ))  # fmt: skip
             if failure is not None and failure.__class__ is not BlockingIOError:

@@ -86,6 +86,10 @@ class ThreadHost:
         """The loop's counters; the last ones once it has ended."""
         return self.loop.stats()
 
+    def targets(self) -> list[str]:
+        """The request targets that handle rows refer to."""
+        return list(self.loop.targets.names)
+
     def interest(self) -> Interest:
         """The interest on both sides; nothing once the loop has ended."""
         try:
@@ -142,6 +146,7 @@ class ProcessHost:
         self._ended: tuple[str | None, dict[str, Any]] | None = None
         self._counters: dict[str, Any] = {}  # those that stats() has; empty before the start
         self._last_fault: str | None = None
+        self._targets = [""]
         self.unavailable: str | None = None
         shared, memory = shared_memory(options.capacity if options.record else 1)
         self.ring = Ring(memory)
@@ -183,6 +188,11 @@ class ProcessHost:
             self.unavailable = str(self.child.death())
             return {**self._counters, "connections": 0, "staged": 0}
         return reply or self._counters
+
+    def targets(self) -> list[str]:
+        """The request targets; those known last where the child does not reply."""
+        self._targets = self._query("targets") or self._targets
+        return list(self._targets)
 
     def interest(self) -> Interest:
         """The interest on both sides; TimeoutError if the child does not reply."""
@@ -263,7 +273,8 @@ class ProcessHost:
         """Receive a message of the child; note the end of its loop."""
         serial, reply = self.child.receive()
         if serial == "ended":
-            self._ended = reply
+            error, stats, self._targets = reply
+            self._ended = error, stats
         return serial, reply
 
 
@@ -327,7 +338,7 @@ def serve(connection: Connection) -> None:
     loop.run()
     error = None if loop.error is None else "".join(traceback.format_exception(loop.error))
     with sending:
-        connection.send(("ended", (error, loop.stats())))
+        connection.send(("ended", (error, loop.stats(), loop.targets.names)))
     # The parent closes the lifeline when it has read this, which ends the process.
     time.sleep(STOP_S)
 
@@ -338,6 +349,7 @@ def _reply(connection: Connection, loop: Loop, sending: threading.Lock) -> None:
         "stats": loop.stats,
         "interest": lambda: (loop.epoll_fd, loop.interest()),
         "fault": lambda: loop.last_fault,
+        "targets": lambda: list(loop.targets.names),
     }
     while True:
         try:

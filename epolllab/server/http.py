@@ -21,6 +21,7 @@ from epolllab.server.heads import (
 )
 from epolllab.server.messages import Request, Response, reason
 from epolllab.server.session import MAX_WAITING, Session
+from epolllab.server.targets import Targets, row_code
 
 __all__ = ["Handler", "Http"]
 
@@ -49,12 +50,14 @@ def import_parser() -> None:
     _httptools = import_module("httptools")
 
 
-_known: dict[bytes, bool] = {}
-"""Heads of requests without a body that were accepted before, and whether the response to each
-is the usual one: with its body, on a connection that stays open. Most requests of a connection
-have the same bytes, which go to the parser without further checks."""
-
 MAX_KNOWN, MAX_KNOWN_BYTES = 64, 2_048
+"""Heads in ``Targets.known``: those of requests without a body that were accepted before. Most
+requests of a connection have the same bytes, which go to the parser without further checks.
+
+A head's first code is that of the row of the usual response, with its body, on a connection
+that stays open; 0 where the response is another one. The second code lacks the status."""
+
+_NEW = (0, 0)
 
 
 class _Completions:
@@ -80,6 +83,8 @@ class Http(Session):
         a handler, the response to every request is a greeting.
     max_request_bytes : int
         A longer head gets a 431, a longer body a 413.
+    targets : Targets, optional
+        Numbers the requests' targets; shared by the sessions of a server.
     """
 
     # Class attributes rather than instance attributes: most requests do not change them.
@@ -88,6 +93,7 @@ class Http(Session):
     _expects = False  # the head was complete in this call, and asks for a 100 Continue
     _is_plain = True  # what the last head was
     _is_known = False  # the response is made without the parser's help
+    _code = row_code(0)  # of the request's row, without the status
     # Of a chunked body:
     _body_bytes = 0
     _in_chunk = 0  # bytes of the chunk still to come, with its line break
@@ -95,9 +101,16 @@ class Http(Session):
     _n_trailers = 0
     _n_headers: int | None = None  # known after the last chunk; trailers follow
 
-    def __init__(self, handler: Handler | None = None, max_request_bytes: int = 1 << 20) -> None:
+    def __init__(
+        self,
+        handler: Handler | None = None,
+        max_request_bytes: int = 1 << 20,
+        targets: Targets | None = None,
+    ) -> None:
         self._handler = handler
         self._limit = max_request_bytes
+        self._targets = targets or Targets()
+        self._known = self._targets.known
         self._parser: Any = _httptools.HttpRequestParser(self if handler else _Completions(self))
         self._feed = self._parser.feed_data
         self._responses: list[bytes] = []
@@ -114,13 +127,16 @@ class Http(Session):
         responses: list[bytes] = []
         self._responses = responses
         try:
-            is_usual = None if self.in_request or len(data) > self._limit else _known.get(data)
-            if is_usual and self._handler is None:
+            is_new = self.in_request or len(data) > self._limit
+            usual, code = _NEW if is_new else self._known.get(data, _NEW)
+            if usual and self._handler is None:
                 self._is_known = True
                 self._feed(data)
                 self._is_known = False
+                self.handle_code = usual
                 return [GREETING.wire()]
-            if is_usual is not None:
+            if code:
+                self._code = code
                 self._feed(data)
             else:
                 self._receive_new(data)
@@ -137,6 +153,7 @@ class Http(Session):
     def _receive_new(self, data: bytes) -> None:
         """Check and parse; stop when the responses have more than MAX_WAITING bytes."""
         responses = self._responses
+        self.handle_codes = codes = list[int]()
         at = size = n_before = 0
         while at < len(data) and not self.closing and size <= MAX_WAITING:
             n_before = len(responses)
@@ -148,6 +165,7 @@ class Http(Session):
                 at = self._receive_head(data, at)
             if len(responses) > n_before:
                 size += len(responses[-1])
+                codes.append(self.handle_code)
         self.unhandled = b"" if self.closing else data[at:]
         # A blank line before a request counts as its beginning.
         self.in_request = not self.closing and len(responses) == n_before
@@ -170,9 +188,11 @@ class Http(Session):
                 at += 2
             end = data.find(HEAD_END, at) + 4
             new = data[at : end if end > 3 else len(data)]
-            if new in _known and len(new) <= self._limit:
+            if new in self._known and len(new) <= self._limit:
+                self._code = self._known[new][1]
                 self._feed(new)
                 return end
+            self._code = row_code(0)
             head += new
         stop = at + len(head) - begin
         check_new_bytes(head, begin, self._limit)
@@ -181,6 +201,7 @@ class Http(Session):
         return stop
 
     def _parse_head(self, head: bytes) -> None:
+        self._code = self._targets.code_of(head)
         self._framing = framing = read_head(head, self._limit)
         self._is_plain = framing == PLAIN
         self._left, self._expects = framing.length, framing.expects
@@ -189,10 +210,12 @@ class Http(Session):
             head = _OFFER.sub(rb"\r\n-\1:", head)
         self._feed(head)
         if self._is_plain and len(head) <= MAX_KNOWN_BYTES:
-            if len(_known) >= MAX_KNOWN:
-                _known.clear()
-            is_head = head.startswith(b"HEAD ")
-            _known[head] = not (self.closing or is_head)
+            known = self._known
+            if len(known) >= MAX_KNOWN:
+                known.clear()
+            is_usual = not (self.closing or head.startswith(b"HEAD "))
+            usual = self._code | GREETING.status << 8
+            known[head] = (usual if is_usual else 0, self._code)
 
     def _continue(self) -> None:
         """Ask for the body, unless it has begun to arrive."""
@@ -289,6 +312,7 @@ class Http(Session):
         else:
             encoded = response.wire()
         self._responses.append(encoded)
+        self.handle_code = self._code | response.status << 8
         self._path = b""
         self._headers.clear()
         if self._head:
@@ -332,6 +356,8 @@ class Http(Session):
         self.closing = self.linger = True
         self.in_request = False
         response = Response(f"{reason(status)}\n", status)
+        self.handle_code = self._code | status << 8
+        self.handle_codes = [*self.handle_codes, self.handle_code]
         head_only = self._head.startswith(b"HEAD ")
         self._responses.append(response.encode(head_only=head_only, close=True))
 

@@ -208,7 +208,11 @@ class Eager:
 
     def gather(self, connection: Connection, responses: list[bytes]) -> bytes:
         """Join the responses of a pipeline; if there are none, return interim bytes to send."""
-        for response in responses:
+        session = connection.session
+        codes = session.handle_codes if len(responses) > 1 else ()
+        for place, response in enumerate(responses):
+            if place < len(codes):
+                session.handle_code = codes[place]
             self.calls.note_response(connection, len(response))
         if responses:
             return b"".join(responses)

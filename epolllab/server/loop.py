@@ -43,6 +43,7 @@ from epolllab.server.exchange import common_request
 from epolllab.server.lifecycles import LIFECYCLES
 from epolllab.server.options import ServerOptions
 from epolllab.server.session import FAULTS
+from epolllab.server.targets import Targets
 from epolllab.server.timers import LINGER_S, Timers
 
 __all__ = ["Loop"]
@@ -116,6 +117,8 @@ class Loop:
     last_fault : str or None
         Traceback of the last exception in a protocol or a handler, or the last call that
         failed without ending the loop.
+    targets : Targets
+        The request targets that handle rows refer to.
     """
 
     def __init__(
@@ -127,7 +130,8 @@ class Loop:
     ) -> None:
         self.options = options
         self.clock = clock
-        self._new_session = options.session_factory()
+        self.targets = Targets()
+        self._new_session = options.session_factory(self.targets)
         wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         try:
             self.poller = self._make_poller(wakeup)

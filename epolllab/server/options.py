@@ -17,6 +17,7 @@ from epolllab.recording.recorder import check_capacity
 from epolllab.server.http import Handler
 from epolllab.server.protocols import ProtocolName, make_session_factory
 from epolllab.server.session import Session
+from epolllab.server.targets import Targets
 
 __all__ = [
     "LIFECYCLES", "SERVER_POLLERS", "TRIGGERS", "Accept", "Lifecycle", "ServerOptions",
@@ -171,10 +172,13 @@ class ServerOptions:
         words = (self.poller, self.trigger, self.lifecycle)
         return self.poller if self.poller == "io_uring" else " ".join(words)
 
-    def session_factory(self) -> Callable[[], Session]:
+    def session_factory(self, targets: Targets | None = None) -> Callable[[], Session]:
         """Return what makes the session of each connection; raise if the protocol is invalid."""
         return make_session_factory(
-            self.protocol, handler=self.handler, max_request_bytes=self.max_request_bytes
+            self.protocol,
+            handler=self.handler,
+            max_request_bytes=self.max_request_bytes,
+            targets=targets,
         )
 
     def metadata(self) -> dict[str, Any]:

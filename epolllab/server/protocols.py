@@ -18,6 +18,7 @@ from typing import Literal, get_args
 from epolllab.checks import check_choice
 from epolllab.server.http import Handler, Http, import_parser
 from epolllab.server.session import Session
+from epolllab.server.targets import Targets, row_code
 
 __all__ = ["PROTOCOLS", "Echo", "Hello", "ProtocolName", "make_session_factory"]
 
@@ -46,6 +47,7 @@ class Hello(Session):
     TIMED_OUT = b"HTTP/1.0 408 Request Timeout\r\nContent-Length: 0\r\n\r\n"
 
     # Class attributes rather than instance attributes: most sessions end with their first read.
+    handle_code = row_code(200)
     max_request_bytes = 1 << 20
     _size = 0
     _tail = b""
@@ -61,12 +63,14 @@ class Hello(Session):
             self.in_request = False
             if self._size + len(data) > self.max_request_bytes and self._ends_too_late(data):
                 self.linger = True
+                self.handle_code = row_code(413)
                 return [self.TOO_LARGE]
             return [self.RESPONSE]
         self._size += len(data) - len(self._tail)
         if self._size > self.max_request_bytes:
             self.closing = self.linger = True
             self.in_request = False
+            self.handle_code = row_code(413)
             return [self.TOO_LARGE]
         self._tail = data[-2:]
         self.in_request = True
@@ -95,12 +99,14 @@ def make_session_factory(
     *,
     handler: Handler | None = None,
     max_request_bytes: int = 1 << 20,
+    targets: Targets | None = None,
 ) -> Callable[[], Session]:
     """Return what makes the session of each connection; raise if the protocol is invalid.
 
     A callable is called once to check that it returns a :class:`Session`, and what it
     returns later is checked too. The limit
-    applies to ``"hello"`` and ``"http"``; your own protocol sets its own.
+    applies to ``"hello"`` and ``"http"``; your own protocol sets its own. `targets` is the
+    table for the targets of HTTP requests.
     """
     if handler is not None and protocol != "http":
         raise ValueError(
@@ -117,7 +123,8 @@ def make_session_factory(
         if handler is not None and not callable(handler):
             raise TypeError(f"handler must be a function of a request, not {handler!r}")
         import_parser()
-        return lambda: Http(handler, max_request_bytes)
+        table = Targets() if targets is None else targets
+        return lambda: Http(handler, max_request_bytes, table)
     if not callable(protocol):
         raise TypeError(
             f"protocol must be one of {', '.join(map(repr, PROTOCOLS))}, or a callable that "

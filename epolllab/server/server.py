@@ -177,6 +177,7 @@ class Server:
                 "pid": self.pid,
                 "stats": self._host.stats(),
                 "last_fault": self.last_fault,
+                "targets": self._host.targets(),
             },
             snapshot.overwritten,
         )

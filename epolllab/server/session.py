@@ -1,5 +1,9 @@
 """The base class of every protocol: one session for each connection."""
 
+from collections.abc import Sequence
+
+from epolllab.server.targets import row_code
+
 __all__ = ["FAULTS", "MAX_WAITING", "Session"]
 
 FAULTS = (Exception, SystemExit)
@@ -42,6 +46,11 @@ class Session:
         Set it to the rest of `data` once the responses have more than MAX_WAITING bytes.
         The server passes it to :meth:`receive` again when they have been sent, and reads
         nothing more before that. It must be shorter than `data`.
+    handle_code : int
+        For the recording: status and target of the last request, as
+        :func:`epolllab.server.targets.row_code` returns them. Only built-in protocols set it.
+    handle_codes : sequence of int
+        The same for each response of the last :meth:`receive` that returned several.
     """
 
     closing = False
@@ -50,6 +59,8 @@ class Session:
     fault: str | None = None
     in_request = False
     unhandled = b""
+    handle_code = row_code(0)
+    handle_codes: Sequence[int] = ()
 
     def receive(self, data: bytes) -> list[bytes]:
         """Take the bytes just read; return the responses that are complete, one per request.

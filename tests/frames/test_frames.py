@@ -101,15 +101,21 @@ def slow_requests(recording: Recording) -> list[dict[str, Any]]:
         whose = owners(own, handles, finished)
         for k, handle in enumerate(handles):
             mine = [row for row, owner in zip(own, whose, strict=True) if owner == k]
+            instants = slow_instants(everything, indices, own, handle, mine)
+            end = None if answered[k] is None else own[answered[k]].end_ns
+            took = None if None in (end, instants["woken_ns"]) else end - instants["woken_ns"]
             request = {
                 "conn": conn,
                 "request": k,
                 "peer_port": ports[0] if ports else None,
-                **slow_instants(everything, indices, own, handle, mine),
+                **instants,
                 "handled_ns": own[handle].end_ns,
-                "answered_ns": None if answered[k] is None else own[answered[k]].end_ns,
+                "answered_ns": end,
                 **slow_counts(mine),
                 "n_bytes": max(own[handle].result, 0),
+                "dur_ns": took,
+                "status": own[handle].mask & 0xFFFF or None,
+                "target": "/a" if own[handle].mask >> 16 == 1 else None,
             }
             requests.append((indices[handle], request))
     return [request for _, request in sorted(requests, key=lambda pair: pair[0])]
@@ -151,9 +157,12 @@ def slow_counts(mine: list[Row]) -> dict[str, int]:
 
 
 def plain(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows as dictionaries of ints and None; floats would round nanoseconds."""
+    """Rows as dictionaries of ints, texts and None; floats would round nanoseconds."""
     columns = {
-        name: [None if pd.isna(value) else int(value) for value in frame[name].tolist()]
+        name: [
+            value if isinstance(value, str) else None if pd.isna(value) else int(value)
+            for value in frame[name].tolist()
+        ]
         for name in frame
     }
     return [
@@ -169,6 +178,27 @@ def test_requests_agree_with_a_slow_reference(seed: int, capacity: int) -> None:
     frame = recording.requests()
     assert dtypes(frame) == documented(schema.REQUESTS)
     assert plain(frame) == slow_requests(recording)
+
+
+def test_requests_name_targets_in_the_order_in_which_they_appear() -> None:
+    """A number without a name in the table, as of a killed process, is missing."""
+    script = Script().wait(1).ready(1)
+    for status, target in ((200, 2), (404, 1), (200, 2), (0, 0), (500, 9)):
+        script.recv(1, 5).handle(1, 7, status=status, target=target).send(1, 7)
+    table = script.recording({"targets": ["", "/a", "/b"]}).requests()
+    assert table["status"].fillna(-1).tolist() == [200, 404, 200, -1, 500]
+    assert table["target"].cat.categories.tolist() == ["/b", "/a"]
+    assert table["target"].fillna("/b").tolist() == ["/b", "/a", "/b", "/b", "/b"]
+    assert table["target"].isna().tolist() == [False, False, False, True, True]
+    assert script.recording().requests()["target"].isna().all()
+
+
+@pytest.mark.parametrize(
+    ("targets", "error"), [(3, TypeError), ([3], TypeError), (["", "/a", "/a"], ValueError)]
+)
+def test_a_table_of_targets_is_checked(targets: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match=r"^targets "):
+        frames.requests(Script().recording().array(), targets)
 
 
 def test_random_recordings_cover_the_special_cases() -> None:

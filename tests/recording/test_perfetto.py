@@ -89,9 +89,9 @@ def test_a_track_for_the_loop_and_one_for_each_connection(tmp_path: Path) -> Non
 def test_every_record_is_exact_to_the_nanosecond(tmp_path: Path) -> None:
     """As many slices and instants as records, with their own times and results."""
     script = Script(start_ns=2**60 + 1, call_ns=1234)
-    script.wait(1, timeout_ms=1.5).ready(1, "IN|HUP").recv(1, 10).recv_blocked(1).handle(1, 7)
-    script.modify(1, "OUT").wait(-4)
-    recording = script.recording()
+    script.wait(1, timeout_ms=1.5).ready(1, "IN|HUP").recv(1, 10).recv_blocked(1)
+    script.handle(1, 7, status=404, target=1).modify(1, "OUT").wait(-4)
+    recording = script.recording({"targets": ["", '/"a']})
     trace = written(recording, tmp_path)
     events = [e for e in trace["traceEvents"] if e["ph"] != "M"]
     assert len(events) == len(recording)
@@ -107,6 +107,8 @@ def test_every_record_is_exact_to_the_nanosecond(tmp_path: Path) -> None:
     assert by_name["ready IN|HUP"][0]["mask"] == "IN|HUP"
     assert [a.get("n_bytes", a.get("error")) for a in by_name["recv"]] == [10, "EAGAIN"]
     assert by_name["modify"][0]["interest"] == "OUT"
+    (handled,) = by_name["handle"]
+    assert (handled["status"], handled["target"], handled["n_bytes"]) == (404, '/"a', 7)
     assert by_name["wait"][0]["timeout_ms"] == Decimal("1.5")
     assert by_name["wait"][1] == {"wake": 2, "fd": 4, "timeout_ms": None, "error": "EINTR"}
 
