@@ -31,7 +31,7 @@ def explore(name: str = "edge-goes-silent") -> "Explorer":
 class Explorer(Panel):
     """Made by :func:`explore`; ``outcome`` is the outcome of the last run."""
 
-    figsize = (8.0, 3.8)
+    figsize = (7.6, 3.8)
 
     def __init__(self, name: str) -> None:
         super().__init__("explore")

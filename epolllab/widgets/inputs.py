@@ -123,12 +123,12 @@ class ServerInputs(Inputs):
         refusal = _ring_refusal()
         pollers = [name for name in SERVER_POLLERS if name != "io_uring" or not refusal]
         controls = {
-            "poller": select("poller", pollers, "epoll", 190),
-            "trigger": select("trigger", ("level", "edge"), "level", 190),
-            "lifecycle": select("life cycle", LIFECYCLES, "eager", 190),
-            "protocol": select("protocol", ("http", "hello", "echo"), "http", 190),
-            "drain": select("reads", list(_DRAINS), "trigger's default", 250),
-            "recv_size": select("recv size", list(_RECV_SIZES), 16_384, 190),
+            "poller": select("poller", pollers, "epoll", 186, 76),
+            "trigger": select("trigger", ("level", "edge"), "level", 186, 76),
+            "lifecycle": select("life cycle", LIFECYCLES, "eager", 186, 76),
+            "protocol": select("protocol", ("http", "hello", "echo"), "http", 186, 76),
+            "drain": select("reads", list(_DRAINS), "trigger's default", 250, 76),
+            "recv_size": select("recv size", list(_RECV_SIZES), 16_384, 186, 76),
             "process": ipy.Checkbox(
                 value=True, description="in its own process", indent=False,
                 layout=ipy.Layout(width="190px"),
@@ -173,7 +173,7 @@ class ClientInputs(Inputs):
         )  # fmt: skip
         controls = {
             "connections": connections,
-            "loop": select("loop", ("closed", "open"), "closed", 190),
+            "loop": select("loop", ("closed", "open"), "closed", 186, 76),
             "rate": integer("requests/s", 500, 1, MAX_RATE, 200),
             "payload": integer("payload bytes", 0, 0, MAX_PAYLOAD, 200),
             "slow_peers": integer("slow peers", 0, 0, MAX_CONNECTIONS, 200),

@@ -52,7 +52,7 @@ def numbers(sample: Sample, *, stale: bool) -> str:
         f"<span class='epl-muted'>{name}</span><b>{value}</b></div>"
         for name, value, hint in formatted(sample)
     )
-    return f"<div class='epl-numbers{_stale(stale)}'>{parts}</div>"
+    return f"<div class='epl-figures{_stale(stale)}'>{parts}</div>"
 
 
 def curves(samples: Sequence[Sample], *, stale: bool) -> str:

@@ -19,6 +19,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from epolllab.events import Op
 from epolllab.plots import style
@@ -27,6 +28,9 @@ from epolllab.plots.units import round_duration
 __all__ = ["WIDTH", "css", "from_figure", "sparkline", "timeline"]
 
 WIDTH = 760
+LEAST_TEXT = 11
+"""Height of the smallest text, in pixels."""
+
 LANE = 18
 LEFT = 66
 _WAIT, _READY = int(Op.WAIT), int(Op.READY)
@@ -85,7 +89,7 @@ _FIXED = """
 .epl svg .ink{fill:var(--jp-ui-font-color1,#222)}
 .epl .epl-title{font-weight:600;margin:2px 0}
 .epl .epl-muted{color:var(--jp-ui-font-color2,#666)}
-.epl .epl-numbers{display:grid;grid-template-columns:repeat(auto-fill,minmax(104px,1fr));
+.epl .epl-figures{display:grid;grid-template-columns:repeat(auto-fill,minmax(104px,1fr));
  gap:4px 8px}
 .epl .epl-number b{display:block;font-size:18px;font-weight:600;
  font-variant-numeric:tabular-nums}
@@ -134,6 +138,7 @@ def _svg(width: int, height: int, inside: str, label: str) -> str:
 
 def from_figure(figure: Figure, label: str) -> str:
     """A matplotlib figure drawn in the light theme, as SVG text that follows the page's theme."""
+    _enlarge(figure)
     buffer = io.StringIO()
     with style.use(dark=False), mpl.rc_context({"svg.fonttype": "none"}):
         figure.savefig(buffer, format="svg", transparent=True)
@@ -146,6 +151,14 @@ def from_figure(figure: Figure, label: str) -> str:
     box = re.search(r'viewBox="[^"]*"', text)
     assert box is not None
     return f'<svg {box[0]} role="img" aria-label="{escape(label)}">{body}'
+
+
+def _enlarge(figure: Figure) -> None:
+    """Make small text of a figure readable at the width that a panel shows it with."""
+    least = LEAST_TEXT * 72 * figure.get_figwidth() / WIDTH
+    for text in figure.findobj(Text):
+        if isinstance(text, Text) and text.get_fontsize() < least:
+            text.set_fontsize(least)
 
 
 def points(values: Sequence[float], width: int, height: int, top: float) -> str:
