@@ -28,7 +28,7 @@ from multiprocessing.connection import Connection
 from types import FrameType
 from typing import Any, Self
 
-__all__ = ["Child", "ChildDied", "HeldInterrupts", "import_path"]
+__all__ = ["Child", "ChildDied", "HeldInterrupts", "before_exit", "import_path"]
 
 _BOOTSTRAP = (
     "import sys; sys.path[:] = {path}; "
@@ -263,6 +263,17 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_disown_children)
 
 
+_farewells: list[Callable[[], object]] = []
+
+
+def before_exit(call: Callable[[], object]) -> None:
+    """In a child: have `call` run, in another thread, when the parent ends or lets it go.
+
+    The child ends when it returns, or when the parent kills it after its patience.
+    """
+    _farewells.append(call)
+
+
 def main(control: int, lifeline: int, parent: int, target: str) -> None:
     """Run in the child: watch the parent, then call the function."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -295,4 +306,7 @@ def _watch(lifeline: int, parent: int) -> None:
         timeout = 1_000
     while os.getppid() == parent and not poll.poll(timeout):
         pass
+    with suppress(Exception):
+        for call in _farewells:
+            call()
     os._exit(0)

@@ -22,15 +22,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
-
 from epolllab.checks import check_names
-from epolllab.events import FIELDS, FOREVER, Op, key_of
+from epolllab.child import ChildDied, HeldInterrupts
+from epolllab.events import FOREVER, Op, key_of
 from epolllab.external.incidents import SaveWhen, Watchdog
 from epolllab.kernel import require_linux
-from epolllab.recording import environment
+from epolllab.recording import decode, environment
 from epolllab.recording.recorder import Recorder, check_capacity
 from epolllab.recording.recording import Recording
+from epolllab.recording.storage import local_path
+from epolllab.recording.streaming import NotStored, Stream
 
 __all__ = ["LAYERS", "Observation", "observe"]
 
@@ -56,6 +57,7 @@ def observe(
     capacity: int = 1_000_000,
     loop: asyncio.AbstractEventLoop | None = None,
     save_when: SaveWhen | None = None,
+    record_to: str | os.PathLike[str] | None = None,
 ) -> "Observation":
     """Record the event loops of this interpreter, until the ``with`` block ends.
 
@@ -72,6 +74,10 @@ def observe(
         notebook's. Loops made inside the block are found by themselves.
     save_when : SaveWhen, optional
         Save the ring when the loop spins or a callback blocks it; see :class:`SaveWhen`.
+    record_to : path-like, optional
+        A new or an empty folder, to which a child process writes all rows, for recordings
+        larger than memory; :func:`epolllab.recording.open` reads it. Rows that are overwritten
+        before they are written are counted, and the end of the block warns of them.
 
     Returns
     -------
@@ -98,19 +104,30 @@ def observe(
         raise TypeError(f"loop must be an asyncio event loop, not {type(loop).__name__}")
     if save_when is not None and not isinstance(save_when, SaveWhen):
         raise TypeError(f"save_when must be a SaveWhen, not {type(save_when).__name__}")
-    return Observation(names, capacity, loop, save_when)
+    folder = None if record_to is None else local_path(record_to, "record_to")
+    return Observation(names, capacity, loop, save_when, folder)
 
 
 class _Thread:
     """What one thread's loop records, and the callback that it runs now."""
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, stream: Stream | None, notes: list[str]) -> None:
         self.tid = threading.get_native_id()
         self.ident = threading.get_ident()
-        self.recorder = Recorder(capacity)
+        self.recorder = _recorder(capacity, stream, self.tid, notes)
         self.stage, self.settle = self.recorder.stage, self.recorder.settle
         self.running: tuple[int, int] | None = None
         """Start and name of the callback."""
+
+
+def _recorder(capacity: int, stream: Stream | None, tid: int, notes: list[str]) -> Recorder:
+    """A recorder whose rows are stored if there is a stream that works."""
+    if stream is not None:
+        try:
+            return stream.recorder(capacity, thread=tid)
+        except (ChildDied, OSError) as error:  # which the observed program must not see
+            notes.append(f"rows of thread {tid} are not stored: {error}")
+    return Recorder(capacity)
 
 
 class Observation:
@@ -130,6 +147,7 @@ class Observation:
         capacity: int,
         loop: asyncio.AbstractEventLoop | None,
         save_when: SaveWhen | None,
+        record_to: Path | None = None,
     ) -> None:
         self.layers = layers
         self.notes: list[str] = []
@@ -141,6 +159,9 @@ class Observation:
         self._capacity, self._loop, self._save_when = capacity, loop, save_when
         self._numbers: dict[Any, int] = {}
         self._serial = 0
+        self._adding = threading.Lock()
+        self._record_to = record_to
+        self._stream: Stream | None = None
         self._undo: list[tuple[Any, str, Any]] = []
         self._watchdog: Watchdog | None = None
         self._facts: dict[str, Any] = {}
@@ -150,14 +171,25 @@ class Observation:
         if _active:
             raise RuntimeError("an observation is active already, and two would record each other")
         self._facts = environment.collect(poller="epoll", source="observe", layers=self.layers)
+        self._start_stream()
         _active.append(self)
         self.is_active = True
         try:
             self._install()
         except BaseException:
+            if self._stream is not None:
+                self._stream.abandon()
             self.__exit__(None, None, None)
             raise
         return self
+
+    def _start_stream(self) -> None:
+        """Start the child that stores the rows, if they are to be stored."""
+        if self._record_to is None:
+            return
+        with HeldInterrupts():
+            self._stream = Stream(self._record_to, self._facts)
+        self._stream.until_ready()
 
     def __exit__(
         self,
@@ -181,6 +213,13 @@ class Observation:
             mine.settle()
         if not self.threads:
             self._explain()
+        if self._stream is not None:
+            self._stream.finish(self._metadata())
+            with suppress(*([] if kind is None else [NotStored])):
+                self._stream.raise_if_failed()
+
+    def _metadata(self) -> dict[str, Any]:
+        return {**self._facts, "callbacks": list(self.names), "notes": list(self.notes)}
 
     def recording(self) -> Recording:
         """What was recorded so far; rows since another thread's last wait are not in it."""
@@ -188,9 +227,9 @@ class Observation:
         if mine is not None:
             mine.settle()
         several = [(thread.tid, thread.recorder.snapshot()) for thread in self.threads.values()]
-        rows = _merged([(tid, one.rows) for tid, one in several])
-        facts = {**self._facts, "callbacks": list(self.names), "notes": list(self.notes)}
-        return Recording(rows, facts, sum(one.overwritten for _, one in several))
+        arrays = [(tid, decode.Decoder().array(one.words)) for tid, one in several]
+        lost = sum(one.overwritten for _, one in several)
+        return Recording(decode.merge(arrays).tobytes(), self._metadata(), lost)
 
     def save(self, path: str | os.PathLike[str], *, redact: bool = False) -> Path:
         """Save the recording; see :meth:`Recording.save`."""
@@ -207,7 +246,8 @@ class Observation:
         """The recorder of this thread, which has a loop."""
         ident = threading.get_ident()
         if ident not in self.threads:
-            self.threads[ident] = _Thread(self._capacity)
+            with self._adding:  # so that files have the threads in the same order
+                self.threads[ident] = _Thread(self._capacity, self._stream, self.notes)
         return self.threads[ident]
 
     def new_key(self, fd: int, *, is_connection: bool) -> int:
@@ -225,6 +265,8 @@ class Observation:
             name = name or what.__qualname__
             if name not in self.names:
                 self.names.append(name)
+                if self._stream is not None:
+                    self._stream.set_item("callbacks", len(self.names) - 1, name)
             number = self._numbers[what] = self.names.index(name)
             return number
 
@@ -542,19 +584,3 @@ def _named(callback: Any) -> Any:
         callback = callback.func
     found = getattr(callback, "__code__", None) or getattr(callback, "__qualname__", None)
     return found or type(callback)
-
-
-def _merged(several: list[tuple[int, bytes]]) -> bytes:
-    """The records of all threads in the order in which they ended, with unique wakes."""
-    dtype = np.dtype(list(FIELDS))
-    arrays = [np.frombuffer(rows, dtype).copy() for _, rows in several]
-    if len(arrays) < 2:
-        return arrays[0].tobytes() if arrays else b""
-    offset, ends = 0, []
-    for (tid, _), array in zip(several, arrays, strict=True):
-        array["thread"] = tid
-        array["wake"] += np.where(array["wake"] > 0, offset, 0).astype("u4")
-        offset = max(offset, int(array["wake"].max(initial=0)))
-        ends.append(np.maximum.accumulate(array["end_ns"]))
-    order = np.argsort(np.concatenate(ends), kind="stable")
-    return np.concatenate(arrays)[order].tobytes()

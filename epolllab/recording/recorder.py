@@ -56,8 +56,10 @@ __all__ = [
     "Snapshot",
     "check_capacity",
     "memory_size",
+    "read_from",
     "read_ring",
     "shared_memory",
+    "unnamed_file",
     "written_in",
 ]
 
@@ -236,11 +238,25 @@ def read_ring(memory: mmap.mmap, newest: int | None = None) -> Snapshot:
     ring's size. The top of this file explains why the copy is consistent.
     """
     complete, capacity = _word(memory, COMPLETE), _word(memory, CAPACITY)
-    slots = capacity + SLACK
     wanted = capacity if newest is None else min(check_int("newest", newest, 0), capacity)
-    first = max(0, complete - wanted)
-    copied = _copy(memory, first, complete, slots)
-    whole = min(max(first, _word(memory, CLAIMED) - slots), complete)
+    return _read(memory, max(0, complete - wanted), complete, capacity + SLACK)
+
+
+def read_from(memory: mmap.mmap, first: int, most: int) -> Snapshot:
+    """Copy at most `most` rows from the row with the number `first` on.
+
+    ``overwritten`` is the number of the first row copied, which is greater than `first` if
+    the writer has overwritten rows since.
+    """
+    complete, capacity = _word(memory, COMPLETE), _word(memory, CAPACITY)
+    first = max(first, complete - capacity)
+    return _read(memory, first, min(complete, first + most), capacity + SLACK)
+
+
+def _read(memory: mmap.mmap, first: int, last: int, slots: int) -> Snapshot:
+    """The rows first <= i < last, without those that are overwritten during the copy."""
+    copied = _copy(memory, first, last, slots)
+    whole = min(max(first, _word(memory, CLAIMED) - slots), last)
     return Snapshot(copied[(whole - first) * ROW_BYTES :] if whole > first else copied, whole)
 
 
@@ -309,7 +325,7 @@ def shared_memory(capacity: int) -> tuple[int, mmap.mmap]:
     Returns a descriptor to pass to the child, and this process's mapping of it. The memory
     has no name in any file system, so nothing is left behind whichever process ends first.
     """
-    fd = _unnamed_file(memory_size(check_int("capacity", capacity, 1)))
+    fd = unnamed_file(memory_size(check_int("capacity", capacity, 1)))
     try:
         with _naming(capacity):
             os.ftruncate(fd, memory_size(capacity))
@@ -319,7 +335,7 @@ def shared_memory(capacity: int) -> tuple[int, mmap.mmap]:
         raise
 
 
-def _unnamed_file(size: int) -> int:
+def unnamed_file(size: int) -> int:
     """Open a memfd, or a deleted temporary file where a sandbox refuses memfd_create."""
     try:
         return os.memfd_create("epolllab-ring", os.MFD_CLOEXEC)

@@ -278,14 +278,14 @@ class Recording:
             header,
         ):
             fields = FIELDS if header["format_version"] > 1 else FIELDS_OF_FORMAT_1
-            _check_columns(file.schema_arrow, fields)
+            storage.check_columns(file.schema_arrow, fields)
             table = file.read(columns=[name for name, _ in fields], use_threads=False)
             array = np.zeros(table.num_rows, dtype=np.dtype(list(FIELDS)))
             for name, _ in fields:
                 column = table.column(name)
                 if column.null_count:
                     raise storage.Defect(f"has missing values in its column {name!r}")
-                array[name] = _op_numbers(column) if name == "op" else column.to_numpy()
+                array[name] = storage.op_numbers(column) if name == "op" else column.to_numpy()
             loaded = cls(array.tobytes(), header["metadata"], header["overwritten"])
             if "digest" in header:
                 storage.verify(loaded.rows, header)
@@ -319,38 +319,3 @@ def _client_recordings(client: object) -> "list[Recording]":
         f"client must be a Run, a Recording or a sequence of Recordings, not "
         f"{type(client).__name__}; run_clients() returns a Run"
     )
-
-
-def _check_columns(schema: "pa.Schema", fields: Sequence[tuple[str, str]]) -> None:
-    """Raise Defect unless each field has one column, of the type that save() writes."""
-    import numpy as np
-    import pyarrow as pa
-
-    for name, code in fields:
-        n = schema.names.count(name)
-        if n != 1:
-            raise storage.Defect(f"must have one column {name!r}, and has {n}")
-        found = schema.field(name).type
-        wanted = pa.from_numpy_dtype(np.dtype(code))
-        if name == "op":
-            wanted = pa.string()
-            found = found.value_type if pa.types.is_dictionary(found) else found
-        if found != wanted:
-            raise storage.Defect(f"has {found!s:.80} in its column {name!r}, not {wanted}")
-
-
-def _op_numbers(column: "pa.ChunkedArray") -> "np.ndarray[Any, np.dtype[Any]]":
-    """Operation numbers of a column of names, whatever order its dictionaries have."""
-    import numpy as np
-
-    known = {op.label: int(op) for op in Op}
-    parts = [np.empty(0, dtype="u2")]
-    for chunk in column.chunks:
-        encoded = chunk if hasattr(chunk, "dictionary") else chunk.dictionary_encode()
-        names = encoded.dictionary.to_pylist()
-        numbers = np.array([known.get(name, len(Op)) for name in names], dtype="u2")
-        parts.append(numbers[encoded.indices.to_numpy()])
-        if (parts[-1] == len(Op)).any():
-            unknown = ", ".join(repr(name) for name in names if name not in known)
-            raise storage.Defect(f"has operations that this epolllab does not know: {unknown:.200}")
-    return np.concatenate(parts)

@@ -12,18 +12,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from epolllab.checks import check_path
+from epolllab.events import Op
 from epolllab.kernel import memory_available
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
 
 __all__ = [
     "Defect",
     "PathName",
+    "check_columns",
+    "check_memory",
+    "check_regular",
     "digest",
     "local_path",
+    "op_numbers",
     "open_table",
+    "parse_header",
     "read_all",
     "verify",
     "write_atomically",
@@ -68,7 +75,7 @@ def local_path(path: object, name: str = "path") -> Path:
     return local
 
 
-def _check_regular(path: Path, mode: int) -> None:
+def check_regular(path: Path, mode: int) -> None:
     """Raise ValueError unless the mode is a regular file's."""
     if not stat.S_ISREG(mode):
         kind = _KINDS.get(stat.S_IFMT(mode), "something else")
@@ -125,7 +132,7 @@ def _behind_link(target: Path) -> Path:
                 f"path must name a file, but {target} is a link to a file that does not exist"
             ) from None
         return target
-    _check_regular(target, mode)
+    check_regular(target, mode)
     return Path(os.path.realpath(target)) if target.is_symlink() else target
 
 
@@ -237,7 +244,7 @@ def open_table(
     errors, say what the file should hold and what to do if it does not. FileNotFoundError
     if there is no such file; other OSErrors if it cannot be opened or read.
     """
-    _check_regular(path, os.stat(path).st_mode)  # first, since opening a FIFO would block
+    check_regular(path, os.stat(path).st_mode)  # first, since opening a FIFO would block
     with path.open("rb") as file:
         try:
             parquet = _open_parquet(file, what)
@@ -268,11 +275,11 @@ def read_all(parquet: "pq.ParquetFile") -> "pa.Table":
     for piece in parquet.iter_batches(batch_size=PIECE_ROWS, use_threads=False):
         pieces.append(piece)
         n_bytes += piece.nbytes
-        _check_memory(n_bytes, "its values")
+        check_memory(n_bytes, "its values")
     return pa.Table.from_batches(pieces, schema=parquet.schema_arrow).unify_dictionaries()
 
 
-def _check_memory(n_bytes: int, what: str) -> None:
+def check_memory(n_bytes: int, what: str) -> None:
     """Raise Defect if that many bytes are more than half of the memory."""
     available = memory_available() if n_bytes > UNCHECKED_BYTES else None
     if available is not None and n_bytes > available // 2:
@@ -287,7 +294,8 @@ def _open_parquet(file: Any, what: str) -> "pq.ParquetFile":
     import pyarrow.parquet as pq
 
     try:
-        return pq.ParquetFile(file, pre_buffer=False)  # which would read in another thread
+        # pre_buffer would read in another thread.
+        return pq.ParquetFile(file, pre_buffer=False, page_checksum_verification=True)
     except (pa.ArrowException, OSError, ValueError) as error:
         if _is_of_the_disk(error):
             raise
@@ -302,7 +310,7 @@ def _check_size(metadata: "pq.FileMetaData") -> None:
     parts = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
     if min(parts, default=0) < 0 or sum(parts) != n_rows:
         raise Defect(f"is damaged: it claims {n_rows:,} rows, and its parts {sum(parts):,}")
-    _check_memory(BYTES_PER_VALUE * n_rows * metadata.num_columns, f"its {n_rows:,} rows")
+    check_memory(BYTES_PER_VALUE * n_rows * metadata.num_columns, f"its {n_rows:,} rows")
 
 
 def _header(
@@ -312,8 +320,8 @@ def _header(
     what: str,
     hint: str,
 ) -> dict[str, Any]:
-    """The header, with a known format version and exactly its keys."""
-    text = (parquet.schema_arrow.metadata or {}).get(key)
+    """The header in the schema's metadata, or in what was added to it at the end."""
+    text = (parquet.schema_arrow.metadata or parquet.metadata.metadata or {}).get(key)
     if text is None:
         raise Defect(
             f"is a Parquet file, but not {what}: its schema has no {key.decode()!r} metadata. "
@@ -321,6 +329,11 @@ def _header(
         )
     if len(text) > MOST_HEADER_BYTES:
         raise Defect(f"has a header of {len(text):,} bytes, more than epolllab writes")
+    return parse_header(text, layouts)
+
+
+def parse_header(text: str | bytes, layouts: Mapping[int, Sequence[str]]) -> dict[str, Any]:
+    """Return a JSON header with a known format version and exactly its keys; or raise Defect."""
     header: dict[str, Any] = json.loads(text)
     version = header.get("format_version") if isinstance(header, dict) else None
     newest = max(layouts)
@@ -338,3 +351,38 @@ def _header(
             f"has a header of format {version} with missing or unknown keys: {differing:.200}"
         )
     return header
+
+
+def check_columns(schema: "pa.Schema", fields: Sequence[tuple[str, str]]) -> None:
+    """Raise Defect unless each field has one column, of the type of the numpy code."""
+    import numpy as np
+    import pyarrow as pa
+
+    for name, code in fields:
+        n = schema.names.count(name)
+        if n != 1:
+            raise Defect(f"must have one column {name!r}, and has {n}")
+        found = schema.field(name).type
+        wanted = pa.from_numpy_dtype(np.dtype(code))
+        if name == "op":
+            wanted = pa.string()
+            found = found.value_type if pa.types.is_dictionary(found) else found
+        if found != wanted:
+            raise Defect(f"has {found!s:.80} in its column {name!r}, not {wanted}")
+
+
+def op_numbers(column: "pa.ChunkedArray") -> "np.ndarray[Any, np.dtype[Any]]":
+    """Operation numbers of a column of names, whatever order its dictionaries have."""
+    import numpy as np
+
+    known = {op.label: int(op) for op in Op}
+    parts = [np.empty(0, dtype="u2")]
+    for chunk in column.chunks:
+        encoded = chunk if hasattr(chunk, "dictionary") else chunk.dictionary_encode()
+        names = encoded.dictionary.to_pylist()
+        numbers = np.array([known.get(name, len(Op)) for name in names], dtype="u2")
+        parts.append(numbers[encoded.indices.to_numpy()])
+        if (parts[-1] == len(Op)).any():
+            unknown = ", ".join(repr(name) for name in names if name not in known)
+            raise Defect(f"has operations that this epolllab does not know: {unknown:.200}")
+    return np.concatenate(parts)

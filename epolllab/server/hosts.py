@@ -20,7 +20,9 @@ from typing import Any
 from epolllab import kernel
 from epolllab.child import Child, ChildDied, HeldInterrupts
 from epolllab.kernel.proc import is_suspended
+from epolllab.recording import environment
 from epolllab.recording.recorder import Recorder, Ring, memory_size, shared_memory
+from epolllab.recording.streaming import Stream
 from epolllab.server.completions import CompletionLoop
 from epolllab.server.loop import Loop
 from epolllab.server.options import ServerOptions
@@ -54,9 +56,13 @@ class ThreadHost:
 
     unavailable: str | None = None
 
-    def __init__(self, listener: socket.socket, options: ServerOptions) -> None:
+    def __init__(
+        self, listener: socket.socket, options: ServerOptions, stream: Stream | None = None
+    ) -> None:
         self.pid = os.getpid()
-        self._recorder = Recorder(options.capacity, populate=True) if options.record else None
+        self.stream = stream
+        self._stops_itself = False
+        self._recorder = _recorder(options, stream)
         memory = self._recorder.memory if self._recorder else mmap.mmap(-1, memory_size(1))
         self.ring = Ring(memory)
         self.loop = make_loop(listener, options, self._recorder)
@@ -74,6 +80,8 @@ class ThreadHost:
         """Run the loop, unless another thread did."""
         if self._run_once.acquire(blocking=False):
             self.loop.run()
+        if self._stops_itself:
+            _finish_stream(self)
 
     def until_ready(self) -> None:
         """Do nothing: the listener accepts connections from the start."""
@@ -115,9 +123,11 @@ class ThreadHost:
         with HeldInterrupts():
             self.loop.stop()
             if threading.current_thread() is self.thread:
+                self._stops_itself = True
                 return  # called by a handler or the garbage collector: ends after this batch
             self.thread.join(STOP_S)
             if not self.thread.is_alive():
+                _finish_stream(self)
                 self.ring.free(self._recorder)
                 return
         frame = sys._current_frames().get(self.thread.ident or 0)
@@ -137,7 +147,10 @@ class ProcessHost:
         Why the child did not reply to the last query.
     """
 
-    def __init__(self, listener: socket.socket, options: ServerOptions) -> None:
+    def __init__(
+        self, listener: socket.socket, options: ServerOptions, stream: Stream | None = None
+    ) -> None:
+        self.stream = stream
         self._payload = _pickled(options)
         self._lock = threading.Lock()
         self._stop_lock = threading.Lock()
@@ -151,6 +164,8 @@ class ProcessHost:
         shared, memory = shared_memory(options.capacity if options.record else 1)
         self.ring = Ring(memory)
         try:
+            if stream is not None:
+                stream.add(shared, memory, options.capacity)
             self._inherited = listener.fileno(), shared
             self.child = Child("epolllab.server.hosts:serve", fds=self._inherited)
         finally:
@@ -220,6 +235,8 @@ class ProcessHost:
 
     def stop(self) -> None:
         with HeldInterrupts(), self._stop_lock:
+            if self.stream is not None:
+                self.last_fault()  # for its metadata
             self._stopping = True
             if self._counters and self.running():
                 self._query("stop")
@@ -227,6 +244,7 @@ class ProcessHost:
                     self._ended = None, {**self._counters, "connections": 0, "staged": 0}
             with self._lock:
                 self.child.close(STOP_S if self.unavailable is None else 0)
+            _finish_stream(self)
             self.ring.free()
 
     def _query(self, query: str) -> Any:
@@ -289,12 +307,36 @@ def _interest_list(epfd: int, pid: int | None = None) -> list[kernel.InterestEnt
 Host = ThreadHost | ProcessHost
 
 
-def start_host(listener: socket.socket, options: ServerOptions) -> Host:
+def start_host(
+    listener: socket.socket, options: ServerOptions, stream: Stream | None = None
+) -> Host:
     """Run a loop in a thread, or in a child process where the options say so.
 
     A thread takes the listener over; a child inherits it, and the caller closes it here.
     """
-    return ProcessHost(listener, options) if options.process else ThreadHost(listener, options)
+    kind = ProcessHost if options.process else ThreadHost
+    return kind(listener, options, stream)
+
+
+def _recorder(options: ServerOptions, stream: Stream | None) -> Recorder | None:
+    """The recorder of a loop in this process, in memory that is shared if its rows are stored."""
+    if not options.record:
+        return None
+    make = Recorder if stream is None else stream.recorder
+    return make(options.capacity, populate=True)
+
+
+def _finish_stream(host: Host) -> None:
+    """Have the rows of a loop that has ended stored, with what is known at the end."""
+    if host.stream is not None:
+        host.stream.finish(
+            {
+                **environment.at_end(),
+                "stats": host.stats(),
+                "last_fault": host.last_fault(),
+                "targets": host.targets(),
+            }
+        )
 
 
 def make_loop(listener: socket.socket, options: ServerOptions, recorder: Recorder | None) -> Loop:

@@ -1,5 +1,6 @@
 """The server's options: defaults, checks, and what a recording's metadata keeps of them."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +15,7 @@ from epolllab.checks import (
     check_text,
 )
 from epolllab.recording.recorder import check_capacity
+from epolllab.recording.storage import local_path
 from epolllab.server.http import Handler
 from epolllab.server.protocols import ProtocolName, make_session_factory
 from epolllab.server.session import Session
@@ -75,6 +77,7 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
         partial(check_int, least=1, most=MOST_INT),
     ),
     "capacity": check_capacity,
+    "record_to": lambda name, value: local_path(value, name),
     **dict.fromkeys(("drain", "nodelay", "cork", "record", "process"), check_bool),
 }
 """How :func:`check_fields` checks each option; make_session_factory checks protocol and handler."""
@@ -115,6 +118,7 @@ class ServerOptions:
     idle_timeout: float | None = None
     capacity: int = 1_000_000
     record: bool = True
+    record_to: str | os.PathLike[str] | None = None
     process: bool = False
 
     def __post_init__(self) -> None:
@@ -124,6 +128,8 @@ class ServerOptions:
             self._check_ring(given)
         else:
             self._check_combination()
+        if self.record_to is not None and not self.record:
+            raise ValueError("record_to needs record=True: without a recorder nothing is stored")
         self.session_factory()
 
     def _check_ring(self, given: list[str]) -> None:
@@ -189,6 +195,7 @@ class ServerOptions:
             **vars(self),
             "protocol": getattr(self.protocol, "__qualname__", str(self.protocol)),
             "handler": getattr(self.handler, "__qualname__", None),
+            "record_to": None if self.record_to is None else str(self.record_to),
             "drain": self.drains,
             "accept": self.accept_mode,
             **without,

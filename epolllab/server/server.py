@@ -11,6 +11,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from epolllab import kernel
@@ -21,6 +22,7 @@ from epolllab.kernel.uring import require_uring
 from epolllab.notebook import cells, html
 from epolllab.recording import environment
 from epolllab.recording.recording import Recording
+from epolllab.recording.streaming import NotStored, Stream
 from epolllab.schema import EVENTS, INTEREST, REQUESTS, WAKEUPS, returns
 from epolllab.server.hosts import Host, start_host
 from epolllab.server.http import Handler
@@ -111,8 +113,13 @@ class Server:
 
     @property
     def last_fault(self) -> str | None:
-        """Traceback of the last exception in a handler or protocol, or the last failed call."""
-        return self._host.last_fault()
+        """Traceback of the last exception in a handler or protocol, or the last failed call.
+
+        Also why events could not be stored, with `record_to`.
+        """
+        stream = self._host.stream
+        failures = self._host.last_fault(), None if stream is None else stream.error
+        return "\n".join(filter(None, failures)) or None
 
     @property
     def unavailable(self) -> str | None:
@@ -144,14 +151,21 @@ class Server:
             whose descriptor the loop had closed before; ``rebuilds`` of the epoll
             instance, because stale events of a forked process's duplicates did not end;
             ``staged`` events that readers see only after the loop's next wait;
-            ``recorded`` and ``overwritten`` events. A counter that a child process cannot
-            be asked for is None, and :attr:`unavailable` says why.
+            ``recorded`` and ``overwritten`` events; with `record_to` also ``stored`` events,
+            in complete files, and ``not_stored``, which are lost, while ``errors`` counts
+            failed attempts to store too. A counter that a child process cannot be asked for
+            is None, and :attr:`unavailable` says why.
         """
         if raise_error:
             self._raise_if_failed()
         stats, written = self._host.stats(), self._host.ring.written()
         kept = min(written, self.options.capacity)
-        return {**stats, "recorded": kept, "overwritten": written - kept}
+        stats = {**stats, "recorded": kept, "overwritten": written - kept}
+        if (stream := self._host.stream) is not None:
+            n_errors = stats["errors"]
+            stats["errors"] = n_errors if n_errors is None else n_errors + stream.n_errors
+            stats.update(stream.counts)
+        return stats
 
     def tail(self, newest: int = 1000) -> Recording:
         """The `newest` events, cheap enough to be read ten times a second.
@@ -279,13 +293,16 @@ class Server:
         """Stop the server and wait until it has ended. Further calls do nothing.
 
         A handler may call it too: the loop then ends after its current batch. Raises
-        TimeoutError if a handler or protocol does not return.
+        TimeoutError if a handler or protocol does not return, and NotStored if events could
+        not be stored in the folder `record_to`.
         """
         with HeldInterrupts():
             self._host.stop()
             _running.pop(id(self), None)
             self._finalizer.detach()
         self._raise_if_failed()
+        if self._host.stream is not None:
+            self._host.stream.raise_if_failed()
 
     def __enter__(self) -> "Server":
         return self
@@ -293,7 +310,7 @@ class Server:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             self.stop()
-        except ServerDied:
+        except (ServerDied, NotStored):
             if kind is None:
                 raise
 
@@ -337,6 +354,8 @@ class Server:
             "faults": _count(stats["faults"]),
             "events recorded": f"{stats['recorded']:,}" if options.record else "none",
             "events overwritten": f"{stats['overwritten']:,}",
+            **({"events stored": f"{stats['stored']:,}"} if "stored" in stats else {}),
+            **({"events not stored": f"{n:,}"} if (n := stats.get("not_stored")) else {}),
         }
 
 
@@ -357,7 +376,9 @@ def _stop_quietly(host: Host) -> None:
     """Stop the server of a handle that was dropped."""
     try:
         host.stop()
-    except TimeoutError as error:
+        if host.stream is not None:
+            host.stream.raise_if_failed()
+    except (TimeoutError, NotStored) as error:
         warnings.warn(str(error), RuntimeWarning, stacklevel=2)
 
 
@@ -408,6 +429,7 @@ def start_server(
     idle_timeout: float | None = None,
     capacity: int = 1_000_000,
     record: bool = True,
+    record_to: str | os.PathLike[str] | None = None,
     process: bool = False,
 ) -> Server:
     """Start a server in the background; return its handle once it listens.
@@ -480,6 +502,10 @@ def start_server(
         Events kept (40 bytes each); newer events overwrite the oldest.
     record : bool
         False runs the loop without a recorder.
+    record_to : path-like, optional
+        A new or an empty folder, to which a child process writes all events, for
+        recordings larger than memory; :func:`epolllab.recording.open` reads it. Events that
+        are overwritten before they are written are counted, see :meth:`Server.stats`.
     process : bool
         Run the loop in a child process, so that it does not compete with the notebook's
         own work for the interpreter lock. Same handle, same frames.
@@ -489,6 +515,7 @@ def start_server(
     ValueError, TypeError
         Invalid or contradictory options; nothing has been opened.
     OSError
+        The folder `record_to` is not empty, or cannot be written to.
         The address is in use or not one of this machine; the system has no epoll; there
         are too few descriptors for `max_connections`. NotPossible: io_uring is refused here.
 
@@ -508,15 +535,25 @@ def start_server(
     # Before the loop runs, which would disturb the measurement of clock and recorder.
     facts = environment.collect(recorder_cost_ns=None if options.record else 0.0)
     server: Server | None = None
+    stream: Stream | None = None
     try:
+        with HeldInterrupts():
+            if options.record_to is not None:
+                stream = Stream(Path(options.record_to), {**facts, **options.metadata()})
+        if stream is not None:
+            stream.until_ready()
         with HeldInterrupts(), listen(options) as listener:
             address = listener.getsockname()[:2]
             with room_for_connections(options):
-                server = Server(address, options, start_host(listener, options), facts)
+                server = Server(address, options, start_host(listener, options, stream), facts)
         server._host.until_ready()
+        if stream is not None:
+            stream.note(address=list(address), pid=server.pid)
         _running[id(server)] = server
         cells.register(server)
     except BaseException:  # an interrupted cell leaves nothing running either
+        if stream is not None:
+            stream.abandon()
         if server is not None:
             _stop_quietly(server._host)
         raise

@@ -27,7 +27,9 @@ INTEGERS = {
 }
 """Options that are integers, with their bounds."""
 
-OPTIONAL = ("send_buffer", "recv_buffer", "max_connections", "idle_timeout", "drain", "accept")
+OPTIONAL = (
+    "send_buffer", "recv_buffer", "max_connections", "idle_timeout", "drain", "accept", "record_to",
+)  # fmt: skip
 
 
 def refused(error: type[Exception], match: str, **options: Any) -> None:
