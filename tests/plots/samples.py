@@ -113,6 +113,27 @@ def checks() -> pd.DataFrame:
     )
 
 
+def verdicts() -> pd.DataFrame:
+    """Three phenomena on two kernels: one differs, one is not possible on one of them."""
+    rows = [
+        ("differs", "time", "5.4", "differs"), ("differs", "time", "6.1", "holds"),
+        ("everywhere", "time", "5.4", "holds"), ("everywhere", "time", "6.1", "holds"),
+        ("new", "masks", "5.4", "not possible here"), ("new", "masks", "6.1", "holds"),
+    ]  # fmt: skip
+    frame = pd.DataFrame(rows, columns=["name", "family", "kernel", "verdict"])
+    return frame.assign(host="h", python="3.11.7", cpu="EPYC")
+
+
+def of_workers(frame: pd.DataFrame, n: int = 2) -> pd.DataFrame:
+    """The rows of several workers, each 10 % slower than the one before, on other kernels."""
+    fixed = {"host": "h", "python": "3.11.7", "cpu": "EPYC"}
+    parts = [
+        frame.assign(worker=i, kernel=f"6.{i}", wait_ns=frame["wait_ns"] * (1 + i / 10), **fixed)
+        for i in range(n)
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
 def numbers() -> pd.DataFrame:
     """Two times, of which one has an expected value."""
     values = {"observed": [1.06, 0.26], "expected": [1.0, np.nan]}
@@ -260,4 +281,12 @@ CHARTS: dict[str, tuple[Callable[..., Axes], Callable[[], Any]]] = {
     "history": (widgets.history, history),
     "live": (widgets.live, live),
     "curves": (widgets.curves, curves),
+    "agreement": (plots.agreement, verdicts),
 }
+
+NAMED: dict[str, tuple[Callable[..., Axes], Callable[[], Any]]] = {
+    "latency of two runs": (
+        plots.latency, lambda: {"before": journeys({}), "after": journeys({"total": 30_000})}
+    ),
+}  # fmt: skip
+"""Charts of several runs, by name."""

@@ -1,6 +1,7 @@
 """Charts of the comparisons and the phenomena, read back for what was drawn."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 
@@ -26,6 +27,38 @@ def test_stranded_sizes_are_crosses_and_not_points_of_the_line():
     level, edge = lines["level, drain"].get_color(), lines["edge, drain"].get_color()
     assert level != edge
     assert lines["level, one read"].get_color() == level
+
+
+def test_level_and_edge_of_several_workers_are_not_mixed():
+    frame = samples.triggers()
+    both = pd.concat([frame.assign(worker=0, host="a"), frame.assign(worker=1, host="b")])
+    with pytest.raises(ValueError, match=r"^frame must be of one run.* a, b"):
+        plots.level_against_edge(both)
+    plots.level_against_edge(both[both["worker"] == 1])
+
+
+def test_agreement_counts_what_holds_everywhere_in_one_row():
+    """Marks of the others by verdict, and at the end of each column how many hold."""
+    ax = plots.agreement(samples.verdicts())
+    assert rows(ax) == ["differs", "new", "time: all others"]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["Linux 5.4", "Linux 6.1"]
+    marks = {name: [tuple(xy) for xy in by_gid(ax, name)[0].get_offsets()]
+             for name in ("holds", "differs", "not possible here")}  # fmt: skip
+    assert marks["differs"] == [(0, 0)]
+    assert marks["not possible here"] == [(0, 1)]
+    assert sorted(marks["holds"]) == [(0, 2), (1, 0), (1, 1), (1, 2)]
+    assert "1 of 3 hold" in words(ax)
+    assert "3 of 3 hold" in words(ax)
+
+
+def test_agreement_in_full_has_every_phenomenon():
+    """By another column, the environments are others; missing verdicts are not run."""
+    frame = samples.verdicts()
+    frame.loc[frame["name"] == "new", "verdict"] = None
+    ax = plots.agreement(frame, by=("python",), full=True)
+    assert rows(ax) == ["differs", "everywhere", "new"]
+    assert by_gid(ax, "unsteady")[0].get_offsets().tolist() == [[0, 0]]
+    assert by_gid(ax, "not run")[0].get_offsets().tolist() == [[0, 2]]
 
 
 def test_the_gap_begins_with_the_last_event_or_byte():

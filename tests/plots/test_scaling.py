@@ -72,6 +72,44 @@ def test_scaling_refuses_several_kinds():
         plots.scaling(frame)
 
 
+def test_scaling_overlays_workers():
+    """A line for each, in dashes of its own and the poller's colour, of one API."""
+    ax = plots.scaling(samples.of_workers(samples.sweep().frame))
+    drawn = lines(ax)
+    assert {gid for gid in drawn if "poll Linux" in gid} == {"poll Linux 6.0", "poll Linux 6.1"}
+    first, second = drawn["poll Linux 6.0"], drawn["poll Linux 6.1"]
+    assert first.get_ydata().tolist() == pytest.approx([951, 5001, 45_501])
+    assert second.get_ydata() == pytest.approx(1.1 * first.get_ydata())
+    assert first.get_color() == second.get_color()
+    assert first.get_linestyle() != second.get_linestyle()
+    assert {"Linux 6.0", "Linux 6.1"} <= set(samples.legend(ax))
+    assert "raw system call" in ax.get_ylabel()
+    python = plots.scaling(samples.of_workers(samples.sweep().frame), value="op_ns")
+    assert "Python's function" in python.get_ylabel()
+
+
+def test_scaling_refuses_more_workers_than_it_has_dashes():
+    with pytest.raises(ValueError, match=r"^data must have at most 6 workers"):
+        plots.scaling(samples.of_workers(samples.sweep().frame, 7))
+
+
+@pytest.mark.parametrize(
+    ("chart", "make"),
+    [
+        (plots.ratio, samples.sweep),
+        (plots.cost_split, samples.sweep),
+        (plots.wait_kinds, samples.sweep),
+        (plots.crossover, samples.crossover),
+    ],
+)
+def test_charts_without_a_place_for_workers_refuse_several(chart, make):
+    """They would mix the times of different machines."""
+    data = make()
+    frame = data if hasattr(data, "columns") else data.frame
+    with pytest.raises(ValueError, match=r"must be of one run"):
+        chart(samples.of_workers(frame))
+
+
 def test_ratio_writes_its_numbers():
     """A point and its value for each poller and N that both have."""
     ax = plots.ratio(samples.sweep())
