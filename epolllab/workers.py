@@ -41,12 +41,12 @@ _EXPRESSION = "exec(source) or answer"
 _SOURCE = """
 try:
     import epolllab
-    found = epolllab.__version__
-    if found == version:
+    found = f"epolllab {epolllab.__version__}"
+    if found == wanted:
         from epolllab.workers import perform
-except ImportError as error:
-    found = f"no epolllab that can be imported ({error})"
-if found == version:
+except Exception as error:
+    found = f"no epolllab that can be imported ({type(error).__name__}: {error})"
+if found == wanted:
     answer = perform(caller, number, payload)
 else:
     import platform
@@ -206,7 +206,7 @@ class Tasks:
         self._futures: dict[int, Future[Any]] = {}
         # The id makes each run's submissions differ from those of the run before.
         shared = {
-            "source": _SOURCE, "version": _own_version(), "caller": _identity(),
+            "source": _SOURCE, "wanted": f"epolllab {_own_version()}", "caller": _identity(),
             "run": uuid.uuid4().hex,
         }  # fmt: skip
         try:
@@ -334,8 +334,8 @@ def _read(number: int, answer: Any) -> Outcome:
         where, python, found = rest
         return Outcome(
             number,
-            error=f"the worker on {where} (Python {python}) has epolllab {found}, and this "
-            f"process has {_own_version()}; install the same version there",
+            error=f"the worker on {where} (Python {python}) has {found}, and this process has "
+            f"epolllab {_own_version()}; install the same version there",
         )
     host = Host(*rest[0])
     if kind == "failed":

@@ -50,6 +50,7 @@ LAYERS = {
     "package/test_command.py": "processes",
     "package/test_conftest.py": "processes",
     "package/test_make_reference.py": "processes",
+    "package/test_workers.py": "processes",
     "plots": "unit",
     "recording": "unit",
     "recording/test_strace.py": "processes",

@@ -35,7 +35,7 @@ MESSAGE_BYTES = 10_000
 """Messages are shorter; a longer one ends the connection."""
 
 N_PINGS = 7
-LEAD_NS = 20_000_000
+LEAD_NS = 100_000_000
 """Delay between the start message and the common start time, besides the round trip."""
 
 

@@ -38,6 +38,9 @@ _PERCENTILES = {"p50": 50, "p90": 90, "p99": 99, "p99_9": 99.9}
 _REDIRECTED = 300
 """Statuses from here on are a note: the response is not what was asked for."""
 
+_SKEWED = 0.1
+"""Fraction of the elapsed time from which on it matters that shares started apart."""
+
 _ON_RATE = 0.95
 """Fraction of the requested rate from which on it counts as reached."""
 
@@ -374,6 +377,12 @@ class Run:
             notes.append(
                 f"the server counted {counted:,} requests, and {answered:,} rows with a response "
                 "came home; other clients, lost shares or failed requests make the difference"
+            )
+        skew_ns, elapsed_ns = self.start_skew_ns, self._elapsed_ns()
+        if self.metadata.get("executor") and skew_ns > _SKEWED * elapsed_ns:
+            notes.append(
+                f"the shares started up to {skew_ns / 1e6:,.0f} ms apart in a run of "
+                f"{elapsed_ns / 1e6:,.0f} ms"
             )
         notes += [
             f"share {part.facts.process} on {part.host.host} was {throttled}"
