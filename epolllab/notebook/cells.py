@@ -4,13 +4,16 @@ Dropping a handle does not stop its server in a notebook: IPython keeps what a c
 displayed in ``Out`` and ``_``. Outside a notebook these functions do nothing.
 """
 
+import os
 import sys
 import warnings
 import weakref
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
-__all__ = ["in_notebook", "is_cell_running", "register", "stop_previous", "watch_cells"]
+__all__ = [
+    "front_end", "in_notebook", "is_cell_running", "register", "stop_previous", "watch_cells",
+]  # fmt: skip
 
 
 class _Stoppable(Protocol):
@@ -106,3 +109,22 @@ def is_cell_running() -> bool:
     False outside a notebook and before :func:`watch_cells` was called.
     """
     return _depth > 0
+
+
+def front_end() -> Literal["page", "widget", "none"]:
+    """Return how the front end that runs the current cell can show a live widget.
+
+    "page": a notebook page, which stores outputs and creates a widget as soon as the kernel
+    opens one. "widget": Voila, VS Code or Colab, which create it where its MIME type is
+    displayed. "none": there is no page, as with nbclient, nbconvert and ``jupyter execute``,
+    which send no cell id.
+    """
+    shell = _shell()
+    if shell is None:
+        return "none"
+    if os.environ.get("SERVER_SOFTWARE", "").startswith("voila"):
+        return "widget"
+    if "google.colab" in sys.modules or "__vsc_ipynb_file__" in shell.user_ns:
+        return "widget"
+    running = _running_cell()
+    return "page" if running and running[2] else "none"

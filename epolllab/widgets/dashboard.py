@@ -17,12 +17,13 @@ from epolllab.plots import widgets as charts
 from epolllab.plots.canvas import check_axes
 from epolllab.recording import environment
 from epolllab.server.server import Server, ServerDied, start_server
-from epolllab.widgets import readout, svg
+from epolllab.widgets import readout
 from epolllab.widgets.inputs import ClientInputs, ServerInputs
 from epolllab.widgets.live import Live, Sample
 from epolllab.widgets.load import Load, RateCheck, run_slow_peers
 from epolllab.widgets.panel import Panel, error_html, muted, row, select
 from epolllab.widgets.ticker import INTERVAL_S
+from epolllab.widgets.timeline import Timeline
 
 __all__ = ["Dashboard", "dashboard"]
 
@@ -73,8 +74,11 @@ class Dashboard(Panel):
         Seconds between readings of the interest list; longer with over 200 connections.
     unseen_s : float
         Seconds without a page after which a server that the button started is stopped;
-        infinity for never. A tab that was hidden for some minutes sends a heartbeat only
-        once a minute, so a smaller value stops servers whose tab is open.
+        infinity for never. A hidden tab may be heard of only once a minute, so a smaller
+        value stops servers whose tab is open.
+    timeline : Timeline
+        The calls of the newest connections; it also reports whether a page shows the
+        dashboard.
     unseen_timer : threading.Timer or None
         The timer that will stop the server, while no page shows the dashboard.
     """
@@ -96,10 +100,12 @@ class Dashboard(Panel):
         self._earlier_load: Load | None = None
         self._last = Sample(0.0)
         self._server_inputs, self._client_inputs = ServerInputs(self), ClientInputs(self)
+        self.timeline = Timeline(server, ticks=False)
+        self.timeline.add_class("epl-timeline")
         self._arrange()
         if server is not None:
             self._server_inputs.show(server.options)
-        self.tick_while_shown(self.tick)
+        self.tick_while_shown(self.tick, self.timeline)
         self.tick()
 
     # ---- controls -----------------------------------------------------------------
@@ -136,7 +142,8 @@ class Dashboard(Panel):
         displays = (
             *(self.add_display(name) for name in ("numbers", "curves", "clients")),
             row(heading, window),
-            *(self.add_display(name) for name in ("timeline", "interest", "cost")),
+            self.timeline,
+            *(self.add_display(name) for name in ("interest", "cost")),
         )
         self.arrange([ipy.VBox(controls)], [ipy.VBox(displays)])
 
@@ -170,7 +177,7 @@ class Dashboard(Panel):
         self._client_inputs.use()
         self._rate_check = RateCheck(options.rate) if options.rate else None
         self._earlier_load = self.load
-        self.load = Load(server, options.run_round)
+        self.load = Load(server, options.rounds())
         if options.slow_peers:
             self.slow = Load(server, partial(run_slow_peers, peers=options.slow_peers))
         self.tick()
@@ -225,7 +232,7 @@ class Dashboard(Panel):
         # A page may have come while this thread waited for a button's action to end.
         if self.unseen_timer is not threading.current_thread() or not self._runs_own:
             return
-        if cells.is_cell_running():  # the cell may use the server, and delays a page's heartbeats
+        if cells.is_cell_running():  # the cell may use the server, and delays a page's messages
             self._replace_timer(self._new_timer())
             return
         self._stop_own()
@@ -257,12 +264,13 @@ class Dashboard(Panel):
         if running:
             self._last = sample
             self._check_rate(sample)
-        window_ns = _WINDOWS[self.controls["window"].value]
+        self.timeline.window_ns = _WINDOWS[self.controls["window"].value]
+        self.timeline.server = self.live.server
+        self.timeline.show_tail(self.live.tail)
         shown["state"].value = self._state()
         shown["numbers"].value = readout.numbers(self._last, stale=not running)
         shown["curves"].value = readout.curves(list(self.live.samples), stale=not running)
         shown["clients"].value = self._clients()
-        shown["timeline"].value = svg.timeline(self.live.tail.array(), window_ns=window_ns)
         now, factor = time.monotonic(), max(sample.connections / 200, 1.0)
         if now - self._interest_read_s >= self.interest_interval_s * factor:
             self._interest_read_s = now
@@ -283,9 +291,11 @@ class Dashboard(Panel):
             self._client_inputs.release()
 
     def _check_rate(self, sample: Sample) -> None:
+        """Check the rate until the first round has ended, which has notes of its own."""
+        if self._rate_check is None or self.load is None or self.load.rounds:
+            return
         # The requests of clients that are still stopping would be taken for new ones.
-        earlier = self._earlier_load
-        if self._rate_check is not None and (earlier is None or not earlier.running):
+        if self._earlier_load is None or not self._earlier_load.running:
             self._rate_check.see(sample.t_s, sample.requests)
 
     def _state(self) -> str:
@@ -351,4 +361,4 @@ class Dashboard(Panel):
         self._stop_own()
         for load in self._loads():
             load.join(10.0)
-        self.live.server = None  # frees the handle and the ring
+        self.live.server = self.timeline.server = None  # frees the handle and the ring

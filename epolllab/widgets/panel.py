@@ -121,7 +121,7 @@ class Panel(ipy.VBox):  # type: ignore[misc]
     page being closed. Without a front end it never ticks, and its text is shown instead.
     """
 
-    figsize = (8.0, 3.6)
+    figsize = (7.6, 3.6)
     """Of :meth:`picture`, in inches."""
 
     def __init__(self, name: str) -> None:
@@ -313,15 +313,18 @@ class Panel(ipy.VBox):  # type: ignore[misc]
         }
         return dict(export(self.picture(), name or self._stamped(), **{**what, **options}))
 
-    def tick_while_shown(self, tick: Callable[[], object]) -> None:
-        """Call `tick` ten times a second while a page shows the panel."""
+    def tick_while_shown(self, tick: Callable[[], object], watched: Any) -> None:
+        """Call `tick` ten times a second while a page shows the panel.
+
+        `watched` is a Timeline in the panel, which reports that.
+        """
 
         def check_and_tick() -> None:
             presence.check()
             tick()
 
         self.ticker = Ticker(check_and_tick, self.show_error)
-        self.presence = presence = Presence(self, self._on_shown, self._on_hidden)
+        self.presence = presence = Presence(watched, self._on_shown, self._on_hidden)
 
     def _on_shown(self) -> None:
         assert self.ticker is not None
@@ -372,8 +375,8 @@ def _class(name: str) -> str:
 
 
 def _selector(name: str) -> str:
-    """The CSS selector of a widget; what it contains may have the same class."""
-    return f".jupyter-widgets.{_class(name)}"
+    """The CSS selector of a widget, without what it contains of the same class."""
+    return f".{_class(name)}:not(.{_class(name)} *)"
 
 
 def _with_class(widget: Any, name: str) -> Any:

@@ -15,10 +15,11 @@ import pytest
 
 import epolllab
 from epolllab import Server, ServerDied, run_clients, start_server, widgets
+from epolllab.events import RECORD
 from epolllab.widgets.live import Live
 from epolllab.widgets.load import Load, LoadOptions
 from tests.widgets.conftest import Opened
-from tests.widgets.tools import PATIENCE_S, Front, set_views, until
+from tests.widgets.tools import PATIENCE_S, Front, until
 
 pytestmark = pytest.mark.processes
 
@@ -142,8 +143,8 @@ def test_server_and_clients_by_the_buttons(dashboard: widgets.Dashboard) -> None
 
     until(busy)
     assert "epl-number" in shown["numbers"].value
-    assert "<path" in shown["timeline"].value
-    assert "conn " in shown["timeline"].value
+    assert len(dashboard.timeline.rows) % RECORD.size == 0
+    assert dashboard.timeline.rows == dashboard.live.tail.rows != b""
     assert "<code>IN|ERR|HUP</code>" in shown["interest"].value
     assert "requests/s" in dashboard.text()
     press(dashboard, "stop_clients")
@@ -307,18 +308,31 @@ def test_own_server_is_stopped_when_no_page_showed_it_for_long(
     state = dashboard.displays["state"]
     front = Front(dashboard)
     for _ in range(3):
-        front.open()
-        front.hide()
+        front.say("shown")
+        front.say("closed")
         assert dashboard.unseen_timer.interval == 300.0
-    front.open()
+    front.say("shown")
     until(lambda: not threads("-unseen"))
     assert own.is_running
     dashboard.unseen_s = 0.05
-    front.hide()
+    front.say("closed")
     until(lambda: "since no page showed this" in state.value)
     assert not own.is_running
     press(dashboard, "start_server")
     assert "since no page" not in state.value
+
+
+def test_own_server_runs_while_a_hidden_tab_is_heard_of(dashboard: widgets.Dashboard) -> None:
+    """Each word of a view starts the time over, also of one that is not shown."""
+    own = start_own(dashboard)
+    front = Front(dashboard)
+    front.say("hidden")
+    first = dashboard.unseen_timer
+    front.say("hidden")
+    assert dashboard.unseen_timer is not first
+    first.join(PATIENCE_S)
+    assert own.is_running
+    assert not dashboard.ticking
 
 
 def test_own_server_is_not_stopped_while_a_cell_runs(
@@ -328,9 +342,9 @@ def test_own_server_is_not_stopped_while_a_cell_runs(
     own = start_own(dashboard)
     monkeypatch.setattr("epolllab.notebook.cells.is_cell_running", lambda: True)
     dashboard.unseen_s = 0.05
-    front = Front(dashboard, timeout=0.1)
-    front.open()
-    front.hide()
+    front = Front(dashboard, patience=0.1)
+    front.say("shown")
+    front.say("closed")
     first = dashboard.unseen_timer
     until(lambda: dashboard.unseen_timer is not first)
     assert own.is_running
@@ -343,12 +357,12 @@ def test_timer_that_was_replaced_stops_no_server(dashboard: widgets.Dashboard) -
     own = start_own(dashboard)
     dashboard.unseen_s = 0.01
     front = Front(dashboard)
-    front.open()
+    front.say("shown")
     with dashboard.lock:
-        front.hide()
+        front.say("closed")
         late = dashboard.unseen_timer
         assert not late.finished.wait(0.1)  # it is in its function
-        front.open()
+        front.say("shown")
     late.join(PATIENCE_S)
     assert not late.is_alive()
     assert own.is_running
@@ -361,9 +375,9 @@ def test_server_passed_in_is_left_running(dashboard: widgets.Dashboard, opened: 
     with start_server() as server:
         for board in (opened(widgets.dashboard(server)), dashboard):
             board.unseen_s = 0.05
-            front = Front(board, timeout=0.1)
-            front.open()
-            front.hide()
+            front = Front(board, patience=0.1)
+            front.say("shown")
+            front.say("closed")
         dashboard.close()
         assert not own.is_running
         time.sleep(0.2)
@@ -375,7 +389,7 @@ def test_close_stops_the_clients_and_the_own_server(dashboard: widgets.Dashboard
     """No thread and no process is left."""
     own = start_own(dashboard)
     press(dashboard, "start_clients")
-    set_views(dashboard, 1)
+    Front(dashboard).say("shown")
     until(lambda: dashboard.live.samples[-1].requests > 0)
     dashboard.close()
     assert not own.is_running
@@ -391,7 +405,7 @@ from epolllab import kernel, widgets
 dashboard = widgets.dashboard()
 dashboard.start_server()
 dashboard.start_clients()
-dashboard.set_trait("_view_count", 1)
+dashboard.presence.receive(None, {"view": "one", "state": "shown"})
 deadline = time.monotonic() + 30
 while not dashboard.live.samples[-1].requests and time.monotonic() < deadline:
     time.sleep(0.01)

@@ -13,12 +13,13 @@ import pandas as pd
 import pytest
 
 from epolllab import widgets
+from epolllab.plots import style
 from epolllab.widgets import panel as panel_module
 from epolllab.widgets import svg
 from epolllab.widgets.panel import Panel, descendants, error_html
 from epolllab.widgets.ticker import Ticker
 from tests.widgets.conftest import Opened
-from tests.widgets.tools import PATIENCE_S, Front, set_views, until
+from tests.widgets.tools import PATIENCE_S, Front, until
 
 
 @pytest.mark.parametrize("name", ["steps", "live", "load", "ticker", "svg", "curves"])
@@ -247,106 +248,102 @@ def test_ticker_can_be_stopped_by_its_own_tick(opened: Opened) -> None:
 # ---- whether a page shows a panel ------------------------------------------------------
 
 
-def test_panel_ticks_while_it_has_views(dashboard: widgets.Dashboard) -> None:
-    """The front end counts views; the thread ends with the last one."""
-    cost = dashboard.displays["cost"]
-    assert not dashboard.ticking
-    assert "not ticking" in cost.value
-    set_views(dashboard, 1)
-    until(lambda: "this display costs" in cost.value)
-    assert dashboard.ticking
-    set_views(dashboard, 2)
-    set_views(dashboard, 0)
-    assert not dashboard.ticking
-    set_views(dashboard, 1)
-    assert dashboard.ticking
-    dashboard.close()
-    assert not dashboard.ticking
-    dashboard.close()
-
-
-def test_ticking_stops_without_heartbeats_and_resumes(
-    dashboard: widgets.Dashboard,
-) -> None:
-    """A closed tab reports nothing; one that was suspended sends heartbeats again."""
+def test_panel_ticks_while_a_view_is_shown(dashboard: widgets.Dashboard) -> None:
+    """Hidden, scrolled out of view and closed are alike to the ticker."""
     cost = dashboard.displays["cost"]
     front = Front(dashboard)
-    front.open()
-    assert front.heartbeat.playing
-    assert front.heartbeat in dashboard.children
-    assert front.heartbeat.layout.display == "none"
-    front.beat()
-    until(lambda: "this display costs" in cost.value)
-    dashboard.presence.timeout = 0.1
+    assert not dashboard.ticking
+    assert "not ticking" in cost.value
+    for state in ("hidden", "out of view", "closed"):
+        front.say("shown")
+        until(lambda: "this display costs" in cost.value)
+        assert dashboard.ticking
+        front.say(state)
+        assert not dashboard.ticking
+        dashboard.tick()
+        assert "not ticking" in cost.value
+    front.say("shown")
+    dashboard.close()
+    assert not dashboard.ticking
+    front.panel.presence.receive(None, {"view": "one", "state": "shown"})
+    assert not dashboard.ticking
+    dashboard.close()
+
+
+def test_two_tabs_share_one_thread(dashboard: widgets.Dashboard) -> None:
+    """It ends when neither shows the panel."""
+    front = Front(dashboard)
+    front.say("shown", "one")
+    front.say("shown", "two")
+    assert dashboard.presence.views == {"one": "shown", "two": "shown"}
+    assert [t.name for t in threading.enumerate()].count("epolllab-ticker") == 1
+    front.say("closed", "one")
+    assert dashboard.ticking
+    front.say("hidden", "two")
+    assert not dashboard.ticking
+    assert dashboard.presence.views == {"two": "hidden"}
+
+
+def test_view_that_falls_silent_has_gone(dashboard: widgets.Dashboard) -> None:
+    """A page that is killed says nothing; one that was suspended is heard of again."""
+    front = Front(dashboard)
+    front.say("shown")
+    until(lambda: dashboard.ticker.n_ticks >= 2)
+    front.set_patience(0.0)
     until(lambda: not dashboard.ticking)
-    until(lambda: "not ticking" in cost.value)
-    dashboard.presence.timeout = PATIENCE_S
-    front.beat()
+    assert dashboard.presence.views == {}
+    front.set_patience(PATIENCE_S)
+    front.say("shown")
     assert dashboard.ticking
 
 
-def test_no_timeout_before_the_first_heartbeat_or_while_a_cell_runs(
+def test_hidden_view_may_be_silent_for_minutes(dashboard: widgets.Dashboard) -> None:
+    """A browser slows the timers of a hidden tab to one a minute."""
+    patience = dashboard.presence.patience
+    assert patience["hidden"] > 2 * 60
+    assert patience["shown"] < 60
+    dashboard.presence.patience = {**patience, "shown": 0.0}
+    front = Front(dashboard)
+    dashboard.presence.patience = {**patience, "shown": 0.0}
+    front.say("hidden")
+    front.say("shown", "two")  # and silent at once
+    dashboard.presence.check()
+    assert dashboard.presence.views == {"one": "hidden"}
+
+
+def test_a_running_cell_is_no_silence(
     dashboard: widgets.Dashboard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A page may be slow to start, and a busy kernel reads no messages."""
-    front, ticker = Front(dashboard, timeout=0.0), dashboard.ticker
-    front.open()
-    until(lambda: ticker.n_ticks >= 3)
+    """A busy kernel reads no messages."""
     monkeypatch.setattr("epolllab.notebook.cells.is_cell_running", lambda: True)
-    front.beat()
-    before = ticker.n_ticks
-    until(lambda: ticker.n_ticks >= before + 3)
+    front = Front(dashboard, patience=0.05)
+    front.say("shown")
+    before = dashboard.ticker.n_ticks
+    until(lambda: dashboard.ticker.n_ticks >= before + 5)
+    assert dashboard.ticking
     monkeypatch.setattr("epolllab.notebook.cells.is_cell_running", lambda: False)
     until(lambda: not dashboard.ticking)
 
 
-def test_page_closed_before_its_first_heartbeat_stops_the_ticking(
-    dashboard: widgets.Dashboard, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "content",
+    [{}, {"state": "shown"}, {"view": 5, "state": "shown"}, {"view": "x", "state": "nonsense"},
+     {"view": "x", "state": ["shown"]}],
+)  # fmt: skip
+def test_messages_that_no_view_sends_are_ignored(
+    content: dict[str, object], dashboard: widgets.Dashboard
 ) -> None:
-    """The view count alone counts for a minute."""
-    monkeypatch.setattr("epolllab.widgets.presence.FIRST_TIMEOUT_S", 0.1)
-    dashboard.presence.timeout = 0.0
-    set_views(dashboard, 1)
-    until(lambda: dashboard.ticker.n_ticks)
-    until(lambda: not dashboard.ticking)
+    """They cannot make the panel tick or fail."""
+    dashboard.timeline._handle_custom_msg(content, [])
+    assert dashboard.presence.views == {}
+    assert not dashboard.ticking
 
 
-def test_views_counted_for_a_closed_tab_do_not_keep_the_panel_ticking(
-    dashboard: widgets.Dashboard,
-) -> None:
-    """A reloaded page turns one view into two; when its own view goes, no page is left."""
+def test_views_report_the_theme_of_their_page(dashboard: widgets.Dashboard) -> None:
+    """Charts that are drawn from then on follow it."""
     front = Front(dashboard)
-    front.open()
-    front.beat()
-    closed_tab = front.heartbeat
-    front.open()
-    assert front.views == 2
-    assert front.heartbeat is not closed_tab
-    assert closed_tab not in dashboard.children
-    assert not closed_tab.playing
-    set_views(closed_tab, 0)
-    assert dashboard.ticking
-    front.hide()
-    assert not dashboard.ticking
-    closed_tab.value += 1
-    assert not dashboard.ticking
-    front.open()
-    assert dashboard.ticking
-    set_views(dashboard, front.views - 1)  # of the panel, which replaces the heartbeat
-    assert not dashboard.ticking
-    set_views(front.heartbeat, 1)  # another page's view of the panel was left
-    assert dashboard.ticking
-
-
-def test_heartbeat_widgets_of_earlier_pages_are_closed(dashboard: widgets.Dashboard) -> None:
-    """A few of the last stay open for late messages; closing the panel closes all."""
-    front = Front(dashboard)
-    heartbeats = []
-    for _ in range(20):
-        front.open()
-        heartbeats.append(front.heartbeat)
-    assert [one.comm is not None for one in heartbeats] == [False] * 11 + [True] * 9
-    dashboard.close()
-    assert [one.comm for one in heartbeats] == [None] * 20
-    assert len({one.style for one in heartbeats}) == 1
-    assert (heartbeats[0].style.comm, heartbeats[0].layout.comm) == (None, None)
+    for theme in ("dark", "light"):
+        front.say("hidden", theme=theme)
+        assert style.current().name == theme
+    front.say("hidden", theme="nonsense")
+    assert style.current().name == "light"
