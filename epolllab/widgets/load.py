@@ -19,6 +19,9 @@ from epolllab.server.server import Server
 __all__ = ["Load", "LoadOptions", "RateCheck", "run_slow_peers"]
 
 ROUND_S = 2.0
+FIRST_ROUND_S = 0.25
+LEAST_ROUND_S = 0.05
+HIGH_RATE = 1_000
 MAX_DURATION_S = 60.0
 """Seconds after which a load stops by itself."""
 
@@ -46,13 +49,32 @@ class LoadOptions:
         if self.rate is not None:
             check_int("rate", self.rate, 1, MAX_RATE)
 
-    def run_round(self, server: Server) -> Run:
-        """Run the clients for one round."""
+    def rounds(self) -> Callable[[Server], Run]:
+        """A function that runs one round after another, each of about two seconds.
+
+        All requests of a round are sent, however long that takes. So the first round of a
+        high rate is short, and the ones after it have the requests that two seconds suffice for.
+        """
+        duration = FIRST_ROUND_S if (self.rate or 0) >= HIGH_RATE else ROUND_S
+
+        def run_round(server: Server) -> Run:
+            nonlocal duration
+            run = self.run_round(server, duration)
+            if self.rate is not None:
+                reached = float(run.summary()["requests_per_s"])
+                share = reached / self.rate if math.isfinite(reached) else 1.0
+                duration = max(ROUND_S * min(share, 1.0), LEAST_ROUND_S)
+            return run
+
+        return run_round
+
+    def run_round(self, server: Server, duration: float = ROUND_S) -> Run:
+        """Run the clients for one round, of so many seconds if the rate is reached."""
         keep_alive = server.options.protocol in ("http", "echo")  # hello closes
         return clients.run_clients(
             server,
             connections=self.connections,
-            duration=ROUND_S,
+            duration=duration,
             rate=self.rate,
             keep_alive=keep_alive,
             payload=bytes(self.payload) if self.payload and keep_alive else None,

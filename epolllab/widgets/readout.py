@@ -111,7 +111,7 @@ def no_interest() -> str:
 
 
 def _interest_table(source: str, rows: list[str]) -> str:
-    filled = rows + ["<td colspan='4'>&nbsp;</td>"] * (ROWS_SHOWN - len(rows))
+    filled = rows + ["<td colspan='4'><code>&nbsp;</code></td>"] * (ROWS_SHOWN - len(rows))
     return (
         f"<div class='epl-title'>Interest list</div>{muted(source)}"
         "<table class='epl-table'><tr><th>fd</th><th>kernel</th><th>program</th>"

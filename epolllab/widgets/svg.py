@@ -124,7 +124,8 @@ _FIXED = """
 .epl .epl-side big{font-size:20px;font-weight:600}
 .epl .epl-why{padding:6px 0;font-size:14px;max-width:52em}
 @media (max-width:600px){.epl{padding:8px} .epl .widget-html.epl-clients{min-height:112px}
- .epl .widget-dropdown,.epl .widget-text,.epl .widget-hslider{width:100%!important}}
+ .epl:not(.epl-stepper) .widget-dropdown,.epl:not(.epl-stepper) .widget-text,
+ .epl .widget-hslider{width:100%!important} .epl table.epl-table td{white-space:nowrap}}
 .epl button:focus-visible{outline:2px solid var(--jp-brand-color1,#1976d2);outline-offset:1px}
 """
 
