@@ -118,10 +118,11 @@ class RateCheck:
             return
         if not self._seen or (len(self._seen) == 1 and requests > self._seen[0][1]):
             self._seen.append((t_s, requests))
+            self.warning = ""
         begin_s, before = self._seen[-1]
         if len(self._seen) == 1:
-            late = t_s - begin_s >= self.NO_RESPONSE_S
-            self.warning = "no response yet" if late else ""
+            if t_s - begin_s >= self.NO_RESPONSE_S:
+                self.warning = "no response yet"
         elif t_s - begin_s >= self.SPAN_S:
             self._decided = True
             self.warning = self._compare((requests - before) / (t_s - begin_s), t_s - begin_s)
