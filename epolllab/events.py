@@ -67,6 +67,7 @@ __all__ = [
     "FOREVER",
     "KIND",
     "LINK",
+    "MAX_REQUEST",
     "MORE",
     "NO_POSITION",
     "PORT_SHIFT",
@@ -136,6 +137,9 @@ _NAMED_BITS = (
 KIND = 0xFF
 MORE, SKIP_SUCCESS, LINK = 1 << 8, 1 << 9, 1 << 10
 PORT_SHIFT = 16
+
+MAX_REQUEST = (1 << 23) - 1
+"""The largest ``request`` of a submission; 1 follows it."""
 
 FOREVER = 0xFFFF_FFFF
 """The ``mask`` of a wait without a timeout."""

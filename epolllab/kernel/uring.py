@@ -34,7 +34,6 @@ import platform
 import struct
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from functools import cache
 from typing import Any, NamedTuple, Self
 
 from epolllab.checks import check_int
@@ -107,7 +106,6 @@ class Completion(NamedTuple):
     flags: int
 
 
-@cache
 def _syscall() -> Any:
     function = ctypes.CDLL(None, use_errno=True).syscall
     # Numbers and addresses in whole registers: an int of C would leave half of one undefined.
@@ -116,15 +114,15 @@ def _syscall() -> Any:
     return function
 
 
-def _call(number: int, *args: int) -> int:
-    """Make a system call; -1 sets ctypes' errno. Tests replace it to act as an older kernel."""
-    return int(_syscall()(number, *args, *(0,) * (6 - len(args))))
+# Makes a system call with six arguments; -1 sets ctypes' errno. Tests replace it to act as
+# an older kernel. A Python function around it would cost a tenth of a turn.
+_call = _syscall()
 
 
 def _register(fd: int, what: int, argument: Any = None, count: int = 0) -> int:
     """Make io_uring_register(2) with a ctypes buffer."""
     address = 0 if argument is None else ctypes.addressof(argument)
-    return _call(_REGISTER, fd, what, address, count)
+    return int(_call(_REGISTER, fd, what, address, count, 0, 0))
 
 
 def _checked(what: str, result: int) -> int:
@@ -311,7 +309,7 @@ class Uring:
         words[self._sq_tail] = self.tail & 0xFFFF_FFFF
         n = self.tail - words[self._sq_head] & 0xFFFF_FFFF
         if timeout is None:
-            taken = _call(_ENTER, self._fd, n, wait, _GETEVENTS)
+            taken = _call(_ENTER, self._fd, n, wait, _GETEVENTS, 0, 0)
         else:
             self._pack_timeout(timeout)
             flags = _GETEVENTS | _EXT_ARG
@@ -501,7 +499,7 @@ def _setup(entries: int, n_completions: int, flags: int) -> tuple[int, tuple[int
     params = ctypes.create_string_buffer(
         struct.pack("<3I", 0, n_completions, flags).ljust(_PARAMS_BYTES, b"\0"), _PARAMS_BYTES
     )
-    fd = _call(_SETUP, entries, ctypes.addressof(params))
+    fd = _call(_SETUP, entries, ctypes.addressof(params), 0, 0, 0, 0)
     if fd < 0:
         raise _refusal(ctypes.get_errno())
     return fd, struct.unpack("<30I", params.raw)
@@ -538,7 +536,7 @@ def _missing_setup_flag() -> str:
         params = ctypes.create_string_buffer(
             struct.pack("<3I", 0, 0, tried).ljust(_PARAMS_BYTES, b"\0"), _PARAMS_BYTES
         )
-        fd = _call(_SETUP, 1, ctypes.addressof(params))
+        fd = _call(_SETUP, 1, ctypes.addressof(params), 0, 0, 0, 0)
         if fd < 0:
             return name
         os.close(fd)

@@ -7,7 +7,8 @@ calls in advance and reads their results:
 - a recv for each connection, and a multishot recv once it has sent a second time or has
   been responded to, into buffers that all connections share;
 - a send for each response, which has no completion if all of it was sent at once;
-- a cancellation and a close, where the response was the last linked to its send.
+- a close, which is linked to the send of a last response. Neither has a completion if all
+  went well; if the send falls short or fails, the kernel drops the close.
 
 One io_uring_enter(2) a turn hands over the submissions of a turn and waits. The common
 completion, a whole request with one response, is handled in :meth:`CompletionLoop._handle`
@@ -30,12 +31,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from epolllab import events
-from epolllab.events import EPOLLIN, EPOLLOUT, FOREVER, Op
+from epolllab.events import EPOLLIN, EPOLLOUT, FOREVER, MAX_REQUEST, Op
 from epolllab.kernel import uring
-from epolllab.kernel.syscalls import Endpoint, Socket
+from epolllab.kernel.syscalls import Endpoint, Served, Socket
 from epolllab.kernel.uring import BUFFER_SHIFT, LINK, MORE, SKIP_SUCCESS, Buffers, Uring
 from epolllab.recording.recorder import Recorder
 from epolllab.server.connection import Connection
@@ -47,11 +48,8 @@ from epolllab.server.loop import (
     _OwnEndpoint,
 )
 from epolllab.server.options import ServerOptions
-from epolllab.server.session import FAULTS
+from epolllab.server.session import FAULTS, Session
 from epolllab.server.submissions import Completing, RingConnection, Submissions
-
-if TYPE_CHECKING:
-    from epolllab.server.session import Session
 
 __all__ = ["CompletionLoop"]
 
@@ -76,12 +74,12 @@ PATIENTLY = socket.MSG_WAITALL | socket.MSG_NOSIGNAL
 
 # The kind of an operation is that of the call that it replaces; a poll is a "ready".
 READY, ACCEPT, RECV, SEND = map(int, (Op.READY, Op.ACCEPT, Op.RECV, Op.SEND))
-SHUTDOWN, CLOSE, HANDLE = map(int, (Op.SHUTDOWN, Op.CLOSE, Op.HANDLE))
+SHUTDOWN, CLOSE = map(int, (Op.SHUTDOWN, Op.CLOSE))
 SUBMIT, COMPLETE, GETSOCKOPT = map(int, (Op.SUBMIT, Op.COMPLETE, Op.GETSOCKOPT))
 
 # user_data and the code of a row have the request in bits 40 to 62. In user_data the
 # descriptor is in bits 8 to 39 and the kind below; in a code, the kind is in bits 8 to 15.
-REQUEST_SHIFT, MAX_REQUEST = 40, (1 << 23) - 1
+REQUEST_SHIFT = 40
 # A code has the mask from bit 8 on.
 HAS_MORE, SKIPS, LINKS = events.MORE << 8, events.SKIP_SUCCESS << 8, events.LINK << 8
 SEND_SUBMITTED = SEND << 8 | SUBMIT | SKIPS
@@ -292,7 +290,7 @@ class CompletionLoop(Loop):
                     code = user_data >> 40 << 40 | RECV_COMPLETED
                     stage((
                         read, read, key, result, code if flags & MORE else code ^ HAS_MORE,
-                        read, now, key, n_out, HANDLE,
+                        read, now, key, n_out, session.handle_code,
                         now, now, key, n_out, request << REQUEST_SHIFT | SEND_SUBMITTED,
                     ))  # fmt: skip
                 if not connection.receiving:
@@ -318,12 +316,8 @@ class CompletionLoop(Loop):
         if kind == ACCEPT:
             self._accepted(user_data, result, flags)
         elif kind == CLOSE:
-            connection = self._pending.pop(user_data, None)
-            self._note_completion(user_data, result, flags, connection.key if connection else fd)
-            if result < 0:
-                self._note_error("close", OSError(-result, os.strerror(-result)))
-            if connection is not None:
-                self._forget(connection)
+            self._note_completion(user_data, result, flags, fd)
+            self._note_error("close", OSError(-result, os.strerror(-result)))
         elif kind == RECV:
             connection = self._receiving.get(user_data)
             self._note_completion(user_data, result, flags, connection.key if connection else fd)
@@ -387,8 +381,7 @@ class CompletionLoop(Loop):
         """Add an accepted connection; submit the accept again if it has ended."""
         if not flags & MORE:
             self._accepting = 0
-        if self._stage:
-            self._note_accept(user_data, result, flags)
+        self._note_accept(user_data, result, flags)
         if result >= 0:
             self._add_connection(result)
         elif result != -errno.ECANCELED:
@@ -431,12 +424,14 @@ class CompletionLoop(Loop):
         else:
             out, connection.in_flight, connection.sending = connection.in_flight, b"", 0
         self._note_completion(user_data, result, flags, connection.key if connection else 0)
-        if connection is None or connection.fd < 0:
+        if connection is None:
             return
-        if connection.linked:  # its close was cancelled with it, without a completion
-            connection.linked = connection.ending = False
-        elif connection.ending and connection.session.linger:
-            connection.ending = False  # so was its shutdown
+        if connection.linked:
+            self._keep_open(connection, user_data)
+        if connection.fd < 0:
+            return
+        if connection.ending and connection.session.linger:
+            connection.ending = False  # the shutdown that followed was dropped
         if result < 0 and result != -errno.EAGAIN:
             self.lost += 1
             self.close(connection)
@@ -448,6 +443,14 @@ class CompletionLoop(Loop):
         else:
             connection.out = b""
             self.life.sent_late(connection)
+
+    def _keep_open(self, connection: RingConnection, user_data: int) -> None:
+        """Bring a connection back whose close was dropped, since the send before failed."""
+        connection.fd = fd = user_data >> 8 & 0xFFFF_FFFF
+        connection.linked = connection.ending = False
+        connection.session = _Ended()  # its own has been told that the connection is closed
+        self._endpoints[fd] = connection
+        self.closed -= 1
 
     # ---- submissions --------------------------------------------------------------------
 
@@ -568,8 +571,9 @@ class CompletionLoop(Loop):
         if connection.receiving:
             self._cancel(connection.fd, connection.receiving)
         self.send_at_once(connection, out, LINK)
-        self._pending[self._push(uring.CLOSE, CLOSE, connection)] = connection
-        connection.ending = connection.linked = True
+        self._push(uring.CLOSE, CLOSE, connection, SKIP_SUCCESS)
+        self._forget(connection)
+        connection.linked = True
 
     def shut_down(self, endpoint: Endpoint, how: int) -> None:
         """Shut down one or both directions."""
@@ -601,17 +605,19 @@ class CompletionLoop(Loop):
 
     # ---- the record ---------------------------------------------------------------------
 
-    def note_response(self, endpoint: Endpoint, size: int) -> None:
+    def note_response(self, endpoint: Served, size: int) -> None:
         """Stage a handle row, which begins where the row before ends."""
         if self._stage:
             start, self._now = self._now, self._read_clock()
-            self._stage((start, self._now, endpoint.key, size, HANDLE))
+            self._stage((start, self._now, endpoint.key, size, endpoint.session.handle_code))
 
     def _note_accept(self, user_data: int, fd: int, flags: int) -> None:
         """Stage an accept's row, and one of the call that asks for the peer's port.
 
         A multishot accept returns no address.
         """
+        if not self._stage:
+            return
         start, listener = self._now, self._listener.fd
         code = user_data >> 40 << 40 | ACCEPT << 8 | COMPLETE | (HAS_MORE if flags & MORE else 0)
         if fd < 0:
@@ -683,8 +689,10 @@ class CompletionLoop(Loop):
                 kind = user_data & 0xFF
                 if kind == ACCEPT and result >= 0:
                     fds.append(result)
-                elif kind == CLOSE and result == 0 and user_data in self._pending:
-                    self._forget(self._pending.pop(user_data))
+                elif kind == SEND:
+                    connection, _ = self._submitted.get(user_data, (None, b""))
+                    if connection and connection.linked:
+                        fds.append(user_data >> 8 & 0xFFFF_FFFF)
             if ring.has_overflown:
                 self._submit_rest()
         return fds
@@ -697,6 +705,16 @@ class CompletionLoop(Loop):
         for connection in self._connections():
             connection.sock = Socket(self._family, self._sock_type, 0, connection.fd)
         super()._close_in_child()
+
+
+class _Ended(Session):
+    """The session of a connection that is closed once its last response is sent."""
+
+    closing = True
+
+    def receive(self, data: bytes) -> list[bytes]:
+        """Ignore what the peer still sends."""
+        return []
 
 
 class _Numbered:

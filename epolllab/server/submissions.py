@@ -4,7 +4,7 @@ import errno
 from collections import deque
 from typing import Any, Protocol
 
-from epolllab.kernel.syscalls import Endpoint, SystemCalls
+from epolllab.kernel.syscalls import Endpoint, Served, SystemCalls
 from epolllab.kernel.uring import LINK
 from epolllab.server.connection import Connection, ConnectionOwner
 from epolllab.server.lifecycles import Eager, as_bytes
@@ -52,7 +52,7 @@ class Submitter(ConnectionOwner, Protocol):
     def shut_down(self, endpoint: Endpoint, how: int) -> None:
         """Shut down one or both directions."""
 
-    def note_response(self, endpoint: Endpoint, size: int) -> None:
+    def note_response(self, endpoint: Served, size: int) -> None:
         """Stage a handle row."""
 
 
@@ -146,7 +146,7 @@ class Submissions(SystemCalls):
         """Shut down one or both directions."""
         self._loop.shut_down(endpoint, how)
 
-    def note_response(self, endpoint: Endpoint, size: int) -> None:
+    def note_response(self, endpoint: Served, size: int) -> None:
         """Stage a handle row."""
         self._loop.note_response(endpoint, size)
 

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -594,3 +594,43 @@ def test_a_send_that_falls_short_counts_once() -> None:
     (row,) = recording.requests().itertuples()
     assert row.n_send == 2
     assert recording.connections()["n_bytes_out"].item() == row.n_bytes
+
+
+class Leaving(Session):
+    """Respond to the first call, and close."""
+
+    closed: ClassVar[list[str]] = []
+
+    def receive(self, data: bytes) -> list[bytes]:
+        """Respond with more than the peer's buffer holds."""
+        self.closing = True
+        return [b"x" * 60_000]
+
+    def on_close(self) -> None:
+        """Count the calls."""
+        self.closed.append("once")
+
+
+def test_a_last_send_that_falls_short_closes_once() -> None:
+    """The kernel drops the close that is linked to it; the one that follows is the close."""
+    Leaving.closed.clear()
+    with start(protocol=Leaving, send_buffer=5_000) as server:
+        with socket.socket() as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 5_000)
+            sock.settimeout(20)
+            sock.connect(server.address)
+            sock.sendall(b"request")
+            until(lambda: has_blocked_send(server))
+            assert server.stats()["connections"] == 1
+            received = b"".join(iter(lambda: sock.recv(10_000), b""))
+        stats = server.settle().stats()
+        recording = server.recording()
+    assert received == b"x" * 60_000
+    assert Leaving.closed == ["once"]
+    assert (stats["accepted"], stats["closed"], stats["faults"], stats["lost"]) == (1, 1, 0, 0)
+    calls = as_calls(recording.array())
+    assert np.count_nonzero(calls["op"] == Op.CLOSE) == 1
+    assert calls["op"].tolist().index(Op.CLOSE) > np.flatnonzero(calls["op"] == Op.SEND).max()
+    submitted = recording.array()[recording.array()["op"] == Op.SUBMIT]
+    assert np.count_nonzero(submitted["mask"] & KIND == Op.CLOSE) == 2
+    assert recording.connections()["closed_ns"].notna().all()

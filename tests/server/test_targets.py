@@ -15,7 +15,7 @@ from epolllab.server import Request, targets
 from epolllab.server.http import MAX_KNOWN
 from epolllab.server.protocols import make_session_factory
 from epolllab.server.targets import OTHER, Targets, row_code
-from tests.server.helpers import PLACES, ways_to_cut
+from tests.server.helpers import PLACES, options_of, ways_to_cut
 from tests.wire import connect
 
 
@@ -178,11 +178,19 @@ def asked(server: epolllab.Server, *pieces: bytes) -> None:
 @PLACES
 @pytest.mark.parametrize(
     "options",
-    [{}, {"lifecycle": "howto"}, {"trigger": "edge", "lifecycle": "once"}, {"cork": True}],
-    ids=["eager", "howto", "once", "cork"],
+    [
+        {},
+        {"lifecycle": "howto"},
+        {"trigger": "edge", "lifecycle": "once"},
+        {"cork": True},
+        {"poller": "io_uring"},
+    ],
+    ids=["eager", "howto", "once", "cork", "io_uring"],
 )
 def test_requests_have_status_target_and_duration(options: dict[str, Any], process: bool) -> None:
     """One request at a time, known and unknown, and several at once."""
+    if "poller" in options:
+        options = options_of("io_uring", "", "")
     pieces = get("/a?1"), get("/a?1"), get("/missing") + get("/b") + get("/missing"), get("/broken")
     expected = [
         (200, "/a"), (200, "/a"), (404, "/missing"), (200, "/b"), (404, "/missing"),
