@@ -32,6 +32,7 @@ from epolllab.server import Response, Server, ServerDied, Session, servers, star
 if TYPE_CHECKING:
     from epolllab import analysis, experiments, external, frames, plots, widgets
     from epolllab.external import inspect, observe, read_strace, trace
+    from epolllab.plots.style import set_theme
 
 __version__ = "0.2.0"
 
@@ -55,6 +56,7 @@ __all__ = [
     "run_clients",
     "script",
     "servers",
+    "set_theme",
     "start_server",
     "stop_all",
     "trace",
@@ -62,14 +64,17 @@ __all__ = [
 ]
 
 _LAZY = ("analysis", "experiments", "external", "frames", "plots", "widgets")
-_EXTERNAL = ("inspect", "observe", "read_strace", "trace")
+_LATE = {
+    **dict.fromkeys(("inspect", "observe", "read_strace", "trace"), "external"),
+    "set_theme": "plots.style",
+}
 
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
         return import_module(f"epolllab.{name}")
-    if name in _EXTERNAL:
-        return getattr(import_module("epolllab.external"), name)
+    if name in _LATE:
+        return getattr(import_module(f"epolllab.{_LATE[name]}"), name)
     raise AttributeError(f"module 'epolllab' has no attribute {name!r}")
 
 

@@ -1,15 +1,17 @@
 """Charts: from DataFrames to matplotlib Axes, and from Axes to files.
 
 Every function takes the data first and the rest by keyword, draws on ``ax`` or on a new
-figure, and returns the Axes; an empty frame gives an empty, labelled chart. ``recording`` and
-``requests`` draw what a server did, ``experiments``, ``workers``, ``phenomena``, ``agreement``,
-``scaling`` and ``waits`` the experiments, ``widgets`` what the widgets show; ``export`` writes a
-chart to files. The style holds while a function draws; draw within ``style.use(dark=True)`` for
-the dark theme. This folder imports analysis and everything below it.
+figure, and returns the Axes; an empty frame gives an empty, labelled chart. ``timeline``,
+``recording`` and ``requests`` draw what a server did, from a Server, Run, Recording or frame,
+``experiments``, ``workers``, ``phenomena``, ``agreement``, ``scaling`` and ``waits`` the
+experiments, ``widgets`` what the widgets show; ``export`` writes a chart to files, and
+``alt_text`` describes it. The theme is that of ``epolllab.set_theme()``; draw within
+``style.use(dark=True)`` for another. This folder imports analysis and everything below it.
 """
 
 from epolllab.plots import style
 from epolllab.plots.agreement import agreement
+from epolllab.plots.alternative import alt_text
 from epolllab.plots.experiments import (
     METRICS,
     idle_connections,
@@ -20,9 +22,10 @@ from epolllab.plots.experiments import (
 )
 from epolllab.plots.export import default_folder, export
 from epolllab.plots.phenomena import conformance, masks, numbers
-from epolllab.plots.recording import batch_sizes, interest, timeline, wakeups
+from epolllab.plots.recording import batch_sizes, interest, wakeups
 from epolllab.plots.requests import journey, latency
 from epolllab.plots.scaling import ratio, scaling
+from epolllab.plots.timeline import timeline
 from epolllab.plots.waits import cost_split, crossover, staircase, wait_kinds
 from epolllab.plots.workers import accept_balance, herd, latency_tails
 
@@ -30,6 +33,7 @@ __all__ = [
     "METRICS",
     "accept_balance",
     "agreement",
+    "alt_text",
     "batch_sizes",
     "conformance",
     "cost_split",

@@ -61,6 +61,8 @@ def agreement(
         for column, verdicts in enumerate(table.to_numpy().T):
             words = f"{(verdicts == 'holds').sum()} of {len(table)} hold"
             ax.text(column, len(rows) + 0.05, words, ha="center", va="center", fontsize=8)
+        sums = zip(table.columns, (table == "holds").sum(), strict=True)
+        chart.describe("; ".join(f"{name}: {n} of {len(table)} hold" for name, n in sums))
     return ax
 
 
@@ -90,7 +92,7 @@ def _draw_verdicts(chart: Canvas, verdicts: pd.DataFrame, counts: Sequence[int])
     looks: dict[str, Any] = {
         "holds": {"s": 42, "color": theme.main},
         "differs": {"s": 48, "color": theme.alarm, "marker": "X"},
-        UNSTEADY: {"s": 48, "color": theme.variants["select"], "marker": "D"},
+        UNSTEADY: {"s": 48, "color": theme.series[3], "marker": "D"},
         "raised": {"s": 48, "color": theme.ink, "marker": "^"},
         "not possible here": {"s": 42, "facecolor": "none", "edgecolor": theme.muted},
         NOT_RUN: {"s": 42, "color": theme.muted, "marker": "_"},

@@ -8,7 +8,6 @@ import re
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,10 +17,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, LogLocator, NullFormatter, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
-from epolllab.analysis.result import Result
 from epolllab.checks import Check, check_instance, check_text, checked
-from epolllab.frames.columns import check_frame
 from epolllab.plots import style
+from epolllab.plots.alternative import attach, by_data
+from epolllab.plots.sources import From
 from epolllab.plots.style import Theme
 from epolllab.plots.text import plain, short, show_plain
 
@@ -56,25 +55,6 @@ matplotlib.axes.Axes
 Draw = TypeVar("Draw", bound=Callable[..., Axes])
 
 
-@dataclass(frozen=True)
-class From:
-    """A chart's data: the call that makes the frame, and the columns that the chart reads.
-
-    What ``*``, ``?`` and ``+`` after a column mean is in :func:`check_frame`.
-    """
-
-    source: str
-    columns: str
-    is_result: bool = False
-
-    def __call__(self, name: str, value: Any) -> Any:
-        """Check a frame, or a Result if that is accepted; return it."""
-        if self.is_result and isinstance(value, Result):
-            check_frame(name, value.frame, self.source, self.columns)
-            return value
-        return check_frame(name, value, self.source, self.columns)
-
-
 def chart_function(**checks: Check) -> Callable[[Draw], Draw]:
     """Decorator of a chart's function: checks every argument, and completes the docstring.
 
@@ -86,8 +66,8 @@ def chart_function(**checks: Check) -> Callable[[Draw], Draw]:
         summary, _, own = inspect.cleandoc(draw.__doc__ or "").partition(_OWN)
         for name, check in checks.items():
             if isinstance(check, From) and f"{name} : " not in own:
-                kind = "Result or pandas.DataFrame" if check.is_result else "pandas.DataFrame"
-                own = f"{name} : {kind}\n    From {check.source}.\n{own}".rstrip()
+                described = f"{name} : {check.kinds}\n    {check.described}\n{own}"
+                own = described.rstrip()
         draw.__doc__ = summary + _OWN + own + _SHARED
         return checked(**checks, ax=check_axes, note=check_text)(draw)
 
@@ -126,6 +106,7 @@ def canvas(
         if note:
             chart.text(note)
         show_plain(ax)
+        attach(ax, chart.sentence or by_data(ax))
 
 
 class Canvas:
@@ -139,12 +120,17 @@ class Canvas:
         self.ax = ax
         self.theme = theme
         self.depth = 33.0
+        self.sentence = ""
         figure: Any = ax.get_figure()
         # The layout engine later makes the axes wider than their present position.
         self.width = figure.get_figwidth() * ax.get_position().width * 72 * 1.08
         self._scale = figure.dpi_scale_trans
         self._whole = figure.get_figwidth() * 72
         self._longest = max(12, int(0.4 * self._whole / NAME))
+
+    def describe(self, sentence: str) -> None:
+        """Give the chart its text alternative: one sentence, made from the data."""
+        self.sentence = plain(sentence)[:1000]
 
     def draw_empty(self, words: str) -> Axes:
         """Write in the middle of the axes what is missing; return the Axes.
@@ -153,6 +139,7 @@ class Canvas:
         """
         self.ax.set(xscale="linear", yscale="linear")
         middle: Any = {"transform": self.ax.transAxes, "ha": "center", "va": "center"}
+        self.describe(words)
         self.ax.text(0.5, 0.5, words, color=self.theme.muted, **middle)
         hidden: Any = {"left": False, "bottom": False, "labelleft": False, "labelbottom": False}
         self.ax.tick_params(which="both", **hidden)

@@ -30,7 +30,7 @@ from epolllab.plots.results import (
     note_of,
     positive,
 )
-from epolllab.plots.units import byte_size, number, whole
+from epolllab.plots.units import byte_size, number, plural, whole
 
 __all__ = [
     "METRICS", "idle_connections", "level_against_edge", "lifecycles", "observer_cost", "stranded",
@@ -180,6 +180,11 @@ def stranded(frame: pd.DataFrame, *, ax: Axes | None = None, note: str | None = 
             )  # fmt: skip
         chart.label_rows(frame["conn"].astype(str).to_list())
         ax.set_xlim(left=min(0.0, began.min()) - 0.02 * gave_up.max())
+        unread = (frame["n_sent"] - frame["n_read"]).sum()
+        chart.describe(
+            f"{plural(len(frame), 'connection')} with {unread:,} bytes unread, and no event for "
+            f"{(gave_up - silent).max():,.0f} ms at most"
+        )
         arrived = legend_mark(theme.main, "bytes arrived", marker="|", ms=9, mew=1.8)
         event = legend_mark(edge, "last event", marker="o", ms=5)
         chart.legend([arrived, event, Patch(label="no event", **look)])
@@ -280,7 +285,7 @@ def _draw_servers(chart: Canvas, frame: pd.DataFrame, value: str) -> list[Any]:
         median = rows.median()
         x = median.index.map(place) + 0.025 * (i - (len(servers) - 1) / 2)
         color = chart.theme.variant(server)
-        chart.ax.vlines(x, rows.min(), rows.max(), color=color, lw=1.4, alpha=0.6)
+        chart.ax.vlines(x, rows.min(), rows.max(), color=color, lw=1.2)
         handles += chart.ax.plot(
             x, median, marker, ls=dashes, color=color, ms=5, mew=0, lw=1.5, label=server,
             gid=server, clip_on=False, zorder=3,
@@ -339,7 +344,7 @@ def observer_cost(
                 continue
             median = rows.median()
             plain = median.get("plain", np.nan)
-            color = chart.theme.variants["level" if where == "process" else "edge"]
+            color = chart.theme.series[where == "thread"]
             ratios = (f"  {x / plain:.2g} x" if plain and x != plain else "" for x in median)
             handles += draw_intervals(
                 chart, [looks.index(str(look)) + shift for look in median.index],

@@ -13,7 +13,7 @@ from pandas.api.types import is_bool_dtype
 from epolllab.checks import check_text
 from epolllab.frames.columns import check_frame
 from epolllab.plots.canvas import Canvas, From, canvas, chart_function, legend_mark
-from epolllab.plots.units import number
+from epolllab.plots.units import number, plural
 
 __all__ = ["conformance", "masks", "numbers"]
 
@@ -70,6 +70,9 @@ def masks(frame: pd.DataFrame, *, ax: Axes | None = None, note: str | None = Non
             if column in frame
         }
         _draw_matrix(chart, frame, [(cells, looks[name]) for name, cells in reported.items()])
+        column = "asked" if "asked" in frame else "unasked"
+        rows = ", ".join(f"{name} {mask}" for name, mask in frame[column].items())
+        chart.describe(f"{plural(len(frame), 'situation')}, {looks[column]['label']}: {rows}")
     return ax
 
 
@@ -110,6 +113,8 @@ def conformance(frame: pd.DataFrame, *, ax: Axes | None = None, note: str | None
         ax.set_ylim(bottom=len(frame) + 0.5)
         for column, n in enumerate(passed.sum(axis=0)):
             ax.text(column, len(frame), f"{n} of {len(frame)}", ha="center", va="center")
+        sums = zip(frame.columns, passed.sum(axis=0), strict=True)
+        chart.describe(", ".join(f"{name} passes {n} of {len(frame)}" for name, n in sums))
     return ax
 
 

@@ -11,26 +11,40 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from epolllab.analysis.statistics import percentiles
-from epolllab.checks import check_choice, check_int, check_text, shown
+from epolllab.checks import check_choice, check_instance, check_int, check_text, shown
+from epolllab.clients.result import Run
 from epolllab.frames.columns import check_column
 from epolllab.frames.journeys import INSTANTS, SPANS
 from epolllab.plots.canvas import SMALL, Canvas, From, canvas, chart_function, fixed_axis, log_axis
+from epolllab.plots.sources import by_name, made_by
 from epolllab.plots.text import plain, short
 from epolllab.plots.units import Unit, duration, plural, round_duration, unit_for
+from epolllab.recording.recording import Recording
+from epolllab.server.server import Server
 
 __all__ = ["journey", "latency"]
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
 
+_COLUMNS = ("total", "latency_ns", "dur_ns")
+"""Durations of journeys, and of a client's and a server's requests."""
+
+
 def _check_durations(name: str, value: Any) -> Any:
-    several = list(value.values()) if isinstance(value, Mapping) else [value]
-    if not all(isinstance(one, pd.Series | pd.DataFrame) for one in several):
+    if isinstance(value, Mapping):
+        return {label: _durations(name, one) for label, one in by_name(name, value).items()}
+    return _durations(name, value)
+
+
+def _durations(name: str, value: Any) -> Any:
+    made = made_by(value, "requests")
+    if not isinstance(made, pd.Series | pd.DataFrame):
         raise TypeError(
-            f"{name} must be a Series or DataFrame of durations, such as run.requests() with "
-            f'column="latency_ns", or a mapping of names to them, not {shown(value)}'
+            f"{name} must be a Run, a Server, a Recording, or a Series or DataFrame of durations, "
+            f"such as run.requests(), or a mapping of names to these, not {shown(value)}"
         )
-    return value
+    return made
 
 
 @chart_function(data=_check_durations, column=check_text, label=check_text, what=check_text)
@@ -38,7 +52,7 @@ def latency(
     data: "pd.Series[Any] | pd.DataFrame | Mapping[str, Any]",
     *,
     ax: Axes | None = None,
-    column: str = "total",
+    column: str | None = None,
     label: str = "latency",
     what: str = "requests",
     note: str | None = None,
@@ -53,11 +67,13 @@ def latency(
 
     Parameters
     ----------
-    data : Series, DataFrame, or mapping of str to either
-        Nanoseconds. A mapping draws a curve for each name; a name that contains "level",
-        "edge", "poll", "select" or "oneshot" has that word's colour.
-    column : str
-        The column of a DataFrame.
+    data : Run, Server, Recording, Series, DataFrame, or mapping of str to any of these
+        Nanoseconds; a Run, Server or Recording stands for its ``requests()``. A mapping draws a
+        curve for each name; a name that contains "level", "edge", "poll", "select" or
+        "oneshot" has that word's colour.
+    column : str, optional
+        The column of a DataFrame; by default the first that it has of ``total`` (journeys),
+        ``latency_ns`` (a client's requests) and ``dur_ns`` (a server's).
     label : str
         What the duration is.
     what : str
@@ -73,11 +89,14 @@ def latency(
             return chart.draw_empty(f"no {what}")
         _scale_by_nines(ax, max(map(len, known.values())))
         theme = chart.theme
-        colors = {n: theme.variant(n, i) if compared else theme.main for i, n in enumerate(known)}
+        looks = {
+            n: (theme.variant(n, i), theme.marker(n, i)) if compared else (theme.main, "o")
+            for i, n in enumerate(known)
+        }
         for name, ns in known.items():
-            _draw_curve(chart, ns, colors[name])
+            _draw_curve(chart, ns, *looks[name])
         if compared:
-            _percentile_legend(chart, known, colors)
+            _percentile_legend(chart, known, looks)
         else:
             for p, value in percentiles(known[plain(label)]).items():
                 is_at_left = value <= known[plain(label)][0] * 1.05  # where the axis is
@@ -95,18 +114,34 @@ def latency(
         how_many = f"{least:,} to {most:,}" if least < most else f"{least:,}"
         each = " per curve" if len(known) > 1 else ""
         chart.text(f"{how_many} {what}{each}" + (f"; no {what} of {missing}" if missing else ""))
+        chart.describe("; ".join(_in_words(n if compared else "", v) for n, v in known.items()))
     return ax
 
 
-def _sorted_ns(values: Any, column: str) -> Array:
+def _in_words(name: str, ns: Array) -> str:
+    """The number of values and their percentiles."""
+    marks = [f"p{p:g} {duration(value)}" for p, value in percentiles(ns).items()]
+    words = ", ".join([f"{len(ns):,} values", *marks, f"greatest {duration(ns[-1])}"])
+    return f"{name}, {words}" if name else words
+
+
+def _sorted_ns(values: Any, column: str | None) -> Array:
     if isinstance(values, pd.DataFrame):
-        values = values[check_choice("column", column, [str(name) for name in values])]
+        names = [str(name) for name in values]
+        if column is None:
+            column = next((name for name in _COLUMNS if name in names), None)
+        if column is None:
+            raise ValueError(
+                f"data must have a column {', '.join(_COLUMNS)}, or column= must name one of "
+                f"{', '.join(names)}"
+            )
+        values = values[check_choice("column", column, names)]
     check_column("data must hold durations in nanoseconds: it", values)
     return np.sort(_float(values.dropna()))
 
 
-def _draw_curve(chart: Canvas, ns: Array, color: str) -> None:
-    """Draw one curve, and dots at its percentiles."""
+def _draw_curve(chart: Canvas, ns: Array, color: str, marker: str) -> None:
+    """Draw one curve, and marks at its percentiles."""
     n = len(ns)
     ranks = np.arange(n)
     if n > 4000:  # more points than can be seen; evenly spaced in nines at the slow end
@@ -115,12 +150,14 @@ def _draw_curve(chart: Canvas, ns: Array, color: str) -> None:
     chart.ax.step(ns[ranks], (ranks + 0.5) / n, where="post", color=color, lw=1.8, gid="curve")
     marks = percentiles(ns)
     chart.ax.plot(
-        list(marks.values()), [p / 100 for p in marks], "o", ms=4.5, color=color,
+        list(marks.values()), [p / 100 for p in marks], marker, ms=5, color=color,
         mec=chart.theme.paper, mew=0.8, zorder=4, gid="percentiles",
     )  # fmt: skip
 
 
-def _percentile_legend(chart: Canvas, known: dict[str, Array], colors: dict[str, str]) -> None:
+def _percentile_legend(
+    chart: Canvas, known: dict[str, Array], looks: dict[str, tuple[str, str]]
+) -> None:
     """Write the percentiles of each curve as a table, as many as the width holds."""
     longest = min(max(map(len, known)), int(chart.width / 15))
     size = SMALL + 0.5
@@ -131,7 +168,8 @@ def _percentile_legend(chart: Canvas, known: dict[str, Array], colors: dict[str,
         marks = percentiles(ns).items()
         cells = [f"p{p:g} {duration(value):<8}" for p, value in marks if p in wanted]
         words = f"{short(name, longest):<{longest}}  {' '.join(cells)}".rstrip()
-        handles.append(Line2D([], [], color=colors[name], lw=2.2, label=words))
+        color, marker = looks[name]
+        handles.append(Line2D([], [], color=color, marker=marker, ms=5, lw=2.2, label=words))
     chart.legend(handles, columns=1, family="DejaVu Sans Mono", size=size)
 
 
@@ -152,14 +190,38 @@ def _scale_by_nines(ax: Axes, n: int) -> None:
     fixed_axis(ax.yaxis, shown, lambda share, _: f"{share * 100:.6g} %")
 
 
+_check_journeys = From(
+    "``run.journeys(server)``",
+    f"conn request intended_ns {'? '.join(INSTANTS[1:])}? total?",
+    alone="its colours are the spans of a request",
+)
+
+
+def _check_side(name: str, value: Any) -> Any:
+    """A frame of journeys, or a Run, whose ``journeys()`` needs the server."""
+    return value if callable(getattr(value, "journeys", None)) else _check_journeys(name, value)
+
+
+def _check_server(name: str, value: Any) -> Server | Recording:
+    kinds = Server | Recording
+    found: Server | Recording = check_instance(name, value, kinds, "a Server or its Recording")
+    return found
+
+
 @chart_function(
-    journeys=From(
-        "``run.journeys(server)``", f"conn request intended_ns {'? '.join(INSTANTS[1:])}? total?"
-    ),
+    journeys=_check_side,
+    server=_check_server,
     limit=partial(check_int, least=0),
+    start=partial(check_choice, allowed=("busiest", "first request", "slowest")),
 )
 def journey(
-    journeys: pd.DataFrame, *, ax: Axes | None = None, limit: int = 20, note: str | None = None
+    journeys: pd.DataFrame | Run,
+    *,
+    server: Server | Recording | None = None,
+    ax: Axes | None = None,
+    limit: int = 20,
+    start: str = "busiest",
+    note: str | None = None,
 ) -> Axes:
     """Draw requests from their intended start to the client's last byte, span by span.
 
@@ -170,10 +232,18 @@ def journey(
 
     Parameters
     ----------
+    journeys : pandas.DataFrame or Run
+        From ``run.journeys(server)``; or the run itself, with `server`.
+    server : Server or Recording, optional
+        The other side of a run.
     limit : int
-        Most requests to draw, the first ones; the text below has the number of the others.
+        Most requests to draw; the text below has the number of the others.
+    start : {"busiest", "first request", "slowest"}
+        Which requests, where there are more: those that follow each other in the shortest
+        time, the first ones, or the slowest, with the slowest first.
     """
-    shown = journeys.head(limit)
+    whole = _journeys_of(journeys, server)
+    shown = _chosen(whole, limit, start)
     size = (7.5, 1.7 + 0.26 * max(len(shown), 3))
     with canvas(ax, size, note, "Where each request spent its time") as (ax, chart):
         if shown.empty:
@@ -197,15 +267,48 @@ def journey(
         ax.grid(axis="x")
         ax.set_xlabel(f"time since the intended start ({unit.name})")
         chart.legend(handles, columns=4)
-        more = len(journeys) - len(shown)
+        more = len(whole) - len(shown)
+        of_them = {"busiest": "the busiest", "slowest": "the slowest"}.get(start, "the first")
         remarks = [
             "medians in the legend" if len(shown) > 1 else "",
             "a thin bar is a span that ended before it began" if backwards else "",
-            f"{plural(more, 'more request')} not drawn" if more else "",
+            f"{of_them} {len(shown):,}; {plural(more, 'more request')} not drawn" if more else "",
         ]
         if any(remarks):
             chart.text("; ".join(filter(None, remarks)))
+        medians = ", ".join(handle.get_label() for handle in handles)
+        chart.describe(
+            f"{plural(len(shown), 'request')} of {len(whole):,}; median of each: {medians}"
+        )
     return ax
+
+
+def _journeys_of(journeys: Any, server: Server | Recording | None) -> pd.DataFrame:
+    """The frame of journeys, of a run and its server where a run is given."""
+    if isinstance(journeys, pd.DataFrame):
+        if server is not None:
+            raise ValueError("server must not be given with a frame, which has both sides already")
+        return journeys
+    if server is None:
+        raise ValueError(
+            "server must be given with a run, since a journey has a client's and a server's side: "
+            "journey(run, server=server), or journey(run.journeys(server))"
+        )
+    frame: pd.DataFrame = _check_journeys("journeys", journeys.journeys(server))
+    return frame
+
+
+def _chosen(journeys: pd.DataFrame, limit: int, start: str) -> pd.DataFrame:
+    """The requests to draw."""
+    if start == "slowest":
+        order = np.argsort(-np.nan_to_num(_float(journeys["total"]), nan=-1.0), kind="stable")
+        return journeys.iloc[order[:limit]]
+    if start == "first request" or not 0 < limit < len(journeys):
+        return journeys.head(limit)
+    at = np.sort(_float(journeys["intended_ns"]))
+    order = np.argsort(_float(journeys["intended_ns"]), kind="stable")
+    first = int(np.argmin(at[limit - 1 :] - at[: len(at) - limit + 1]))
+    return journeys.iloc[order[first : first + limit]]
 
 
 def _draw_spans(chart: Canvas, shown: pd.DataFrame, unit: Unit) -> tuple[list[Any], bool]:

@@ -57,7 +57,7 @@ def draw_intervals(
     ``intervals`` has the arrays of middles, lower and upper ends.
     """
     middle, low, high = intervals
-    chart.ax.hlines(y, low, high, color=look["color"], lw=2, alpha=0.6)
+    chart.ax.hlines(y, low, high, color=look["color"], lw=1.4)
     for end, place, text in zip(np.fmax(middle, high), y, words, strict=True):
         chart.annotate(text, (end, place), (8, 0))
     return list(chart.ax.plot(middle, y, ls="", ms=5.5, **look))

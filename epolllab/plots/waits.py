@@ -19,6 +19,7 @@ from epolllab.analysis.result import frame_of
 from epolllab.analysis.shape import select_api
 from epolllab.checks import check_int, check_sequence
 from epolllab.frames.columns import check_frame
+from epolllab.plots.alternative import MOST_PARTS
 from epolllab.plots.canvas import (
     Canvas,
     From,
@@ -77,9 +78,16 @@ def cost_split(
         if table.empty:
             return chart.draw_empty("nothing was measured both raw and by Python")
         _draw_shares(chart, table)
+        parts = [
+            f"{poller} at N = {n:,} {duration(kernel)} of {duration(total)} in the kernel"
+            for poller, n, kernel, total in zip(
+                table["poller"], table["n_fds"], table["kernel_ns"], table["python_ns"], strict=True
+            )
+        ]
+        chart.describe("; ".join(parts[:MOST_PARTS]))
         look: Any = {"color": chart.theme.muted, "mew": 1.5, "ms": 6}
         kernel = legend_mark(label="kernel", **look)
-        cpython = Line2D([], [], lw=3, alpha=0.35, color=chart.theme.muted, label="CPython")
+        cpython = Line2D([], [], lw=1.4, color=chart.theme.muted, label="CPython")
         chart.legend([kernel, cpython, legend_mark(label="both", mfc=chart.theme.paper, **look)])
     return ax
 
@@ -95,7 +103,7 @@ def _draw_shares(chart: Canvas, table: pd.DataFrame) -> None:
     least = limits[0]
     for place, low, high, poller in zip(places, kernel, total, table["poller"], strict=True):
         color = theme.variant(str(poller))
-        ax.plot([low, high], [place, place], color=color, lw=3, alpha=0.35)
+        ax.plot([low, high], [place, place], color=color, lw=1.4)
         ax.plot([high], [place], "o", mfc=theme.paper, color=color, ms=6, mew=1.5, gid="python")
         ax.plot([low], [place], "o", color=color, ms=6, mew=1.5, gid="kernel")
         words = f"{duration(low)} + {duration(max(high - low, 0))}"
@@ -155,6 +163,12 @@ def crossover(
             return chart.draw_empty("nothing measured")
         first, second = chart.theme.variant(over), chart.theme.variant(under)
         _draw_fields(chart, table, first, second)
+        least, most = (_ratio_text(end) for end in (table["ratio"].min(), table["ratio"].max()))
+        n_under = int((table["winner"] == under).sum())
+        chart.describe(
+            f"{len(table)} combinations of {N} and the share that is ready, with ratios from "
+            f"{least} to {most}; {under} is faster in {n_under}"
+        )
         border: Any = {"edgecolor": chart.theme.ink, "lw": 1.5}
         chart.legend(
             [

@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from epolllab.checks import check_bool
 from epolllab.plots.canvas import From, canvas, chart_function, legend_mark, log_axis
 from epolllab.plots.results import positive
-from epolllab.plots.units import number, whole
+from epolllab.plots.units import number, plural, whole
 
 __all__ = ["curves", "history", "live"]
 
@@ -44,8 +44,14 @@ def history(frame: pd.DataFrame, *, ax: Axes | None = None, note: str | None = N
                     steps, [height] * len(steps), s=46, color=fill, edgecolor=color, linewidth=1.6,
                     gid=f"{trigger} {name}",
                 )  # fmt: skip
-            ax.text(-0.9, height, trigger, color=color, ha="right", va="center")
+            ax.text(-0.9, height, trigger, ha="right", va="center")
         ax.set_ylim(0, top * 1.56)
+        waits, last = frame[frame["level"].notna()], n_bytes.iloc[-1]
+        chart.describe(
+            f"{plural(len(frame), 'step')}, {last:,} bytes in the buffer after the last one; of "
+            f"{plural(len(waits), 'wait')} level returned {(waits['level'] != '').sum()}, edge "
+            f"{(waits['edge'] != '').sum()}"
+        )
         ax.set_yticks([tick for tick in MaxNLocator(4).tick_values(0, top) if 0 <= tick <= top])
         ax.yaxis.set_major_formatter(THOUSANDS)
         ax.set_xlim(-0.7, max(len(frame), 8) - 0.3)
@@ -78,7 +84,7 @@ def live(frame: pd.DataFrame, *, ax: Axes | None = None, note: str | None = None
         # Of different width, so that both are seen where they coincide.
         for column, color, width, label in (
             ("requests_per_s", chart.theme.main, 3.2, "requests per second"),
-            ("wakeups_per_s", chart.theme.op("other"), 1.3, "wakeups per second"),
+            ("wakeups_per_s", chart.theme.series[1], 1.3, "wakeups per second"),
         ):
             handles += ax.plot(x, frame[column], color=color, lw=width, label=label, gid=column)
         right = ax.twinx()
@@ -86,7 +92,7 @@ def live(frame: pd.DataFrame, *, ax: Axes | None = None, note: str | None = None
         right.set_ylabel("latency in the server (µs)")
         for column, dash, label in (("p50_us", "-", "p50"), ("p99_us", ":", "p99")):
             handles += right.plot(
-                x, frame[column], color=chart.theme.op("send"), ls=dash,
+                x, frame[column], color=chart.theme.series[2], ls=dash,
                 label=f"latency {label}", gid=column,
             )  # fmt: skip
         for axes in (ax, right):
@@ -118,7 +124,8 @@ def curves(
         handles = []
         for place, (poller, part) in enumerate(frame.groupby("poller", sort=True, observed=True)):
             handles += ax.plot(
-                part["n_fds"], part["wait_ns"] / 1e3, marker="o", ms=4, label=str(poller),
+                part["n_fds"], part["wait_ns"] / 1e3, ms=4, label=str(poller),
+                marker=chart.theme.marker(str(poller), place),
                 color=chart.theme.variant(str(poller), place), gid=str(poller),
             )  # fmt: skip
         if log:

@@ -22,6 +22,7 @@ from epolllab.plots.canvas import (
     log_limits,
 )
 from epolllab.plots.requests import latency
+from epolllab.plots.style import hatch
 from epolllab.plots.units import number
 
 __all__ = ["accept_balance", "herd", "latency_tails"]
@@ -47,14 +48,16 @@ def herd(frame: pd.DataFrame, *, ax: Axes | None = None, note: str | None = None
         variants = list(dict.fromkeys(map(str, frame["arm"])))
         workers = sorted(frame["n_workers"].unique())
         height = 0.8 / len(workers)
-        shades = np.linspace(1.0, 0.45, len(workers))
+        hatches = [hatch(place) for place in range(len(workers))]
         for _, row in frame.iterrows():
             place = workers.index(row["n_workers"])
             y = variants.index(str(row["arm"])) + (place - (len(workers) - 1) / 2) * height
             value, expected = row["voluntary_per_connect"], row["expected_per_connect"]
             # A bar begins at 0.5: a logarithmic axis has no 0.
-            ax.barh(y, value - 0.5, left=0.5, height=height * 0.86, color=theme.main,
-                    alpha=shades[place])  # fmt: skip
+            ax.barh(
+                y, value - 0.5, left=0.5, height=height * 0.86, facecolor=theme.main,
+                edgecolor=theme.paper, lw=0, hatch=hatches[place],
+            )  # fmt: skip
             ax.plot(expected, y, "o", mfc="none", mec=theme.ink, ms=5)
             chart.annotate(f"{value:.3g}", (max(value, expected), y), (7, 0), fontsize=8)
         ax.set_xscale("log")
@@ -63,8 +66,14 @@ def herd(frame: pd.DataFrame, *, ax: Axes | None = None, note: str | None = None
         fixed_axis(ax.xaxis, [1, 2, *[int(n) for n in workers if n > 2]], number)
         chart.label_rows(variants)
         bars = [
-            Patch(color=theme.main, alpha=shade, label=f"{n} workers")
-            for n, shade in zip(workers, shades, strict=True)
+            Patch(
+                facecolor=theme.main,
+                edgecolor=theme.paper,
+                lw=0,
+                hatch=pattern,
+                label=f"{n} workers",
+            )
+            for n, pattern in zip(workers, hatches, strict=True)
         ]
         chart.legend([*bars, legend_mark(theme.ink, "exact", marker="o", mfc="none", ms=5)])
     return ax
@@ -125,6 +134,13 @@ def accept_balance(
                 ax.text(1.03 * widest, y + worker, total, va="center", **small)
             y += n + 1
         chart.name_ticks(ax.yaxis, list(ticks), list(ticks.values()))
+        chart.describe(
+            "connections of each worker: "
+            + "; ".join(
+                f"{name} {', '.join(f'{order.count(worker):,}' for worker in range(n))}"
+                for (name, order, _), n in zip(bands, rows, strict=True)
+            ).replace("\n", " ")
+        )
         ax.tick_params(axis="y", length=0)
         ax.set_ylim(y - 0.9, -1.1)
         ax.set_xlim(-1, widest * 1.09)

@@ -9,10 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
+from matplotlib.colors import to_hex
+from matplotlib.lines import Line2D
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
 from epolllab import analysis, plots
-from tests.plots.samples import CHARTS, words
+from tests.plots.samples import CHARTS, legend, words
 from tests.samples import served
 
 EVERY = pytest.mark.parametrize("name", CHARTS)
@@ -59,17 +61,68 @@ def _few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @EVERY
 def test_another_object_is_refused_with_the_call_that_makes_the_frame(name: str) -> None:
-    """A recording, which is often meant, and what has nothing to do with the chart."""
+    """What has nothing to do with the chart, and a recording where it makes no such frame."""
     plot, _, parameter = chart(name)
-    for wrong in (served(1, 1), None, 5, "x", [1, 2]):
+    others = () if name in OF_A_RECORDING else (served(1, 1),)
+    for wrong in (None, 5, "x", [1, 2], plots.style, type(served(1, 1)), *others):
         with pytest.raises(TypeError, match=rf"^{parameter} must be .* not "):
             plot(wrong)
 
 
-def test_a_recording_names_its_own_method() -> None:
-    """The call is ready to be typed."""
-    with pytest.raises(TypeError, match=r"recording\.events\(\).*call its events\(\)"):
-        plots.timeline(served(1, 1))  # type: ignore[arg-type]
+OF_A_RECORDING = {
+    "timeline": "events", "wakeups": "wakeups", "batch_sizes": "wakeups", "latency": "requests",
+}  # fmt: skip
+"""Charts that accept a Recording, and the method whose frame they draw."""
+
+
+@pytest.mark.parametrize(("name", "method"), OF_A_RECORDING.items())
+def test_a_recording_is_drawn_as_the_frame_that_it_makes(name: str, method: str) -> None:
+    """The same artists and words."""
+    plot, _, _ = chart(name)
+    recording = served(3, 3)
+    ours, theirs = plot(recording), plot(getattr(recording, method)())
+    assert words(ours) == words(theirs)
+    assert [line.get_xydata().tolist() for line in ours.lines] == [
+        line.get_xydata().tolist() for line in theirs.lines
+    ]
+
+
+@pytest.mark.parametrize("name", [name for name in OF_A_RECORDING if name != "timeline"])
+def test_several_by_name_are_hues_with_a_legend(name: str) -> None:
+    """Recordings and frames, in the colour that their name has."""
+    plot, frame, _ = chart(name)
+    ax = plot({"epoll-edge": served(3, 3), "mine": served(2, 4), "yours": frame})
+    assert [label.split()[0] for label in legend(ax)[:3]] == ["epoll-edge", "mine", "yours"]
+    theme = plots.style.LIGHT
+    expected = [theme.variants["edge"], theme.series[1], theme.series[2]]
+    drawn = [handle.get_color() if isinstance(handle, Line2D) else handle.get_facecolor()
+             for handle in ax.get_legend().legend_handles[:3]]  # fmt: skip
+    assert [to_hex(color).upper() for color in drawn] == expected
+    assert all(name in plots.alt_text(ax) for name in ("epoll-edge", "mine", "yours"))
+
+
+@pytest.mark.parametrize("name", ["timeline", "interest", "journey"])
+def test_a_chart_whose_colours_have_other_meanings_draws_one(name: str) -> None:
+    """It says so, and what to do."""
+    plot, frame, parameter = chart(name)
+    with pytest.raises(TypeError, match=rf"^{parameter} must be one .*not 2 by name: .*with ax="):
+        plot({"a": frame, "b": frame})
+
+
+def test_names_of_several_are_checked() -> None:
+    """An empty mapping, one without names, and a wrong value among right ones."""
+    with pytest.raises(ValueError, match=r"^wakeups must have at least one"):
+        plots.wakeups({})
+    with pytest.raises(TypeError, match=r"^wakeups must have names for keys, not 1"):
+        plots.wakeups({1: served(1, 1)})  # type: ignore[dict-item]
+    with pytest.raises(TypeError, match=r"^wakeups\['b'\] must be the DataFrame of recording"):
+        plots.wakeups({"a": served(1, 1), "b": 5})  # type: ignore[dict-item]
+    with pytest.raises(ValueError, match=r"^data must have at least one"):
+        plots.latency({})
+
+
+def test_a_frame_of_another_call_is_refused_by_its_columns() -> None:
+    """The message has the call that makes the right one."""
     with pytest.raises(ValueError, match=r"recording\.wakeups\(\).*no column waited_ns"):
         plots.wakeups(served(1, 1).events())
 

@@ -1,33 +1,20 @@
-"""The style: colours that can be told apart and read, and settings that are restored."""
+"""The style: a colour for every meaning, the chosen theme, and settings that are restored."""
 
 import matplotlib as mpl
-import numpy as np
 import pytest
-from matplotlib.colors import to_rgb
 
-from epolllab import frames
+import epolllab
+from epolllab import frames, plots
 from epolllab.plots import style
+from tests.plots.colors import contrast
+from tests.samples import served
 
 
-def luminance(color: str) -> float:
-    """The relative luminance that WCAG 2 defines."""
-    linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(color)]
-    return float(np.dot(linear, [0.2126, 0.7152, 0.0722]))
-
-
-def contrast(one: str, other: str) -> float:
-    """The contrast ratio that WCAG 2 defines, from 1 to 21."""
-    low, high = sorted((luminance(one), luminance(other)))
-    return (high + 0.05) / (low + 0.05)
-
-
-@pytest.mark.parametrize("theme", [style.LIGHT, style.DARK], ids=lambda theme: theme.name)
-def test_text_has_enough_contrast(theme: style.Theme) -> None:
-    """WCAG requires 4.5 for text, and 3 for large text and for lines that carry meaning."""
-    for color in (theme.ink, theme.muted, theme.alarm, theme.main):
-        assert contrast(color, theme.paper) >= 4.5
-    for name in ("level", "edge", "oneshot", "poll"):
-        assert contrast(theme.variants[name], theme.paper) >= 3
+@pytest.fixture
+def _default_theme(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing was chosen, and no page has reported its theme; afterwards as before."""
+    monkeypatch.setattr(style, "_chosen", "auto")
+    monkeypatch.setattr(style, "_reported", "")
 
 
 def test_both_themes_give_every_meaning_a_colour() -> None:
@@ -63,3 +50,46 @@ def test_the_settings_are_restored_also_after_an_error() -> None:
         1 / 0  # noqa: B018
     assert style.current() is style.LIGHT
     assert dict(mpl.rcParams) == before
+
+
+@pytest.mark.usefixtures("_default_theme")
+def test_a_chosen_theme_holds_for_every_chart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A block of use() has precedence, and "auto" follows the page again."""
+    monkeypatch.setattr("epolllab.notebook.page.theme", lambda: "")
+    assert style.current() is style.LIGHT
+    epolllab.set_theme("dark")
+    ax = plots.timeline(served(2, 2).events())
+    assert mpl.colors.to_hex(ax.figure.get_facecolor()).upper() == style.DARK.paper
+    with style.use(dark=False) as theme:
+        assert theme is style.LIGHT
+    epolllab.set_theme("auto")
+    assert style.current() is style.LIGHT
+
+
+@pytest.mark.usefixtures("_default_theme")
+def test_auto_is_what_a_widget_reported_and_else_what_the_kernel_finds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A report has precedence over settings, and a choice over both."""
+    monkeypatch.setattr("epolllab.notebook.page.theme", lambda: "dark")
+    assert style.current() is style.DARK
+    style.page_theme("light")
+    assert style.current() is style.LIGHT
+    style.page_theme("dark")
+    assert style.current() is style.DARK
+    epolllab.set_theme("light")
+    assert style.current() is style.LIGHT
+
+
+def test_a_theme_that_does_not_exist_is_refused() -> None:
+    """The message lists those that do."""
+    with pytest.raises(ValueError, match=r"^name must be one of 'light', 'dark', 'auto'"):
+        epolllab.set_theme("Dark")
+    with pytest.raises(ValueError, match=r"^name must be one of 'light', 'dark'"):
+        style.page_theme("auto")
+
+
+@pytest.mark.parametrize("fill", ["#FFFFFF", "#000000", "#767676", "#0072B2", "#FF8A3D", "#808080"])
+def test_text_on_a_fill_can_be_read(fill: str) -> None:
+    """Also on middle greys, where black and white are nearly equal."""
+    assert contrast(style.text_on(fill), fill) >= 4.5
