@@ -35,6 +35,7 @@ CHUNKED = -1
 TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _FIELD = rb"%b:[\t -~\x80-\xff]*\r\n" % TOKEN
 _REQUEST_LINE = re.compile(rb"(%b) ([!-~]+) HTTP/(\d\.\d)" % TOKEN)
+_NO_HOST = re.compile(rb"https?://(?:[^/?#]*@)?(?::\d*)?(?:[/?#]|\Z)", re.IGNORECASE)
 _FIELDS = re.compile(rb"(?:%b)*+\r\n" % _FIELD)
 _TRAILER = re.compile(rb"(?:%b|\r\n)" % _FIELD)
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[\t -~\x80-\xff]*)?\r\n")
@@ -70,6 +71,7 @@ class Framing(NamedTuple):
     expects: bool = False  # the peer waits for 100 Continue before it sends the body
     offers: bool = False  # an upgrade to another protocol
     closes: bool = False  # HTTP/1.0 with "close", also beside "keep-alive"
+    gaps: bool = False  # the list of codings has empty members, which the parser refuses
 
 
 PLAIN = Framing()
@@ -106,7 +108,7 @@ def _check_request_line(line: bytes | bytearray) -> None:
         raise Refused(505 if version in (b"0.9", b"2.0", b"3.0") else 400)
     if method == b"CONNECT":
         raise Refused(501)  # this server is no proxy
-    if target == b"*" and method != b"OPTIONS":
+    if (target == b"*" and method != b"OPTIONS") or _NO_HOST.match(target):
         raise Refused(400)
 
 
@@ -125,6 +127,7 @@ def read_head(head: bytes, limit: int) -> Framing:
     if len(hosts) > 1 or not (hosts or is_old) or not all(map(_is_host, hosts)):
         raise Refused(400)
     codings, lengths = fields.get(b"transfer-encoding"), fields.get(b"content-length")
+    gaps = codings is not None and b"" in _members(codings)
     if codings:
         length = _read_codings(codings, allowed=not is_old and not lengths)
     else:
@@ -132,7 +135,7 @@ def read_head(head: bytes, limit: int) -> Framing:
     expects = b"expect" in fields and _is_continue(fields[b"expect"])
     asks = expects and length != 0 and not is_old
     closes = is_old and b"close" in _members(fields.get(b"connection", []))
-    return Framing(length, is_old, asks, b"upgrade" in fields, closes)
+    return Framing(length, is_old, asks, b"upgrade" in fields, closes, gaps)
 
 
 def _is_host(value: bytes) -> bool:
@@ -160,10 +163,10 @@ def _members(values: list[bytes]) -> list[bytes]:
 
 
 def _read_codings(values: list[bytes], allowed: bool) -> int:
-    *others, last = _members(values)
-    if not allowed or last != b"chunked" or b"chunked" in others:
+    codings = [coding for coding in _members(values) if coding]  # RFC 9110, section 5.6.1.2
+    if not allowed or codings[-1:] != [b"chunked"] or codings.count(b"chunked") > 1:
         raise Refused(400)  # where the body ends is unknown or ambiguous
-    if others:
+    if len(codings) > 1:
         raise Refused(501)
     return CHUNKED
 

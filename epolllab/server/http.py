@@ -36,6 +36,8 @@ _HIDDEN = re.compile(rb"-+upgrade", re.IGNORECASE)
 """An Upgrade header, and one under the name that hides it from the parser. A name that looks
 hidden is hidden too, so that the handler gets every name as it was sent."""
 
+_CODINGS = re.compile(rb"\r\ntransfer-encoding:[^\r]*", re.IGNORECASE)
+
 GREETING = Response(b"Hello, world!")
 """The response of ``protocol="http"`` without a handler."""
 
@@ -208,6 +210,8 @@ class Http(Session):
         if framing.offers:
             # The parser stops where another protocol would begin, so it must not see the offer.
             head = _OFFER.sub(rb"\r\n-\1:", head)
+        if framing.gaps:
+            head = _CODINGS.sub(b"", head[:-2]) + b"Transfer-Encoding: chunked\r\n\r\n"
         self._feed(head)
         if self._is_plain and len(head) <= MAX_KNOWN_BYTES:
             known = self._known

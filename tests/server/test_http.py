@@ -390,6 +390,51 @@ def test_invalid_http_gets_400(data: bytes, cut: Callable[[bytes], list[bytes]])
     assert session.receive(GET) == []
 
 
+@pytest.mark.parametrize(
+    "target",
+    [
+        "http:///", "http://", "HTTP://:80/", "http://anna@/", "http://anna@:1", "https://?a",
+        "http://#a",
+    ],
+)  # fmt: skip
+def test_an_absolute_target_without_a_host_gets_400(target: str) -> None:
+    """RFC 9110, section 4.2.1."""
+    assert statuses(http().receive(GET.replace(b" / ", f" {target} ".encode()))) == [400]
+
+
+@pytest.mark.parametrize("target", ["http://a", "http://anna@a:1/", "http://[::1]/", "/http:///"])
+def test_a_target_with_a_host_is_served(target: str) -> None:
+    assert statuses(http().receive(GET.replace(b" / ", f" {target} ".encode()))) == [200]
+
+
+@pytest.mark.parametrize(
+    ("codings", "expected"),
+    [
+        ([",chunked"], 200), ([", ,\t, chunked"], 200), (["chunked,"], 200),
+        (["chunked , ,"], 200), (["", "chunked"], 200), (["chunked", ","], 200),
+        ([","], 400), ([""], 400), (["chunked,,chunked"], 400), (["chunked,,gzip"], 400),
+        (["gzip,,chunked"], 501),
+    ],
+)  # fmt: skip
+@CUTS
+def test_empty_members_of_the_codings_are_ignored(
+    codings: list[str], expected: int, cut: Callable[[bytes], list[bytes]]
+) -> None:
+    """RFC 9110, section 5.6.1.2; the body is framed as without them, and so is what follows."""
+    seen: list[Request] = []
+    lines = "".join(f"Transfer-Encoding: {coding}\r\n" for coding in codings)
+    head = f"POST / HTTP/1.1\r\nHost: a\r\n{lines}B: c\r\n\r\n".encode()
+
+    def handler(request: Request) -> str:
+        seen.append(request)
+        return ""
+
+    responses = responses_of(http(handler), cut(head + b"2\r\nok\r\n0\r\n\r\n" + GET))
+    assert statuses(responses) == ([200, 200] if expected == 200 else [expected])
+    if expected == 200:
+        assert (seen[0].body, seen[0].headers["b"], seen[1].body) == (b"ok", "c", b"")
+
+
 def test_requests_before_an_invalid_one_are_served() -> None:
     assert statuses(http().receive(GET + GET + b"\0\0")) == [200, 200, 400]
 
