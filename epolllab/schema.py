@@ -52,6 +52,9 @@ n_bytes    int32    bytes that recv, send, read or write moved, as calls or
 error      category errno's name; missing where the call succeeded
 tid        int64    kernel thread id, in recordings of several threads;
                     0 elsewhere
+request    uint32   of submit and complete: the same in a submission and
+                    its completions, until numbers repeat after 8 million;
+                    0 elsewhere
 ========== ======== ==================================================
 """
 

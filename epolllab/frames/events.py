@@ -43,6 +43,7 @@ _DTYPES = {
     "n_bytes": "i4",
     "error": "i2",
     "tid": "i8",
+    "request": "u4",
 }
 
 
@@ -60,7 +61,7 @@ def events(records: Records) -> pd.DataFrame:
     Notes
     -----
     The columns are filled a chunk at a time, so that little memory is needed beyond the
-    recording and the frame: about 55 bytes a row for the frame.
+    recording and the frame: about 60 bytes a row for the frame.
     """
     check_operations(records)
     n = len(records)
@@ -92,6 +93,7 @@ def _fill(
         ("fd", "fd"),
         ("op", "op"),
         ("tid", "thread"),
+        ("request", "request"),
     ):
         out[name][:] = records[source]
     out["position"][:] = records["position"]

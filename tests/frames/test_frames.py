@@ -363,7 +363,7 @@ def test_events_are_the_records(seed: int) -> None:
     assert len(frame) > 1 << 15
     assert frame["t_ns"].tolist() == [row.start_ns for row in rows]
     assert frame["dur_ns"].tolist() == [row.end_ns - row.start_ns for row in rows]
-    for name in ("wake", "conn", "fd"):
+    for name in ("wake", "conn", "fd", "request"):
         assert frame[name].tolist() == [getattr(row, name) for row in rows]
     assert frame["op"].tolist() == [Op(row.op).label for row in rows]
     positions = [-1 if row.position == NO_POSITION else row.position for row in rows]

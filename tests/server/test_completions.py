@@ -515,6 +515,21 @@ def test_every_completion_has_its_submission(recorded: Any) -> None:
     assert not (completed["mask"] & KIND == Op.SEND).any()
 
 
+def test_events_join_completions_with_their_submissions(recorded: Any) -> None:
+    """By ``request``, which is 0 in all other rows."""
+    events = recorded[0].events()
+    is_ring = events["op"].isin(["submit", "complete"])
+    assert (events["request"] > 0).equals(is_ring)
+    submitted = events[events["op"] == "submit"]
+    completed = events[events["op"] == "complete"]
+    joined = completed.merge(submitted, on="request", suffixes=("", "_submitted"))
+    assert len(joined) == len(completed) > 0
+    assert (joined["t_ns_submitted"] <= joined["t_ns"]).all()
+    received = joined[joined["mask_names"] == "recv|MORE"]
+    assert set(received["mask_names_submitted"]) == {"recv"}
+    assert (received["conn_submitted"] == received["conn"]).all()
+
+
 def test_frames(recorded: Any) -> None:
     recording, run = recorded
     requests = recording.requests()
