@@ -1,5 +1,6 @@
 """The same experiment once on each worker of an executor, and one frame of all of them."""
 
+import sys
 import time
 import uuid
 import warnings
@@ -21,8 +22,11 @@ from epolllab.workers import Host, Outcome, check_executor, run_numbered, worker
 
 __all__ = ["Failure", "Fleet", "Run", "check_workers", "run_on_workers"]
 
-PATIENCE_S = 10.0
-"""How long to go on offering runs when only workers that have run already take them."""
+PATIENCE_S = 30.0
+"""How long to offer a run that only workers take which have run already.
+
+An engine may be starting a successor of a worker that died.
+"""
 
 PAUSE_S = 0.2
 
@@ -208,8 +212,16 @@ def run_on_workers(
         raise RuntimeError(f"{function}: no worker has a result: {reasons}")
     for failure in failures:
         words = f"worker {failure['worker']} failed: {failure['reason']}"
-        warnings.warn(words, RuntimeWarning, stacklevel=4)
+        warnings.warn(words, RuntimeWarning, stacklevel=_levels_to_caller())
     return fleet
+
+
+def _levels_to_caller() -> int:
+    """The stack level of the code that called this package, for a warning raised one up."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_globals["__name__"].startswith("epolllab.") and frame.f_back is not None:
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 def _offer(
