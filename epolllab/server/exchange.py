@@ -55,10 +55,10 @@ def _bare(life: Eager) -> OnReady:
             or len(responses) != 1
             or (response := responses[0]).__class__ is not bytes
             or not response
-            or session.closing
             or session.in_request
             or session.unhandled
             or connection.in_request
+            or (session.closing and (session.linger or session.fault or len(data) == size))
         ):
             respond_to(connection, data, responses)
         else:
@@ -69,6 +69,8 @@ def _bare(life: Eager) -> OnReady:
                 sent = 0
             if sent < len(response):
                 keep(connection, response, sent)
+            if session.closing and not connection.out:
+                loop.close(connection)
         if drain and not connection.out and connection.fd >= 0:
             life.read(connection)
 
@@ -112,10 +114,10 @@ def _recorded(life: Eager, calls: RecordedCalls) -> OnReady:
             or len(responses) != 1
             or (response := responses[0]).__class__ is not bytes
             or not response
-            or session.closing
             or session.in_request
             or session.unhandled
             or connection.in_request
+            or (session.closing and (session.linger or session.fault or len(data) == size))
         ):
             calls.note_read(key, mask, start, read, len(data))
             respond_to(connection, data, responses)
@@ -136,6 +138,8 @@ def _recorded(life: Eager, calls: RecordedCalls) -> OnReady:
                 raise failure
             if sent < len(response):
                 keep(connection, response, sent)
+            if session.closing and not connection.out:
+                loop.close(connection)
         if drain and not connection.out and connection.fd >= 0:
             life.read(connection)
 
