@@ -47,10 +47,10 @@ def epolllab_server(**options: Any) -> Iterator[Arm]:
 
 
 @contextmanager
-def script(*arguments: str) -> Iterator[Arm]:
+def script(*arguments: str, python: str = sys.executable) -> Iterator[Arm]:
     """A Python script of this folder that prints its port."""
     process = subprocess.Popen(
-        [sys.executable, str(HERE / arguments[0]), *arguments[1:]],
+        [python, str(HERE / arguments[0]), *arguments[1:]],
         stdout=subprocess.PIPE,
         text=True,
     )

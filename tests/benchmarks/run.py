@@ -9,6 +9,7 @@ and the greatest.
 
 import argparse
 import importlib.util
+import json
 import random
 import re
 import shutil
@@ -17,6 +18,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -90,6 +92,23 @@ EACH_TARGETS: list[Target] = [
 ]
 
 OBSERVED_TARGETS: list[Target] = [("uvicorn, observed", "uvicorn", 1.25)]
+
+
+def on_other_pythons(pythons: list[str]) -> tuple[dict[str, Starter], list[Target]]:
+    """Return arms with keep-alive on other Pythons, which must have epolllab, and ratios."""
+    arms: dict[str, Starter] = {}
+    targets: list[Target] = []
+    for python in pythons:
+        version = subprocess.run(
+            [python, "-c", "import epolllab, platform; print(platform.python_version())"],
+            capture_output=True, text=True, check=True,
+        ).stdout.strip()  # fmt: skip
+        for kind, record in (("recorded", True), ("bare", False)):
+            options = json.dumps({"protocol": "http", "record": record})
+            name = f"http {kind}, CPython {version}"
+            arms[name] = partial(script, "serve.py", options, python=python)
+            targets += [(name, "nginx", None), (name, f"http {kind}", None)]
+    return arms, targets
 
 
 def load(port: int, seconds: float) -> int:
@@ -214,13 +233,18 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=3)
     parser.add_argument("--only", choices=PARTS, action="append")
+    parser.add_argument(
+        "--python", action="append", default=[], help="another Python as an arm, with epolllab"
+    )
     options = parser.parse_args()
     n, seconds, wanted = options.rounds, options.seconds, options.only or PARTS
     print(environment.describe(environment.collect()))
     print("\n| metric (µs: CPU per request) | median (least to greatest) | target |")
     print("|---|---|---|")
     if "keep-alive" in wanted:
-        report("keep-alive", rounds(available(KEEP_ALIVE), n, seconds), KEEP_ALIVE_TARGETS)
+        others, ratios = on_other_pythons(options.python)
+        costs = rounds(available(KEEP_ALIVE) | others, n, seconds)
+        report("keep-alive", costs, KEEP_ALIVE_TARGETS + ratios)
     if "one connection per request" in wanted:
         report("one connection per request", rounds(available(EACH), n, seconds), EACH_TARGETS)
     if "observe" in wanted:
