@@ -82,7 +82,43 @@ window.lab = (() => {
     await commands().execute('apputils:change-theme', { theme: name });
   }
 
+  async function restart() {
+    await open.sessionContext.session.kernel.restart();
+  }
+
+  const ownText = element =>
+    [...element.childNodes].filter(n => n.nodeType === Node.TEXT_NODE).map(n => n.data).join('').trim();
+
+  // Height of an element's text on the screen: that of an SVG is scaled with its width.
+  function textHeight(element) {
+    const svg = element.closest('svg');
+    const scale = svg ? svg.getBoundingClientRect().width / svg.viewBox.baseVal.width : 1;
+    return parseFloat(getComputedStyle(element).fontSize) * scale;
+  }
+
+  // What is wrong with a panel's layout and with what it says to a screen reader.
+  function faults(selector, least) {
+    const panel = document.querySelector(selector), found = [];
+    const visible = query => [...panel.querySelectorAll(query)].filter(e => e.getClientRects().length);
+    const add = (what, elements) => found.push(...elements.map(e => `${what}: ${e.outerHTML.slice(0, 120)}`));
+    add('too small', visible('*').filter(e => ownText(e) && textHeight(e) < least - 0.01));
+    add('cut off', visible('.widget-label, button, .widget-readout').filter(e => e.scrollWidth > e.clientWidth + 1));
+    add('without a name', visible('input, select, [role=slider], [role=textbox]').filter(
+      e => !e.getAttribute('aria-label')));
+    add('without a tooltip', visible('input, select, [role=slider], button').filter(
+      e => !e.title && !e.closest('[title]')));
+    add('without a text alternative', visible('svg, canvas').filter(
+      e => !(e.getAttribute('aria-label')?.length > 20) && !e.closest('button, [aria-hidden=true]')));
+    if (panel.scrollWidth > panel.clientWidth) found.push(`the panel has ${panel.scrollWidth} px`);
+    const page = document.documentElement;
+    if (page.scrollWidth > innerWidth) found.push(`the page has ${page.scrollWidth} px`);
+    const edge = panel.parentElement.getBoundingClientRect().right;
+    if (panel.getBoundingClientRect().right > edge + 1) found.push('the panel is wider than its cell');
+    return found;
+  }
+
   return {
-    started, openNotebook, runAll, show, run, save, close, theme, errors: () => errors,
+    started, openNotebook, runAll, show, run, save, close, theme, restart, faults,
+    errors: () => errors,
   };
 })();

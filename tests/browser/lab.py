@@ -6,6 +6,8 @@ condition in the page, never for a fixed time.
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,9 @@ SCRIPT = Path(__file__).with_suffix(".js")
 TIMEOUT_MS = 60_000
 LIGHT, DARK = "JupyterLab Light", "JupyterLab Dark"
 WIDTH, HEIGHT = 1280, 1400
+PHONE = 390
+LEAST_TEXT = 11
+"""Height of the smallest text, in pixels."""
 MAX_HEIGHT = 16_000
 """Of a screenshot, in pixels; a limit of the browser."""
 NOTEBOOK = ".jp-NotebookPanel:not(.lm-mod-hidden)"
@@ -112,12 +117,45 @@ class Lab:
         finally:
             self.page.set_viewport_size({"width": WIDTH, "height": HEIGHT})
 
+    def focused(self) -> str:
+        """The name of the panel's part that has the keyboard."""
+        name = self.page.evaluate(
+            "[...(document.activeElement.closest('[class*=epl-]')?.classList ?? [])]"
+            ".find(name => name.startsWith('epl-'))"
+        )
+        return str(name).removeprefix("epl-")
+
+    def restart(self) -> None:
+        """Restart the kernel."""
+        self.page.evaluate("lab.restart()")
+
+    def faults(self, name: str) -> list[str]:
+        """What is wrong with a panel's layout, and with what it says to a screen reader."""
+        return self.page.evaluate(
+            "([panel, least]) => lab.faults(panel, least)", [f".epl-{name}.epl", LEAST_TEXT]
+        )
+
+    @contextmanager
+    def phone(self) -> Iterator[None]:
+        """Make the page as narrow as a phone, for a ``with`` block."""
+        self.page.evaluate("window.jupyterapp.shell.collapseLeft()")
+        self.page.set_viewport_size({"width": PHONE, "height": HEIGHT})
+        try:
+            yield
+        finally:
+            self.page.set_viewport_size({"width": WIDTH, "height": HEIGHT})
+
     def screenshots(self, name: str, folder: Path) -> None:
-        """Take pictures of a panel in the dark and then the light theme."""
+        """Take pictures of a panel in both themes and on a phone; check its layout in each."""
         folder.mkdir(exist_ok=True)
+        panel = self.widget(name)
+        with self.phone():
+            panel.screenshot(path=folder / f"{name}-phone.png")
+            assert self.faults(name) == []
         for theme, word in ((DARK, "dark"), (LIGHT, "light")):
             self.set_theme(theme)
-            self.widget(name).screenshot(path=folder / f"{name}-{word}.png")
+            panel.screenshot(path=folder / f"{name}-{word}.png")
+            assert self.faults(name) == []
 
 
 def plain(text: str) -> str:

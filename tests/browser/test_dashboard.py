@@ -57,6 +57,10 @@ class Board:
         """Choose from a drop-down list."""
         self.panel.locator(f".epl-{name} select").select_option(value)
 
+    def height(self) -> int:
+        """Height of the panel in pixels."""
+        return round(self.panel.bounding_box()["height"])
+
     def start_server(self) -> None:
         """Press the button and wait until the page shows the server."""
         self.button("start-server").click()
@@ -75,9 +79,10 @@ class Board:
             self.await_ticks()
         pytest.fail(f"{hint}: {number}")
 
-    def await_heartbeat(self) -> None:
-        """Wait for the page's first heartbeat; between cells, since a cell may delay it."""
-        until(lambda: self.lab.value("dash.presence.confirmed"), PATIENCE_S)
+    def await_views(self, *states: str) -> None:
+        """Wait until views with these states have been heard of; between cells."""
+        views = "sorted(dash.presence.views.values())"
+        until(lambda: self.lab.value(views) == sorted(states), PATIENCE_S)
 
     def await_ticks(self, times: int = 1) -> None:
         """Wait for ticks of the display, in the kernel."""
@@ -95,8 +100,10 @@ def board(scratch: Lab) -> Iterator[Board]:
 
 
 def test_numbers_move_while_clients_run(board: Board, screenshots: Path) -> None:
-    """After the stop they stand still."""
+    """After the stop they stand still in grey; the panel has the same height all along."""
+    heights = [board.height()]
     board.start_server()
+    heights.append(board.height())
     board.button("start-clients").click()
     first = board.until_above("since the server started", 0)
     board.until_above("since the server started", first)
@@ -105,6 +112,7 @@ def test_numbers_move_while_clients_run(board: Board, screenshots: Path) -> None
     expect(board.panel.locator(".epl-interest table")).to_be_visible()
     expect(board.panel.locator(".epl-cost")).to_contain_text("of a core")
     expect(board.panel.locator(".epl-clients")).to_contain_text("round 1")
+    heights.append(board.height())
     board.choose("window", "1 ms")
     until(lambda: board.lab.value("dash.timeline.window_ns") == 1e6, PATIENCE_S)
     board.lab.screenshots("dashboard", screenshots)
@@ -115,13 +123,16 @@ def test_numbers_move_while_clients_run(board: Board, screenshots: Path) -> None
     board.lab.run("dash.load.join()")
     board.await_ticks(2)
     numbers = board.panel.locator(".epl-numbers").first
+    expect(numbers.locator(".epl-stale")).to_be_visible()
     before = numbers.inner_text()
+    assert board.number("since the server started") > first
     board.await_ticks(5)
     assert numbers.inner_text() == before
+    assert {*heights, board.height()} == {heights[0]}
 
 
 def test_controls_on_the_page_are_the_options_of_the_server(board: Board) -> None:
-    """Lists and a slider reach the kernel."""
+    """Lists and a slider reach the kernel; what waits for the next start is marked."""
     board.choose("poller", "poll")
     board.choose("lifecycle", "howto")
     slider = board.panel.locator(".epl-connections")
@@ -132,6 +143,60 @@ def test_controls_on_the_page_are_the_options_of_the_server(board: Board) -> Non
     board.start_server()
     assert board.lab.value("dash.live.server.options.poller") == "poll"
     assert board.lab.value("dash.live.server.options.lifecycle") == "howto"
+    board.choose("lifecycle", "eager")
+    expect(board.panel.locator(".epl-pending")).to_have_text(re.compile("life cycle"))
+    expect(board.panel.locator(".epl-server-note").first).to_contain_text("next Start server")
+    assert board.lab.faults("dashboard") == []
+    if "io_uring" in board.lab.value("dash.controls['poller'].options"):
+        trigger = board.panel.get_by_role("combobox", name="trigger")
+        expect(trigger).to_have_attribute("title", re.compile("^When epoll reports"))
+        board.choose("poller", "io_uring")
+        expect(trigger).to_be_disabled()
+        expect(trigger).to_have_attribute("title", re.compile("no meaning with io_uring"))
+
+
+def test_dashboard_works_by_keyboard(board: Board) -> None:
+    """Tab moves in the order of the page while it is redrawn; an impossible rate is said."""
+    keyboard = board.lab.page.keyboard
+    board.button("start-server").focus()
+    keyboard.press("Space")
+    expect(board.state).to_contain_text("running at")
+    visited = [board.lab.focused()]
+    while visited[-1] != "loop":
+        keyboard.press("Tab")
+        visited.append(board.lab.focused())
+        assert len(visited) < 20, visited
+    assert visited == [
+        "start-server", "stop-server", "poller", "trigger", "lifecycle", "protocol", "drain",
+        "recv-size", "process", "start-clients", "connections", "connections", "loop",
+    ]  # fmt: skip
+    keyboard.press("o")  # the option that begins so: open
+    expect(board.panel.get_by_role("spinbutton", name="requests/s")).to_be_enabled()
+    keyboard.press("Tab")
+    keyboard.press("Control+a")
+    keyboard.type("500000")
+    for _ in range(4):
+        keyboard.press("Shift+Tab")
+    assert board.lab.focused() == "start-clients"
+    keyboard.press("Space")
+    warning = board.panel.locator(".epl-clients .epl-warn").first
+    expect(warning).to_contain_text(re.compile("reache[sd] [0-9,]+ of 500,000 requests/s"))
+
+
+def test_restarted_kernel_is_said(scratch: Lab, screenshots: Path) -> None:
+    """In place of controls that do nothing; the sentence goes when the cell is run again."""
+    source = "dash = widgets.dashboard()\ndash"
+    scratch.show(source)
+    gone = scratch.widget("dashboard").get_by_role("alert").filter(has_text="The kernel behind")
+    expect(scratch.widget("dashboard")).to_be_visible()
+    expect(gone).to_be_hidden()
+    scratch.restart()
+    expect(gone).to_be_visible()
+    scratch.widget("dashboard").screenshot(path=screenshots / "dashboard-gone.png")
+    scratch.show(f"import epolllab\nfrom epolllab import widgets\n{source}")
+    expect(scratch.widget("dashboard")).to_be_visible()
+    expect(gone).to_be_hidden()
+    scratch.run("dash.close()")
 
 
 def test_contradictory_options_are_shown_in_red(board: Board, screenshots: Path) -> None:
@@ -196,12 +261,12 @@ def terminal(board: Board) -> Iterator[Callable[[str], str]]:
 def test_closed_tab_leaves_nothing_running(board: Board, terminal: Callable[[str], str]) -> None:
     """The thread ends, then the server; a page that comes back makes it tick again."""
     board.start_server()
-    board.await_heartbeat()
+    board.await_views("shown")
     board.lab.run("dash.unseen_s = 1.0")
     board.lab.leave()
     left = f"(dash.ticking, epolllab.servers(), {THREADS})"
-    # Seldom: while a cell runs, missing heartbeats do not count.
-    until(lambda: time.sleep(8) or terminal(left) == "(False, [], [])", PATIENCE_S)
+    # Seldom: while a cell runs, a view's silence does not count.
+    until(lambda: time.sleep(3) or terminal(left) == "(False, [], [])", PATIENCE_S)
 
     board.lab.enter()
     board.lab.open(SCRATCH)
@@ -213,21 +278,21 @@ def test_closed_tab_leaves_nothing_running(board: Board, terminal: Callable[[str
 
 
 def test_reloaded_page_keeps_ticking(board: Board) -> None:
-    """The view of the page before, which is still counted, does not matter."""
-    timeout = board.lab.value("dash.presence.timeout")
-    board.await_heartbeat()
+    """The view of the page before has said that it is closed."""
+    board.await_views("shown")
+    (before,) = board.lab.value("list(dash.presence.views)")
     board.lab.leave()
     board.lab.enter()
     board.lab.open(SCRATCH)
     board.await_ticks()
-    board.lab.page.wait_for_timeout(1_000 * (timeout + 3))  # during which no cell runs
-    assert board.lab.value("dash.ticking")
-    board.await_ticks()
+    board.await_views("shown")
+    assert board.lab.value("list(dash.presence.views)") != [before]
 
 
 def test_display_ticks_while_a_cell_runs(board: Board) -> None:
-    """Also when the cell delays the page's heartbeats beyond the timeout."""
-    board.await_heartbeat()
-    timeout = board.lab.value("dash.presence.timeout")
-    sleep = f"import time\ntime.sleep({timeout} + 2)\nassert dash.ticking\n"
+    """Also when the cell delays what the page says beyond the patience for it."""
+    board.await_views("shown")
+    board.lab.run("dash.presence.patience = dict.fromkeys(dash.presence.patience, 1.0)")
+    sleep = "import time\ntime.sleep(3)\nassert dash.ticking\n"
     board.lab.run(sleep + AWAIT_TICKS.format(times=1))
+    board.lab.run("dash.presence.patience = dict.fromkeys(dash.presence.patience, 60.0)")

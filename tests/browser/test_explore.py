@@ -36,7 +36,8 @@ def test_choosing_a_phenomenon_runs_it(explorer: Lab, screenshots: Path) -> None
     other = next(name for name in names if name != "edge-goes-silent")
     panel.locator("select").select_option(index=names.index(other))
     expect(card).to_contain_text(other)
-    expect(chart).to_have_attribute("aria-label", f"chart of {other}")
+    claim = explorer.value("explorer.outcome.phenomenon.claim")
+    expect(chart).to_have_accessible_name(f"Chart of {other} (holds): {claim}")
     assert explorer.value("explorer.outcome.name") == other
     expect(card).to_contain_text(explorer.value("str(explorer.outcome.verdict)"))
     assert chart.bounding_box()["width"] > 500
@@ -46,7 +47,7 @@ def test_slider_works_by_keyboard(sliders: Lab, screenshots: Path) -> None:
     """An arrow key changes the size in the kernel and the table on the page."""
     panel = sliders.widget("scaling")
     sizes = sliders.value("sliders.curves.sizes")
-    handle = panel.locator(".epl-n-fds .noUi-handle")
+    handle = panel.get_by_role("slider", name="watched", exact=True)
     handle.focus()
     handle.press("ArrowLeft")
     expect(panel.locator(".epl-table").first).to_contain_text(f"{sizes[-2]:,} watched")

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -93,10 +93,11 @@ def test_page_shows_what_level_and_edge_return(stepper: Stepper, screenshots: Pa
 
 
 def test_page_shows_the_models_explanation(stepper: Stepper) -> None:
-    """It is the text of the history's last row."""
+    """It is the text of the history's last row, in an element that screen readers watch."""
     stepper.press("peer-writes", "wait", "wait", "drain", "wait")
     why = stepper.lab.value("stepper.steps.last.why")
-    assert why in stepper.panel.locator(".epl-why").first.inner_text()
+    status = stepper.panel.get_by_role("status").filter(has_text=why)
+    expect(status).to_have_attribute("aria-live", "polite")
 
 
 def test_stepper_works_by_keyboard(stepper: Stepper, screenshots: Path) -> None:
@@ -105,10 +106,10 @@ def test_stepper_works_by_keyboard(stepper: Stepper, screenshots: Path) -> None:
     stepper.button("peer-writes").focus()
     keyboard.press("Space")
     stepper.await_step()
-    visited = [_focused(stepper)]
+    visited = [stepper.lab.focused()]
     while visited[-1] != "wait":
         keyboard.press("Tab")
-        visited.append(_focused(stepper))
+        visited.append(stepper.lab.focused())
         assert len(visited) < 10, visited
     assert visited == ["peer-writes", "write-bytes", "peer-half-closes", "peer-resets", "wait"]
     stepper.panel.screenshot(path=screenshots / "stepper-keyboard.png")
@@ -119,18 +120,9 @@ def test_stepper_works_by_keyboard(stepper: Stepper, screenshots: Path) -> None:
     assert stepper.table() == stepper.history()
 
 
-def _focused(stepper: Stepper) -> str:
-    """The name of the control that has the keyboard."""
-    name: Any = stepper.lab.page.evaluate(
-        "[...(document.activeElement.closest('[class*=epl-]')?.classList ?? [])]"
-        ".find(name => name.startsWith('epl-'))"
-    )
-    return str(name).removeprefix("epl-")
-
-
 def test_numbers_and_interest_on_the_page_reach_the_kernel(stepper: Stepper) -> None:
     """A number is typed and an interest chosen."""
-    stepper.panel.locator(".epl-write-bytes input").fill("1234")
+    stepper.panel.get_by_role("spinbutton", name="bytes that the peer writes").fill("1234")
     stepper.press("peer-writes")
     stepper.panel.locator(".epl-interest select").select_option("IN|OUT|RDHUP")
     stepper.press("modify", "wait")
