@@ -55,11 +55,14 @@ def wakeups(
         handles: list[Any] = []
         sentences = []
         for place, (name, frame) in enumerate(frames.items()):
-            colors = (chart.theme.muted, chart.theme.main)
+            colors, marker = (chart.theme.muted, chart.theme.main), "o"
             if compared:
                 colors = (chart.theme.variant(name, place),) * 2
-                handles.append(Patch(facecolor=colors[0], edgecolor="none", label=name))
-            medians = _draw_durations(chart, frame, unit.ns, colors, name)
+                marker = chart.theme.marker(name, place)
+                handles.append(legend_mark(colors[0], name, marker, ms=6, mew=0))
+            medians = _draw_durations(
+                chart, frame, unit.ns, colors, {"marker": marker, "gid": name}
+            )
             sentences.append(f"{name}, {medians}" if name else medians)
         look: Any = {"ms": 5, "mew": 1.2}
         waited, handled = (chart.theme.muted, chart.theme.main)
@@ -95,7 +98,11 @@ def _shares_of(frame: pd.DataFrame) -> str:
 
 
 def _draw_durations(
-    chart: Canvas, frame: pd.DataFrame, ns_per_unit: float, colors: Sequence[str], name: str
+    chart: Canvas,
+    frame: pd.DataFrame,
+    ns_per_unit: float,
+    colors: Sequence[str],
+    own: dict[str, str],
 ) -> str:
     """Draw the waits and the work of one recording, with their medians; return these in words."""
     at = frame["t_ns"] - frame["t_ns"].iloc[0]
@@ -109,8 +116,8 @@ def _draw_durations(
         some = frame[f"{column}_ns"] > 0
         ns = frame[f"{column}_ns"][some]
         chart.ax.plot(
-            start[some] / ns_per_unit, ns, "o", ms=size, color=color, label=column,
-            gid=f"{column} {name}".strip(), **look,
+            start[some] / ns_per_unit, ns, own["marker"], ms=size, color=color, label=column,
+            gid=f"{column} {own['gid']}".strip(), **look,
         )  # fmt: skip
         if some.any():
             median = float(ns.median())

@@ -23,6 +23,9 @@ __all__ = ["timeline"]
 MOST_EVENTS = 400
 """Events in the busiest window; more could not be told apart."""
 
+_HEIGHTS = {"callback": (0.33, 0.44), "submit": (-0.24, 0.02), "complete": (0.06, 0.3)}
+"""Top and bottom of a bar in its lane, where it is not the usual one."""
+
 _STARTS = ("busiest", "first event", "first accept")
 
 
@@ -100,16 +103,17 @@ def timeline(
     start : {"busiest", "first event", "first accept"} or float, optional
         Without `span`, where the part to draw begins: a number is nanoseconds from the first
         event, and all but "busiest" go on to the last event. "busiest", the default, is the
-        shortest time that holds nine tenths of the calls, at most 400, without a pause of
-        more than half of it; all is drawn if that is two thirds of the recording or more. The text
-        below has what is left out.
+        shortest time that holds nine tenths of the calls, at most 400 of them (of more
+        connections than have a lane, fewer), without a pause of more than half of it; all is
+        drawn if that is two thirds of the recording or more. The text below has what is left
+        out.
     names : int
         Most masks to write out; where there are more, or no room, triangles stand alone.
     """
     if span is not None and start is not None:
         raise ValueError("start must not be given with span, which has a start of its own")
     begin = int(events["t_ns"].iloc[0]) if len(events) else 0
-    window = _window(events, begin, span, start)
+    window = _window(events, begin, span, start, connections)
     at = events["t_ns"] - begin
     shown = events
     if not window.is_all:
@@ -164,6 +168,7 @@ def _window(
     begin: int,
     span: tuple[float, float] | None,
     start: str | float | None,
+    connections: int | Sequence[int],
 ) -> _Window:
     """The part of the events to draw; `begin` is the first one's time."""
     if span is not None:
@@ -180,8 +185,12 @@ def _window(
         first = float(at[is_accept].min())
         return _Window(first, max(end, first + 1), first, "the first accept")
     is_call = (events["op"] != "wait").to_numpy()
+    conns = events["conn"].to_numpy()
+    if not isinstance(connections, int):
+        is_call = is_call & np.isin(conns, [0, *connections])
     if start != "first event" and is_call.sum() > 1:
-        first, last = _busiest(at[is_call], ends[is_call])
+        most = connections if isinstance(connections, int) else len(conns)
+        first, last = _busiest(at[is_call], ends[is_call], conns[is_call], most)
         if last - first < 2 / 3 * end:
             first, last = (
                 max(0.0, first - 0.04 * (last - first)),
@@ -196,16 +205,20 @@ def _window(
     return _Window(0, end, is_all=True)
 
 
-def _busiest(at: Any, ends: Any) -> tuple[float, float]:
+def _busiest(at: Any, ends: Any, conns: Any, most: int) -> tuple[float, float]:
     """Where the most calls are: the first one's start, and the last one's end.
 
-    It is the shortest time with nine tenths of the calls, and at most MOST_EVENTS, then the
-    fuller side of each pause that takes more than half of it.
+    It is the shortest time with nine tenths of the calls, or, if there are more of them, with
+    MOST_EVENTS and about the `most` connections that have a lane; then the fuller side of each
+    pause that takes more than half of it.
     """
     order = np.argsort(at, kind="stable")
-    at, ends = at[order], np.maximum.accumulate(ends[order])
+    at, ends, conns = at[order], np.maximum.accumulate(ends[order]), conns[order]
     n = min(math.ceil(0.9 * len(at)), MOST_EVENTS)
-    first = int(np.argmin(at[n - 1 :] - at[: len(at) - n + 1]))
+    first = _densest(at, n)
+    while n > 12 and len(at) > MOST_EVENTS and len(np.unique(conns[first : first + n])) > most + 1:
+        n = math.ceil(0.85 * n)
+        first = _densest(at, n)
     stop = first + n
     while stop - first > 2:
         pauses = at[first + 1 : stop] - ends[first : stop - 1]
@@ -215,6 +228,11 @@ def _busiest(at: Any, ends: Any) -> tuple[float, float]:
         split = first + 1 + longest
         first, stop = (first, split) if split - first >= stop - split else (split, stop)
     return float(at[first]), float(ends[stop - 1])
+
+
+def _densest(at: Any, n: int) -> int:
+    """The first of the `n` successive instants that are nearest to each other."""
+    return int(np.argmin(at[n - 1 :] - at[: len(at) - n + 1]))
 
 
 def _lanes(events: pd.DataFrame, connections: int | Sequence[int]) -> tuple[list[int], int]:
@@ -253,7 +271,8 @@ def _draw_calls(chart: Canvas, drawn: pd.DataFrame) -> list[Any]:
             continue
         left, width, lane = (calls[c].to_numpy(dtype=float) for c in ("x", "w", "lane"))
         x = np.stack([left, left + width, left + width, left], axis=1)
-        y = lane[:, np.newaxis] + np.array([-0.24, -0.24, 0.3, 0.3])
+        top, bottom = _HEIGHTS.get(name, (-0.24, 0.3))
+        y = lane[:, np.newaxis] + np.array([top, top, bottom, bottom])
         corners: Any = np.stack([x, y], axis=-1)
         # The outline's width is in points, and so is the least width of a bar.
         bars = PolyCollection(corners, facecolor=color, edgecolor=color, linewidth=0.9, gid=name)

@@ -1,5 +1,6 @@
 """Made-up data for every chart, small enough to know what must be drawn."""
 
+import errno
 from collections.abc import Callable
 from typing import Any
 
@@ -9,8 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.text import Text
 
 from epolllab import analysis, frames, plots
+from epolllab.events import Op
 from epolllab.plots import widgets
-from tests.samples import served
+from epolllab.recording import Recording
+from tests.samples import Script, served
 
 POLLERS = ("epoll-level", "epoll-edge", "epoll-oneshot", "poll", "select")
 CIRCUMSTANCES = {
@@ -233,6 +236,14 @@ def curves() -> pd.DataFrame:
     )
 
 
+def every_operation() -> Recording:
+    """A call of each kind, one that would block and one that fails."""
+    script = Script().wait(1).ready(1)
+    for op in set(Op) - {Op.WAIT, Op.READY}:
+        script.call(op, 1, 0)
+    return script.recv_blocked(1).recv(1, -errno.ECONNRESET).recording()
+
+
 def by_gid(ax: Axes, gid: str) -> list[Any]:
     """Find all artists with this mark."""
     return ax.findobj(lambda artist: artist.get_gid() == gid)
@@ -288,5 +299,13 @@ NAMED: dict[str, tuple[Callable[..., Axes], Callable[[], Any]]] = {
     "latency of two runs": (
         plots.latency, lambda: {"before": journeys({}), "after": journeys({"total": 30_000})}
     ),
+    "wakeups of two runs": (
+        plots.wakeups, lambda: {"epoll-level": served(3, 3), "after": served(2, 5)}
+    ),
+    "batches of three runs": (
+        plots.batch_sizes,
+        lambda: {"select": served(3, 3), "before": served(2, 5), "after": served(9, 9)},
+    ),
+    "timeline of every operation": (plots.timeline, every_operation),
 }  # fmt: skip
-"""Charts of several runs, by name."""
+"""Charts of several runs, by name, and one with every colour of an operation."""

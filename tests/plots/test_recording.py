@@ -1,102 +1,14 @@
-"""Charts of a recording, read back for their data, colours and words."""
+"""Charts of wakeups and of the interest list, read back for their data, colours and words."""
 
 import errno
-from itertools import pairwise
-from typing import Any
 
 import pytest
 from matplotlib.colors import to_rgb
 
 from epolllab import plots
 from epolllab.plots import style
-from tests.plots.samples import by_gid, interest_list, legend, rows, words
-from tests.samples import Script, served
-
-# ---- the timeline ------------------------------------------------------------------
-
-
-def test_the_timeline_gives_each_call_a_bar_of_its_length() -> None:
-    """Bars in the lane of their connection, from start to end, in the axis's unit."""
-    script = Script(call_ns=2000, pause_ns=1000)
-    script.wait(1).ready(0).accept(1).register(1).wait(1).ready(1).recv(1, 5).recv_blocked(1)
-    ax = plots.timeline(script.recording().events())
-    assert rows(ax) == ["loop", "conn 1"]
-    assert ax.get_xlabel().endswith("(µs)")
-    boxes = [path.get_extents() for path in by_gid(ax, "recv")[0].get_paths()]
-    assert [round(box.x0, 6) for box in boxes] == [14.0, 17.0]
-    assert [round(box.width, 6) for box in boxes] == [2.0, 2.0]
-    assert all(box.y0 < 1 < box.y1 for box in boxes)
-    waits = [path.get_extents() for path in by_gid(ax, "wait")[0].get_paths()]
-    assert [box.x0 for box in waits] == [0.0, 10.0]
-    assert all(box.y0 < 0 < box.y1 for box in waits)
-
-
-def test_the_timeline_marks_ready_rows_would_blocks_and_errors() -> None:
-    """A triangle with the mask's names, a cross, and the errno's name."""
-    script = Script().wait(1).ready(1, "IN|RDHUP").recv_blocked(1)
-    script.recv(1, -errno.ECONNRESET)
-    ax = plots.timeline(script.recording().events())
-    for gid in ("ready", "would block", "error"):
-        assert len(by_gid(ax, gid)[0].get_xdata()) == 1
-    assert [text.get_text() for text in by_gid(ax, "word")] == ["IN|RDHUP", "ECONNRESET"]
-    assert legend(ax) == ["wait", "recv", "ready", "would block", "error"]
-
-
-def test_the_timeline_counts_the_connections_it_leaves_out() -> None:
-    """It draws the first ones seen, or those requested, in that order."""
-    events = served(9, 4).events()
-    ax = plots.timeline(events, connections=3)
-    assert rows(ax) == ["loop", "conn 1", "conn 2", "conn 3", "6 more"]
-    chosen = plots.timeline(events, connections=[7, 2])
-    assert rows(chosen) == ["loop", "conn 7", "conn 2", "7 more"]
-    assert "more" not in words(plots.timeline(events))
-
-
-def test_the_timeline_writes_masks_only_while_there_are_few() -> None:
-    """With many ready rows the triangles stand alone."""
-    events = served(3, 4).events()
-    assert by_gid(plots.timeline(events), "word")
-    assert not by_gid(plots.timeline(events, names=0), "word")
-
-
-def test_words_of_one_lane_do_not_overlap() -> None:
-    """A mask without room before the next mark is left out."""
-    ax = plots.timeline(served(3, 12, lifecycle="howto").events())
-    ax.figure.canvas.draw()
-    lanes: dict[float, list[Any]] = {}
-    for text in by_gid(ax, "word"):
-        lanes.setdefault(text.xy[1], []).append(text.get_window_extent())
-    assert any(len(boxes) > 1 for boxes in lanes.values())
-    for boxes in lanes.values():
-        assert all(a.x1 <= b.x0 for a, b in pairwise(boxes))
-
-
-def test_the_timeline_of_a_span_has_the_calls_that_overlap_it() -> None:
-    """A call that began before the span and ends in it is drawn; others are not."""
-    script = Script(call_ns=1000, pause_ns=0).wait(1, ns=10_000).recv(1, 1).recv(2, 1).recv(3, 1)
-    ax = plots.timeline(script.recording().events(), span=(9000, 11_500))
-    assert ax.get_xlim() == pytest.approx((9.0, 11.5))
-    assert rows(ax) == ["loop", "conn 1", "conn 2"]
-    assert len(by_gid(ax, "wait")[0].get_paths()) == 1
-
-
-def test_a_span_that_ends_before_it_begins_is_an_error() -> None:
-    """Also one without a length."""
-    with pytest.raises(ValueError, match="span"):
-        plots.timeline(served(2, 2).events(), span=(5, 5))
-
-
-@pytest.mark.parametrize(
-    ("call_ns", "unit"), [(1, "ns"), (1000, "µs"), (1_000_000, "ms"), (10**9, "s")]
-)
-def test_the_time_axis_chooses_its_unit(call_ns: int, unit: str) -> None:
-    """The label has it."""
-    script = Script(call_ns=call_ns, pause_ns=0)
-    for _ in range(5):
-        script.wait(0)
-    ax = plots.timeline(script.recording().events())
-    assert ax.get_xlabel() == f"time since the first event ({unit})"
-
+from tests.plots.samples import by_gid, interest_list, rows, words
+from tests.samples import Script
 
 # ---- wakeups -------------------------------------------------------------------------
 
