@@ -117,6 +117,9 @@ OWN_KINDS = {
     "frames.interest_list.table": [5, {"x": 1}, {1: "x"}, None, NOTHING],
     "frames.journeys.requests": KINDS["frame"],
     "frames.journeys.clients": KINDS["frame"],
+    "frames.requests.targets": [5, "x", [5], None, NOTHING],
+    "analysis.compare.before": KINDS["object"],
+    "analysis.compare.after": KINDS["object"],
     "analysis.beside.ours": [5, "x", {"arm": "x"}, None, NOTHING],
     "analysis.crossover_ratios.data": KINDS["frame"],
     "analysis.literature_ratios.result": KINDS["frame"],
@@ -188,6 +191,7 @@ NOT_CALLED = {
     "Server": "made by start_server()",
     "Outcome": "made by run()",
     "Phenomenon": "made by phenomenon()",
+    "Comparison": "made by compare()",
     "Diagnosis": "made by diagnose()",
     "Finding": "made by diagnose()",
     "Request": "made by the parser for each request",
@@ -312,6 +316,8 @@ def required(name: str, world: SimpleNamespace) -> dict[str, Any]:
         "experiments.phenomenon": {"family": "f", "claim": "c", "expected": 1, "source": "s"},
         "notebook.card": {"title": "t", "rows": {}},
         "plots.export": {"figure": Figure(), "name": "x"},
+        "analysis.compare": {"before": world.recording, "after": world.recording},
+        "frames.requests": {"records": world.recording.array()},
         "run_clients": {"target": world.server},
     }  # fmt: skip
     if name.removeprefix("plots.") in samples.CHARTS:
