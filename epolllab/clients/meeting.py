@@ -45,6 +45,7 @@ class Line:
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self._received = b""
+        self._messages: list[dict[str, Any]] = []
         sock.settimeout(STALL_S)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(STALL_S * 1000))
@@ -54,7 +55,10 @@ class Line:
         self.sock.sendall(json.dumps(message).encode() + b"\n")
 
     def receive(self, timeout: float) -> list[dict[str, Any]]:
-        """Return the messages that have arrived, waiting for one; EOFError if the peer is gone."""
+        """Return what has arrived, after waiting for some; EOFError if the peer is gone."""
+        messages, self._messages = self._messages, []
+        if messages:
+            return messages
         poll = select.poll()
         poll.register(self.sock, select.POLLIN)
         if not poll.poll(timeout * 1000):
@@ -77,11 +81,13 @@ class Line:
         return messages
 
     def receive_one(self, timeout: float) -> dict[str, Any]:
-        """Return one message; TimeoutError if none arrives."""
-        messages = self.receive(timeout)
-        if not messages:
-            raise TimeoutError(f"nothing arrived within {timeout:g} s")
-        return messages[0]
+        """Return the next message; TimeoutError if none arrives."""
+        deadline = time.monotonic() + timeout
+        while not (messages := self.receive(max(0.0, deadline - time.monotonic()))):
+            if time.monotonic() >= deadline:
+                raise TimeoutError(f"nothing arrived within {timeout:g} s")
+        first, *self._messages = messages
+        return first
 
     def close(self) -> None:
         """Close the socket."""
@@ -204,9 +210,11 @@ class Meeting:
 
     def _meet(self, line: Line) -> None:
         """Read a worker's first message, and let it join or refuse it."""
-        self._unknown.remove(line)
         try:
-            message = line.receive_one(0)
+            if not (messages := line.receive(0)):
+                return  # not all of it has arrived
+            self._unknown.remove(line)
+            message = messages[0]
             if not secrets.compare_digest(str(message["token"]), self.invitation.token):
                 raise EOFError("a stranger")
             number, host = int(message["number"]), Host(*message["host"])
@@ -217,6 +225,7 @@ class Meeting:
             line.send(welcome=True)
         except (EOFError, OSError, LookupError, TypeError, ValueError):
             line.close()
+            self._unknown = [other for other in self._unknown if other is not line]
             return
         self.guests[number] = Guest(number, line, host)
 

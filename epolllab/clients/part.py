@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from epolllab.clients import loop
 from epolllab.clients.loop import Facts
@@ -13,13 +13,25 @@ from epolllab.workers import Host
 __all__ = ["Part", "common_environment", "lost_part"]
 
 
+class Recorded(Protocol):
+    """The records of a loop: a :class:`Snapshot`, or those of a file."""
+
+    @property
+    def rows(self) -> bytes:
+        """The records, oldest first."""
+
+    @property
+    def overwritten(self) -> int:
+        """Records that the ring overwrote."""
+
+
 class Part(NamedTuple):
     """The results of one client loop."""
 
     facts: Facts
     rows: bytes
     steps: bytes
-    snapshot: Snapshot
+    snapshot: "Recorded"
     environment: Mapping[str, Any] = MappingProxyType({})
     """The worker's, if an executor ran it."""
     host: Host | None = None

@@ -8,19 +8,20 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from functools import cached_property
+from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from epolllab.checks import check_instance
-from epolllab.clients import loop, peers
+from epolllab.clients import loop, peers, stored
 from epolllab.clients.part import Part
 from epolllab.clients.response import DEFECTS
 from epolllab.clients.script import STEP_NAMES
 from epolllab.events import error_name
 from epolllab.notebook import html
-from epolllab.recording import environment
+from epolllab.recording import environment, storage
 from epolllab.recording.recording import Recording
-from epolllab.schema import EVENTS, JOURNEYS, returns
+from epolllab.schema import EVENTS, JOURNEYS, WAKEUPS, returns
 from epolllab.server.server import Server
 
 if TYPE_CHECKING:
@@ -52,7 +53,11 @@ class Run:
     ----------
     metadata : mapping
         The options, and the environment.
+    plot : object
+        Charts of the clients, such as ``run.plot.latency()``.
     """
+
+    plot: ClassVar[Any]
 
     def __init__(self, parts: list[Part], metadata: Mapping[str, Any]) -> None:
         self._parts = sorted(parts, key=lambda part: part.facts.process)
@@ -216,8 +221,7 @@ class Run:
     def recordings(self) -> list[Recording]:
         """One recording for each client loop, as its recorder wrote it.
 
-        Use these for wakeups: the waits of several loops overlap, so in
-        :meth:`recording` they are interleaved.
+        The waits of several loops overlap, so in :meth:`recording` they are interleaved.
         """
         return [
             Recording(
@@ -254,6 +258,41 @@ class Run:
     def events(self) -> "pd.DataFrame":
         """One row per event of the clients, in the order of start."""
         return self.recording().events()
+
+    @returns(WAKEUPS)
+    def wakeups(self) -> "pd.DataFrame":
+        """One row per wait of the clients, in the order of start.
+
+        What a loop did after its wait is its own, also where the waits of several overlap.
+        The numbers of wakes continue from one loop to the next.
+
+        Raises
+        ------
+        ValueError
+            The loops ran on several hosts, whose clocks are unrelated.
+        """
+        self._require_one_clock("use recordings(), one for each share")
+        from epolllab.frames.clients import client_wakeups
+
+        return client_wakeups(recording.array() for recording in self.recordings())
+
+    def save(self, path: storage.PathName) -> Path:
+        """Write one Parquet file with everything that the run has, and return its path.
+
+        `path`, what happens to an existing file, and errors are as for
+        :meth:`epolllab.Recording.save`.
+        """
+        target = storage.local_path(path)
+        stored.save(target, self._parts, self.metadata)
+        return target
+
+    @classmethod
+    def load(cls, path: storage.PathName) -> "Run":
+        """Read a file that :meth:`save` wrote, on any operating system.
+
+        Errors are as for :meth:`epolllab.Recording.load`.
+        """
+        return cls(*stored.load(storage.local_path(path)))
 
     def summary(self) -> "pd.Series[Any]":
         """Summarise the run.
