@@ -8,9 +8,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from epolllab.frames.columns import Ints, Records, named_errors, nullable
+from epolllab.frames.events import wakeups
 from epolllab.frames.journeys import CLIENT_REQUESTS
 
-__all__ = ["client_requests", "client_shares", "client_steps", "join_rows", "merge_records"]
+__all__ = [
+    "client_requests", "client_shares", "client_steps", "client_wakeups", "join_rows",
+    "merge_records",
+]  # fmt: skip
 
 Hosts = Sequence[tuple[str, str]]
 """Boot id and name of each client loop's host."""
@@ -56,6 +60,20 @@ def merge_records(arrays: Iterable[Records], n_conns: Iterable[int]) -> Records:
         pieces.append(piece)
     merged = np.concatenate(pieces)
     return merged[np.argsort(merged["start_ns"], kind="stable")]
+
+
+def client_wakeups(arrays: Iterable[Records]) -> pd.DataFrame:
+    """The wakeups of several client loops in order of start; wakes continue from loop to loop."""
+    pieces = []
+    n_before = 0
+    for array in arrays:
+        piece = wakeups(array)
+        piece["wake"] += n_before
+        n_before = int(piece["wake"].max()) if len(piece) else n_before
+        pieces.append(piece)
+    joined = pieces[0] if len(pieces) == 1 else pd.concat(pieces, ignore_index=True)
+    errors = pd.api.types.union_categoricals([piece["error"] for piece in pieces])
+    return joined.assign(error=errors).sort_values("t_ns", kind="stable", ignore_index=True)
 
 
 def client_requests(

@@ -90,7 +90,9 @@ def _length_of(frame: pd.DataFrame) -> int:
 def _shares_of(frame: pd.DataFrame) -> str:
     total = _length_of(frame)
     idle = int((frame["handled_ns"] == 0).sum())
-    busy = 1 - frame["waited_ns"].sum() / max(total, 1)
+    # The loops of several clients overlap.
+    waited, handled = int(frame["waited_ns"].sum()), int(frame["handled_ns"].sum())
+    busy = 1 - waited / max(total, waited + handled, 1)
     return (
         f"{plural(len(frame), 'wakeup')} in {duration(total)}; not waiting "
         f"{100 * busy:.0f} % of the time" + (f"; nothing to handle in {idle:,}" if idle else "")

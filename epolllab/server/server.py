@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from epolllab import kernel
 from epolllab.checks import check_bool, check_int, check_timeout, checked
@@ -68,7 +68,11 @@ class Server:
         The options it was started with.
     environment : dict
         Kernel, CPU, Python, limits and load when it was started.
+    plot : object
+        Charts of the server, such as ``server.plot.timeline()``.
     """
+
+    plot: ClassVar[Any]
 
     def __init__(
         self,
