@@ -8,7 +8,7 @@ a DataFrame and in a chart::
     server = epolllab.start_server()
     run = epolllab.run_clients(server, connections=50, requests=1000)
     server.events()
-    epolllab.plots.timeline(server.events())
+    server.plot.timeline()
     server.stop()
 
 or look at a program of your own: ``epolllab.inspect(pid)``, ``epolllab.trace(pid)``,
@@ -76,6 +76,17 @@ def __getattr__(name: str) -> Any:
     if name in _LATE:
         return getattr(import_module(f"epolllab.{_LATE[name]}"), name)
     raise AttributeError(f"module 'epolllab' has no attribute {name!r}")
+
+
+class _Plot:
+    """An attribute whose charts are made at first use, since they need matplotlib."""
+
+    def __get__(self, owner: Any, kind: type | None = None) -> Any:
+        return self if owner is None else import_module("epolllab.plots.accessor").Charts(owner)
+
+
+for _kind in (Recording, Run, Server):
+    _kind.plot = _Plot()
 
 
 def __dir__() -> list[str]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from epolllab.checks import check_bool, check_bytes, check_int
 from epolllab.events import FIELDS, RECORD, Op, error_name
@@ -64,8 +64,14 @@ class Recording:
         ``boot_id`` have unrelated clocks and cannot be joined.
     overwritten : int
         Records that the ring overwrote before the first one kept.
+
+    Attributes
+    ----------
+    plot : object
+        Charts of the recording, such as ``recording.plot.timeline()``.
     """
 
+    plot: ClassVar[Any]
     rows: bytes
     metadata: Mapping[str, Any] = field(default_factory=dict)
     overwritten: int = 0
