@@ -80,9 +80,9 @@ _FIXED = """
 .epl .widget-html-content,.epl .jupyter-widget-html-content{line-height:1.35;
  font-size:var(--jp-ui-font-size1,13px);color:var(--jp-ui-font-color1,#222)}
 .epl .widget-html-content{overflow-x:auto}
-.epl svg{display:block;width:100%;height:auto;min-width:760px;max-width:760px;
+.epl .widget-html-content svg{display:block;width:100%;height:auto;min-width:760px;max-width:760px;
  stroke-linejoin:round}
-.epl .epl-curves svg{min-width:0}
+.epl .epl-curves .widget-html-content svg{min-width:0}
 .epl svg text{font:11px var(--jp-ui-font-family,sans-serif);fill:var(--jp-ui-font-color1,#222)}
 .epl svg .muted{fill:var(--jp-ui-font-color2,#666)}
 .epl svg .rule{stroke:var(--jp-border-color2,#ddd);stroke-width:1;fill:none}

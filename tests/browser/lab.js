@@ -105,7 +105,7 @@ window.lab = (() => {
     add('cut off', visible('.widget-label, button, .widget-readout').filter(e => e.scrollWidth > e.clientWidth + 1));
     add('without a name', visible('input, select, [role=slider], [role=textbox]').filter(
       e => !e.getAttribute('aria-label')));
-    add('without a tooltip', visible('input, select, [role=slider], button').filter(
+    add('without a tooltip', visible('input:not([type=search]), select, [role=slider], button').filter(
       e => !e.title && !e.closest('[title]')));
     add('without a text alternative', visible('svg, canvas').filter(
       e => !(e.getAttribute('aria-label')?.length > 20) && !e.closest('button, [aria-hidden=true]')));
