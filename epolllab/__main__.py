@@ -1,4 +1,4 @@
-"""The command line: ``epolllab lab``, ``demo``, ``inspect``, ``diagnose`` and the others."""
+"""The command line: ``epolllab lab``, ``demo``, ``run``, ``diagnose`` and the others."""
 
 import argparse
 import codecs
@@ -41,6 +41,10 @@ _TARGET = (
 INTERRUPTED = 130
 """The exit status that shells give a program ended by Ctrl-C."""
 
+_RUN_STATUS = (
+    "Exit status: 0 every request succeeded, 1 some failed or had a status of 400 or more, 2 "
+    "nothing could be run, 130 interrupted by Ctrl-C, which shows what was measured until then."
+)
 _STATUS = "Exit status: 0 nothing found, 1 findings, 2 it could not be examined."
 
 
@@ -113,6 +117,8 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--requests", type=int, default=2_000)
     demo.add_argument("--connections", type=int, default=50)
 
+    _add_run(add("run", _run, "send requests to a URL and measure latency", epilog=_RUN_STATUS))
+
     serve = add("serve", _serve, "serve the dashboard and the stepper as web pages (Voila)")
     serve.add_argument("--folder", type=Path, default=Path("epolllab-lab"), help=_LAB_FOLDER)
     serve.add_argument("--port", type=int, default=0, help="loopback port; 0 takes a free one")
@@ -144,6 +150,24 @@ def _parser() -> argparse.ArgumentParser:
 
     add("info", _info, "print the environment and limits of this machine")
     return parser
+
+
+def _add_run(run: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``epolllab run``; run_clients() checks the values."""
+    run.add_argument("url", metavar="URL", help="http://host:port/path, on any machine")
+    numbers: tuple[tuple[str, type, Any, str], ...] = (
+        ("--connections", int, 50, "at the same time (%(default)s)"),
+        ("--requests", int, None, "in total (1000, if there is no --duration)"),
+        ("--duration", float, None, "seconds in which requests start, instead of a number"),
+        ("--rate", float, None, "requests per second, due at even intervals: an open loop"),
+        ("--processes", int, 1, "that send (%(default)s)"),
+        ("--timeout", float, 10.0, "seconds after which a request fails (%(default)s)"),
+    )
+    for name, kind, default, text in numbers:
+        run.add_argument(name, type=kind, default=default, metavar="N", help=text)
+    run.add_argument("--keep-alive", action="store_true", help="reuse connections")
+    run.add_argument("--data", metavar="TEXT|@FILE", help="the body of a POST, or a file with it")
+    run.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _print_in_any_encoding() -> None:
@@ -204,6 +228,12 @@ def _inspect(options: argparse.Namespace) -> int:
     return commands.show_epolls(
         options.process, _say, watch=options.watch, as_json=options.json, force=options.force
     )
+
+
+def _run(options: argparse.Namespace) -> int:
+    from epolllab.clients import command
+
+    return command.run_url(options, _say)
 
 
 def _diagnose(options: argparse.Namespace) -> int:
