@@ -8,10 +8,12 @@ import inspect
 import re
 import textwrap
 from collections.abc import Callable
+from functools import cache
 from typing import Any, TypeVar
 
 __all__ = [
-    "CALLBACKS", "CONNECTIONS", "EVENTS", "INTEREST", "JOURNEYS", "REQUESTS", "WAKEUPS", "returns",
+    "CALLBACKS", "CLIENT_REQUESTS", "CONNECTIONS", "EVENTS", "INTEREST", "JOURNEYS", "REQUESTS",
+    "WAKEUPS", "columns_of", "returns",
 ]  # fmt: skip
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -30,6 +32,21 @@ def returns(columns: str) -> Callable[[F], F]:
         return function
 
     return add
+
+
+@cache
+def columns_of(table: str) -> dict[str, str]:
+    """The columns of one of the tables below, each with what it holds, on one line."""
+    found: dict[str, str] = {}
+    lines = table.strip().splitlines()
+    rule, *others = [n for n, line in enumerate(lines) if line.startswith("==")]
+    starts = [match.start() for match in re.finditer("=+", lines[rule])]
+    name = ""
+    for line in lines[rule + 1 : others[-1]]:
+        name = line[: starts[1]].strip() or name
+        words = line[starts[-1] :].strip().replace("``", "")
+        found[name] = f"{found[name]} {words}" if name in found else words
+    return found
 
 
 EVENTS = """
@@ -169,27 +186,70 @@ nothing is wrong.
 """
 
 JOURNEYS = """
-``conn`` (the server's serial) and ``request`` (int32), ``local_port``
-(int32), then instants and spans in nanoseconds (Int64). Instants:
-``intended_ns, sent_ns, woken_ns, ready_ns, read_ns, handled_ns,
-answered_ns, first_byte_ns, done_ns``. Spans:
+============= ===== ==================================================
+conn          int32 the server's serial of the connection
+request       int32 ordinal of the request in its connection, from 0
+local_port    int32 the client's port
+intended_ns   Int64 when the client was to send it
+sent_ns       Int64 the client's first send began
+woken_ns      Int64 as in the server's requests
+ready_ns      Int64 likewise
+read_ns       Int64 likewise
+handled_ns    Int64 likewise
+answered_ns   Int64 likewise
+first_byte_ns Int64 the client received the response's first byte
+done_ns       Int64 the client received the last byte
+waiting       Int64 intended to sent: the client was late or had no
+                    connection free
+wake          Int64 sent to woken: the kernel's path and the server's
+                    wakeup; negative if the loop was awake already
+queue         Int64 woken to ready: earlier entries of the same batch
+read          Int64 ready to read
+handle        Int64 read to handled
+send          Int64 handled to answered
+deliver       Int64 answered to the client's first byte. It is signed:
+                    negative when the client could see bytes before the
+                    server's last send returned, which is usual for
+                    large responses
+receive       Int64 the first byte to the last
+total         Int64 intended to done; the sum of the spans before it
+============= ===== ==================================================
 
-======= ============================================================
-waiting intended to sent: the client was late or had no connection
-        free
-wake    sent to woken: the kernel's path and the server's wakeup;
-        negative if the loop was awake already
-queue   woken to ready: earlier entries of the same batch
-read    ready to read
-handle  read to handled
-send    handled to answered
-deliver answered to the client's first byte. It is signed: negative
-        when the client could see bytes before the server's last send
-        returned, which is usual for large responses
-receive the first byte to the last
-total   intended to done; the sum of all the others
-======= ============================================================
+Instants are of the monotonic clock, and spans have nanoseconds, too. In order of
+``intended_ns``. Requests that only one side recorded, and those of a connection whose accept
+row was overwritten, are left out.
+"""
 
-In order of ``intended_ns``. Requests that only one side recorded, and those
-of a connection whose accept row was overwritten, are left out.
+CLIENT_REQUESTS = """
+In order of ``intended_ns``. Instants are nanoseconds of the monotonic
+clock, which the server's recording uses too, and missing if they were not
+reached.
+
+============= ======== ==================================================
+conn          int64    serial of the connection, unique in the run; 0 if
+                       the request never got one
+process       int32    which client loop, or share of an executor, from 0
+request       int32    ordinal in its connection, from 0
+local_port    int32    0 if it never got one
+intended_ns   int64    when it was due: in an open loop (``rate=``) its
+                       place in the schedule, in a closed one when its
+                       connection became free for it, before connecting
+connected_ns  Int64    its connection was found established
+sent_ns       Int64    its first send began
+first_byte_ns Int64    the response's first byte was received
+done_ns       Int64    the response's last byte was received
+status        Int32    HTTP status
+n_bytes       int64    received
+error         category an errno's name, "timeout", "closed early", "bad
+                       response: " and the defect, or why a share of an
+                       executor was lost; missing for none
+host          category name of the host that the client loop ran on;
+                       "localhost" without an executor
+latency_ns    Int64    ``done_ns - intended_ns``: includes the wait in
+                       the queue in an open loop, connecting in a closed
+                       one
+============= ======== ==================================================
+
+With `executor`, instants are of the clock of the row's host: compare them
+within a host only. The rows are in order of ``intended_ns`` for each host.
 """

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from epolllab.checks import check_instance
+from epolllab.checks import check_bool, check_instance, checked
 from epolllab.clients import loop, peers, stored
 from epolllab.clients.part import Part
 from epolllab.clients.response import DEFECTS
@@ -21,7 +21,7 @@ from epolllab.events import error_name
 from epolllab.notebook import html
 from epolllab.recording import environment, storage
 from epolllab.recording.recording import Recording
-from epolllab.schema import EVENTS, JOURNEYS, WAKEUPS, returns
+from epolllab.schema import CLIENT_REQUESTS, EVENTS, JOURNEYS, WAKEUPS, returns
 from epolllab.server.server import Server
 
 if TYPE_CHECKING:
@@ -72,44 +72,9 @@ class Run:
         """Count the requests (or scripted peers)."""
         return sum(len(part.rows) for part in self._parts) // loop.ROW.size
 
+    @returns(CLIENT_REQUESTS)
     def requests(self) -> "pd.DataFrame":
-        """One row per request; of a script, one row per peer.
-
-        Returns
-        -------
-        pandas.DataFrame
-            In order of ``intended_ns``. Instants are nanoseconds of the monotonic
-            clock, which the server's recording uses too, and missing if they were not
-            reached.
-
-            ============= ======== ==================================================
-            conn          int64    serial of the connection, unique in the run; 0 if
-                                   the request never got one
-            process       int32    which client loop, or share of an executor, from 0
-            request       int32    ordinal in its connection, from 0
-            local_port    int32    0 if it never got one
-            intended_ns   int64    when it was due: in an open loop (``rate=``) its
-                                   place in the schedule, in a closed one when its
-                                   connection became free for it, before connecting
-            connected_ns  Int64    its connection was found established
-            sent_ns       Int64    its first send began
-            first_byte_ns Int64    the response's first byte was received
-            done_ns       Int64    the response's last byte was received
-            status        Int32    HTTP status
-            n_bytes       int64    received
-            error         category an errno's name, "timeout", "closed early", "bad
-                                   response: " and the defect, or why a share of an
-                                   executor was lost; missing for none
-            host          category name of the host that the client loop ran on;
-                                   "localhost" without an executor
-            latency_ns    Int64    ``done_ns - intended_ns``: includes the wait in
-                                   the queue in an open loop, connecting in a closed
-                                   one
-            ============= ======== ==================================================
-
-            With `executor`, instants are of the clock of the row's host: compare them
-            within a host only. The rows are in order of ``intended_ns`` for each host.
-        """
+        """One row per request; of a script, one row per peer."""
         from epolllab.frames.clients import client_requests
 
         return client_requests(self._rows, self._error_name, self._hosts)
@@ -255,16 +220,28 @@ class Run:
         return Recording(merged.tobytes(), self.metadata, overwritten)
 
     @returns(EVENTS)
-    def events(self) -> "pd.DataFrame":
-        """One row per event of the clients, in the order of start."""
-        return self.recording().events()
+    def events(self, *, relative: bool = False) -> "pd.DataFrame":
+        """One row per event of the clients, in the order of start.
+
+        Parameters
+        ----------
+        relative : bool
+            As for :meth:`epolllab.Recording.events`.
+        """
+        return self.recording().events(relative=relative)
 
     @returns(WAKEUPS)
-    def wakeups(self) -> "pd.DataFrame":
+    @checked(relative=check_bool)
+    def wakeups(self, *, relative: bool = False) -> "pd.DataFrame":
         """One row per wait of the clients, in the order of start.
 
         What a loop did after its wait is its own, also where the waits of several overlap.
         The numbers of wakes continue from one loop to the next.
+
+        Parameters
+        ----------
+        relative : bool
+            As for :meth:`epolllab.Recording.events`.
 
         Raises
         ------
@@ -274,7 +251,13 @@ class Run:
         self._require_one_clock("use recordings(), one for each share")
         from epolllab.frames.clients import client_wakeups
 
-        return client_wakeups(recording.array() for recording in self.recordings())
+        arrays = [recording.array() for recording in self.recordings()]
+        frame = client_wakeups(arrays)
+        if not relative:
+            return frame
+        from epolllab.frames.columns import with_relative
+
+        return with_relative(frame, *arrays)
 
     def save(self, path: storage.PathName) -> Path:
         """Write one Parquet file with everything that the run has, and return its path.

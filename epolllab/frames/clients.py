@@ -7,9 +7,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from epolllab.frames.columns import Ints, Records, named_errors, nullable
+from epolllab.frames.columns import Ints, Records, described, named_errors, nullable
 from epolllab.frames.events import wakeups
 from epolllab.frames.journeys import CLIENT_REQUESTS
+from epolllab.schema import CLIENT_REQUESTS as COLUMNS
 
 __all__ = [
     "client_requests", "client_shares", "client_steps", "client_wakeups", "join_rows",
@@ -76,6 +77,7 @@ def client_wakeups(arrays: Iterable[Records]) -> pd.DataFrame:
     return joined.assign(error=errors).sort_values("t_ns", kind="stable", ignore_index=True)
 
 
+@described(COLUMNS)
 def client_requests(
     rows: NDArray[Any], error_name: Callable[[int], str], hosts: Hosts
 ) -> pd.DataFrame:

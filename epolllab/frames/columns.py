@@ -3,7 +3,8 @@
 import errno
 import re
 from collections.abc import Callable, Iterable
-from typing import Any
+from functools import wraps
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from pandas.api.types import is_numeric_dtype
 
 from epolllab.checks import shown
 from epolllab.events import FIELDS, Op, error_name
+from epolllab.schema import columns_of, returns
 
 Records = NDArray[Any]
 Ints = NDArray[np.integer[Any]]
@@ -25,6 +27,35 @@ MASK_OPS = (Op.READY, Op.REGISTER, Op.MODIFY, Op.SUBMIT, Op.COMPLETE)
 BYTES_OPS = (Op.RECV, Op.SEND, Op.HANDLE, Op.READ, Op.WRITE)
 NO_CALL_OPS = (Op.WAIT, Op.READY, Op.HANDLE, Op.CALLBACK, Op.SUBMIT, Op.COMPLETE)
 WOULD_BLOCK = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EINPROGRESS)
+
+
+F = TypeVar("F", bound=Callable[..., pd.DataFrame])
+
+
+def described(columns: str) -> Callable[[F], F]:
+    """Decorator of what makes a frame: documents the columns, also in the frame's ``attrs``."""
+
+    def decorate(make: F) -> F:
+        @wraps(make)
+        def call(*args: Any, **options: Any) -> pd.DataFrame:
+            frame = make(*args, **options)
+            frame.attrs["columns"] = dict(columns_of(columns))
+            return frame
+
+        return returns(columns)(call)  # type: ignore[return-value]
+
+    return decorate
+
+
+def with_relative(frame: pd.DataFrame, *records: Records) -> pd.DataFrame:
+    """Put a first column ``t``, the time since the first of the records, before ``t_ns``."""
+    begin = min((int(array["start_ns"][0]) for array in records if len(array)), default=0)
+    frame.insert(0, "t", pd.to_timedelta(frame["t_ns"] - begin, unit="ns"))
+    frame.attrs["columns"] = {
+        "t": "time since the first event of the recording, timedelta64[ns]",
+        **frame.attrs["columns"],
+    }
+    return frame
 
 
 def check_frame(name: str, value: Any, source: str, columns: str) -> pd.DataFrame:

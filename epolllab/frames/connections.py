@@ -12,11 +12,12 @@ from epolllab.frames.columns import (
     Ints,
     Records,
     check_operations,
+    described,
     error_column,
     take,
 )
 from epolllab.frames.completions import as_calls
-from epolllab.schema import CONNECTIONS, returns
+from epolllab.schema import CONNECTIONS
 
 __all__ = ["ByConnection", "by_connection", "connections", "last_before"]
 
@@ -73,7 +74,7 @@ def last_before(places: Ints, before: Ints, limit: Ints | int) -> tuple[Ints, Bo
     return np.where(known, found, 0), known
 
 
-@returns(CONNECTIONS)
+@described(CONNECTIONS)
 def connections(records: Records) -> pd.DataFrame:
     """One row per connection, in the order of their serials.
 

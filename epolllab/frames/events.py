@@ -16,12 +16,13 @@ from epolllab.frames.columns import (
     Records,
     check_operations,
     codes,
+    described,
     error_column,
     is_op,
     named_errors,
     nullable,
 )
-from epolllab.schema import CALLBACKS, EVENTS, WAKEUPS, returns
+from epolllab.schema import CALLBACKS, EVENTS, WAKEUPS
 
 __all__ = ["callbacks", "events", "wakeups"]
 
@@ -47,7 +48,7 @@ _DTYPES = {
 }
 
 
-@returns(EVENTS)
+@described(EVENTS)
 def events(records: Records) -> pd.DataFrame:
     """One row per record, in the order in which they were written.
 
@@ -114,7 +115,7 @@ def _words(mask: int) -> str:
     return operation_name(mask - _OF_A_RING) if mask >= _OF_A_RING else mask_names(mask)
 
 
-@returns(WAKEUPS)
+@described(WAKEUPS)
 def wakeups(records: Records) -> pd.DataFrame:
     """One row per wait: how long the loop slept, and what it did next.
 
@@ -158,7 +159,7 @@ def _wakeups(records: Records) -> pd.DataFrame:
     )
 
 
-@returns(CALLBACKS)
+@described(CALLBACKS)
 def callbacks(records: Records, names: Sequence[str]) -> pd.DataFrame:
     """One row per callback of an event loop: what keeps the loop from its next wait.
 

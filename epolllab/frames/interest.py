@@ -7,7 +7,8 @@ import pandas as pd
 
 from epolllab.checks import check_int, check_mapping, check_sequence, checked, shown
 from epolllab.events import mask_names
-from epolllab.schema import INTEREST, returns
+from epolllab.frames.columns import described
+from epolllab.schema import INTEREST
 
 __all__ = ["interest_list"]
 
@@ -31,7 +32,7 @@ def _check_table(name: str, value: Any) -> dict[int, int]:
     return {check_int(name, fd, 0): check_int(name, number, 0) for fd, number in table.items()}
 
 
-@returns(INTEREST)
+@described(INTEREST)
 @checked(entries=_check_entries, table=_check_table, inodes=check_mapping)
 def interest_list(
     entries: Iterable[Any] | None,

@@ -2,8 +2,8 @@
 
 import pandas as pd
 
-from epolllab.frames.columns import check_frame
-from epolllab.schema import JOURNEYS, returns
+from epolllab.frames.columns import check_frame, described
+from epolllab.schema import JOURNEYS
 
 __all__ = ["CLIENT_REQUESTS", "INSTANTS", "SPANS", "journeys"]
 
@@ -42,7 +42,7 @@ INSTANTS = tuple(dict.fromkeys(name for span in SPANS.values() for name in span)
 _KINDS = {"Int64": "?", "Int32": "?", "category": "*"}
 
 
-@returns(JOURNEYS)
+@described(JOURNEYS)
 def journeys(requests: pd.DataFrame, clients: pd.DataFrame) -> pd.DataFrame:
     """One row per request that was recorded on both sides, on one time axis.
 

@@ -38,6 +38,7 @@ from epolllab.frames.columns import (
     Records,
     check_operations,
     codes,
+    described,
     is_op,
     named_errors,
     nullable,
@@ -45,7 +46,7 @@ from epolllab.frames.columns import (
 )
 from epolllab.frames.completions import as_calls
 from epolllab.frames.connections import ByConnection, by_connection, last_before
-from epolllab.schema import REQUESTS, returns
+from epolllab.schema import REQUESTS
 
 __all__ = ["requests"]
 
@@ -124,7 +125,7 @@ def _responses(by: ByConnection, handle: Ints, leader: Ints, end: Ints) -> tuple
     return place, is_answered, np.maximum.accumulate(finished) if len(finished) else finished
 
 
-@returns(REQUESTS)
+@described(REQUESTS)
 def requests(records: Records, targets: Sequence[str] = ()) -> pd.DataFrame:
     """One row per request, in the order of the responses.
 

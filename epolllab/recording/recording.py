@@ -11,10 +11,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
-from epolllab.checks import check_bool, check_bytes, check_int
+from epolllab.checks import check_bool, check_bytes, check_int, checked
 from epolllab.events import FIELDS, RECORD, Op, error_name
 from epolllab.notebook import html
-from epolllab.recording import environment, storage
+from epolllab.recording import environment, layout, storage
 from epolllab.schema import CALLBACKS, CONNECTIONS, EVENTS, REQUESTS, WAKEUPS, returns
 
 if TYPE_CHECKING:
@@ -151,18 +151,40 @@ class Recording:
         return dict(Counter(f"{Op(op).label} {error_name(-result)}" for op, result in pairs))
 
     @returns(EVENTS)
-    def events(self) -> "pd.DataFrame":
-        """One row per record, in the order in which they were written."""
+    @checked(relative=check_bool)
+    def events(self, *, relative: bool = False) -> "pd.DataFrame":
+        """One row per record, in the order in which they were written.
+
+        ``attrs["columns"]`` of this frame and of the others describes their columns.
+
+        Parameters
+        ----------
+        relative : bool
+            Whether a first column ``t`` has the time since the first event, as a timedelta.
+        """
         from epolllab import frames
 
-        return frames.events(self.array())
+        return self._timed(frames.events(self.array()), relative)
 
     @returns(WAKEUPS)
-    def wakeups(self) -> "pd.DataFrame":
-        """One row per wait: how long the loop slept, and what it did next."""
+    @checked(relative=check_bool)
+    def wakeups(self, *, relative: bool = False) -> "pd.DataFrame":
+        """One row per wait: how long the loop slept, and what it did next.
+
+        Parameters
+        ----------
+        relative : bool
+            As for :meth:`events`.
+        """
         from epolllab import frames
 
-        return frames.wakeups(self.array())
+        return self._timed(frames.wakeups(self.array()), relative)
+
+    def _timed(self, frame: "pd.DataFrame", relative: bool) -> "pd.DataFrame":
+        """The frame, with a column ``t`` if it is wanted."""
+        from epolllab.frames.columns import with_relative
+
+        return with_relative(frame, self.array()) if relative else frame
 
     @returns(REQUESTS)
     def requests(self) -> "pd.DataFrame":
@@ -278,6 +300,11 @@ class Recording:
         import numpy as np
 
         source = storage.local_path(path)
+        if (source / layout.MANIFEST).exists():
+            raise ValueError(
+                f"path must name a file, but {source} is a folder with a recording: use "
+                "epolllab.recording.open()"
+            )
         hint = "Recording.save() writes what this reads."
         with storage.open_table(source, METADATA_KEY, LAYOUTS, what="a recording", hint=hint) as (
             file,

@@ -201,14 +201,26 @@ class Server:
         )
 
     @returns(EVENTS)
-    def events(self) -> "pd.DataFrame":
-        """One row per event, in the order in which they were recorded."""
-        return self.recording().events()
+    def events(self, *, relative: bool = False) -> "pd.DataFrame":
+        """One row per event, in the order in which they were recorded.
+
+        Parameters
+        ----------
+        relative : bool
+            As for :meth:`epolllab.Recording.events`.
+        """
+        return self.recording().events(relative=relative)
 
     @returns(WAKEUPS)
-    def wakeups(self) -> "pd.DataFrame":
-        """One row per wait: how long the loop slept, and what it did next."""
-        return self.recording().wakeups()
+    def wakeups(self, *, relative: bool = False) -> "pd.DataFrame":
+        """One row per wait: how long the loop slept, and what it did next.
+
+        Parameters
+        ----------
+        relative : bool
+            As for :meth:`epolllab.Recording.events`.
+        """
+        return self.recording().wakeups(relative=relative)
 
     @returns(REQUESTS)
     def requests(self) -> "pd.DataFrame":
