@@ -11,6 +11,7 @@ import re
 import resource
 import socket
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from importlib import import_module
 from types import SimpleNamespace
@@ -52,6 +53,7 @@ KINDS: dict[str, list[Any]] = {
     "function": [5, "x", None, NOTHING],
     "mapping": [5, "x", [1], None, NOTHING],
     "sockets": [(5,), ("x",), (None,)],
+    "executor": [5, "x", True, ProcessPoolExecutor, NOTHING],
 }
 """Values that are wrong, by kind. None is right where it is the default."""
 
@@ -64,7 +66,7 @@ PARAMETERS = {
     "number": "duration rate timeout idle_timeout request_timeout seconds every clock_cost_ns p "
     "dpi",
     "switch": "keep_alive progress record allow_remote drain nodelay cork process raise_error "
-    "edge oneshot quick pin fresh published log populate overwrite redact",
+    "edge oneshot quick pin fresh full published log populate overwrite redact",
     "choice": "poller trigger lifecycle where kind value api study load data_format",
     "choices": "pollers arms kinds servers loads looks clients formats only by values",
     "text": "host path label family claim source title alarm content_type column what",
@@ -79,6 +81,7 @@ PARAMETERS = {
     "counts": "n_fds idle pairs workers sizes",
     "shares": "shares",
     "sockets": "socks",
+    "executor": "executor",
 }
 KIND_OF = {name: kind for kind, names in PARAMETERS.items() for name in names.split()}
 
@@ -87,6 +90,7 @@ OWN_KINDS = {
     "start_server.protocol": [5, "nonsense", NOTHING],
     "run_clients.target": [5, None, NOTHING, "http://[", "ftp://127.0.0.1/", "127.0.0.1:x", ("h",)],
     "run_clients.protocol": KINDS["choice"],
+    "run_clients.shares": KINDS["count"],
     "run_clients.path": [5, "no-slash", "/a b", "/\n", None, NOTHING],
     "Recording.metadata": KINDS["mapping"],
     "Recording.rows": ["x", 5, None, NOTHING, b"short"],
@@ -148,6 +152,9 @@ OWN_KINDS = {
     "plots.level_against_edge.what": KINDS["choice"],
     "plots.level_against_edge.clients": KINDS["text"],
     "plots.lifecycles.what": KINDS["choice"],
+    "experiments.run_all.workers": KINDS["count"],
+    "experiments.sweep.workers": KINDS["count"],
+    "experiments.level_against_edge.workers": KINDS["count"],
     "experiments.run_all.only": [5, ["nonsense"], [5], NOTHING],
     "experiments.run.name": [5, "nonsense", None, NOTHING],
     "experiments.phenomenon.name": [5, None, NOTHING],
@@ -290,6 +297,7 @@ def required(name: str, world: SimpleNamespace) -> dict[str, Any]:
         "Sliders.use": {"data": samples.sweep()},
         "frames.callbacks": {"records": world.recording.array(), "names": []},
         "trace": {"pid": 1},
+        "analysis.agreement": {"frame": samples.verdicts()},
         "analysis.beside": {"study": "kerrisk-2010", "ours": {"epoll": 1.0}},
         "analysis.crossover_ratios": {"data": samples.crossover()},
         "analysis.diagnose": {"recording": world.recording},
