@@ -82,8 +82,12 @@ window.lab = (() => {
     await commands().execute('apputils:change-theme', { theme: name });
   }
 
+  // Restart the kernel, which writes to stderr when it starts, as the first one did.
   async function restart() {
-    await open.sessionContext.session.kernel.restart();
+    const { kernel } = open.sessionContext.session;
+    await kernel.restart();
+    await kernel.requestKernelInfo();
+    errors = [];
   }
 
   const ownText = element =>
