@@ -34,10 +34,10 @@ from epolllab.plots.units import round_duration, whole
 __all__ = ["ratio", "scaling"]
 
 _RUN_DASHES: tuple[Any, ...] = (
-    "-", (0, (4, 1.6)), (0, (1, 1.4)), (0, (6, 1.4, 1, 1.4)), (0, (6, 1.2, 1, 1.2, 1, 1.2)),
-    (0, (9, 3)),
+    "-", (0, (2.4, 1.1)), (0, (0.7, 0.9)), (0, (2.6, 0.8, 0.6, 0.8)),
+    (0, (2.2, 0.7, 0.5, 0.7, 0.5, 0.7)), (0, (1.4, 0.6)),
 )  # fmt: skip
-"""A dash for each worker; more could not be told apart."""
+"""A dash for each worker, short enough for the legend; more could not be told apart."""
 
 _PUBLISHED = "study* arm* n_fds? op_us? source* circumstances*"
 

@@ -66,10 +66,12 @@ PARAMETERS = {
     "number": "duration rate timeout idle_timeout request_timeout seconds every clock_cost_ns p "
     "dpi",
     "switch": "keep_alive progress record allow_remote drain nodelay cork process raise_error "
-    "edge oneshot quick pin fresh full published log populate overwrite redact",
+    "edge oneshot quick pin fresh full published log populate overwrite redact "
+    "relative",
     "choice": "poller trigger lifecycle where kind value api study load data_format",
     "choices": "pollers arms kinds servers loads looks clients formats only by values",
     "text": "host path label family claim source title alarm content_type column what",
+    "path": "record_to folder",
     "bytes": "payload data rows",
     "frame": "frame requests_frame literature journeys events wakeups table",
     "numbers": "values_of others rounds_of other_rounds x y",
@@ -145,6 +147,12 @@ OWN_KINDS = {
     "plots.conformance.frame": [5, "x", [1], None, NOTHING, pd.DataFrame({"a": [1]})],
     "plots.timeline.connections": [-1, "x", True, [-1], ["x"], HUGE, None, NOTHING],
     "plots.timeline.span": [5, "ab", (1,), (2, 1), (0, math.nan), (0, "x"), NOTHING],
+    "plots.timeline.start": [-1, "x", True, math.nan, NOTHING],
+    "plots.journey.start": KINDS["choice"],
+    "plots.journey.server": KINDS["object"],
+    "set_theme.name": KINDS["choice"],
+    "Run.save.path": KINDS["path"],
+    "Run.load.path": KINDS["path"],
     "plots.cost_split.n_fds": [0, "x", [True], 1.5, HUGE, NOTHING],
     "plots.latency.data": [5, "x", None, NOTHING, {"a": 5}, pd.Series(["x"])],
     "plots.latency.column": [5, "nonsense", None, NOTHING],
@@ -171,6 +179,12 @@ OWN_KINDS = {
     "experiments.wait_kinds.api": KINDS["choices"],
     "HowToProcess.kind": [5, "x", None, int],
     "frames.callbacks.names": [5, "x", [5], None, NOTHING],
+    "StoredRecording.events.start": KINDS["serial"],
+    "StoredRecording.events.stop": KINDS["serial"],
+    "StoredRecording.events.conn": KINDS["count"],
+    "StoredRecording.recording.start": KINDS["serial"],
+    "StoredRecording.recording.stop": KINDS["serial"],
+    "StoredRecording.recording.conn": KINDS["count"],
     "trace.pid": KINDS["count"],
     "observe.layers": KINDS["choices"],
     "observe.loop": [5, "x", NOTHING],
@@ -220,6 +234,7 @@ NOT_CALLED = {
     "Explorer": "made by explore()",
     "Sliders": "made by widgets.scaling()",
     "Stepper": "made by stepper()",
+    "StoredRecording": "made by recording.open()",
 }  # fmt: skip
 """Classes that users do not make, and methods that they do not call, with the reason.
 
@@ -228,10 +243,12 @@ The other methods of a class in this list are tested if :data:`METHODS` names th
 
 METHODS = (
     "Server.stats", "Server.tail", "Server.interest", "Server.settle", "Server.until_idle",
-    "Run.journeys", "Recording.to_trace", "Recording.save", "Recording.load", "Result.fits",
+    "Run.journeys", "Run.save", "Run.load", "Run.wakeups", "Recording.events", "Recording.wakeups",
+    "Recording.to_trace", "Recording.save", "Recording.load", "Result.fits",
     "Result.save", "Result.load", "Script.send", "Script.send_slowly", "Script.pause",
     "Script.expect", "Script.repeat", "Outcome.plot", "Dashboard.watch", "Dashboard.draw",
-    "Explorer.draw", "Sliders.draw", "Sliders.use", "Stepper.draw",
+    "Explorer.draw", "Sliders.draw", "Sliders.use", "Stepper.draw", "StoredRecording.events",
+    "StoredRecording.recording",
 )  # fmt: skip
 
 
