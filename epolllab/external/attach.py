@@ -7,10 +7,11 @@ import signal
 import subprocess
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pandas as pd
 
@@ -18,8 +19,9 @@ from epolllab.checks import check_int, check_number
 from epolllab.external.epolls import Inspection, inspect
 from epolllab.external.strace import Reader, recordings
 from epolllab.kernel import cpu_time_ns, proc
-from epolllab.recording import environment
+from epolllab.recording import environment, layout
 from epolllab.recording.recording import Recording
+from epolllab.recording.storage import local_path
 
 __all__ = ["trace"]
 
@@ -34,7 +36,9 @@ _OPTIONS = ("-f", "-ttt", "-T", "-e", "abbrev=none", "-s", "0", "-e", "signal=no
 _OWN = "; inside this interpreter use epolllab.observe(), or trace from another process"
 
 
-def trace(pid: int, seconds: float = 1.0) -> Recording:
+def trace(
+    pid: int, seconds: float = 1.0, *, record_to: str | os.PathLike[str] | None = None
+) -> Recording:
     """Record the event loop of any process from outside, with strace.
 
     Parameters
@@ -43,6 +47,9 @@ def trace(pid: int, seconds: float = 1.0) -> Recording:
         The process. Its threads are recorded too; processes that it forks are not.
     seconds : float
         How long, 600 at most. strace detaches at the end, and on any error.
+    record_to : path-like, optional
+        A new or an empty folder for all rows; :func:`epolllab.recording.open` reads it. What
+        is returned has the last four million, which without it are the only ones.
 
     Returns
     -------
@@ -55,6 +62,8 @@ def trace(pid: int, seconds: float = 1.0) -> Recording:
     ------
     FileNotFoundError
         strace is not installed.
+    FileExistsError
+        The folder `record_to` is not empty. Other OSErrors: it cannot be written to.
     PermissionError
         The process belongs to another user, is traced already, or may not be traced here.
     ProcessLookupError
@@ -72,6 +81,7 @@ def trace(pid: int, seconds: float = 1.0) -> Recording:
     """
     check_int("pid", pid, 1)
     check_number("seconds", seconds, most=MOST_SECONDS, above=0, unit="seconds")
+    folder = None if record_to is None else local_path(record_to, "record_to")
     if pid == os.getpid():
         raise ValueError(f"pid {pid} is this process, which would wait for itself{_OWN}")
     found = inspect(pid)
@@ -79,6 +89,24 @@ def trace(pid: int, seconds: float = 1.0) -> Recording:
     if path is None:
         raise FileNotFoundError(errno.ENOENT, "strace is not installed: apt install strace")
     facts = {**environment.collect(), "source": "strace", "log": f"pid {pid}", "pid": pid}
+    if folder is None:
+        return _traced(path, pid, seconds, found, facts, None)
+    is_new = layout.claim("record_to", folder, facts)
+    try:
+        return _traced(path, pid, seconds, found, facts, folder)
+    except BaseException:
+        layout.release(folder, is_new=is_new)
+        raise
+
+
+def _traced(
+    path: str,
+    pid: int,
+    seconds: float,
+    found: Inspection,
+    facts: dict[str, Any],
+    stored: Path | None,
+) -> Recording:
     tids = set(proc.threads(pid))
     with tempfile.TemporaryDirectory(prefix="epolllab-") as folder:
         log = Path(folder, "log")
@@ -97,12 +125,25 @@ def trace(pid: int, seconds: float = 1.0) -> Recording:
                 "strace_cpu_ns": _cpu_ns(strace.pid),
             }
         facts["wall_clock_step_ns"] = _wall_offset_ns() - offset
-        reader = _reader(looks, offset)
-        with log.open(encoding="utf-8", errors="replace") as lines:
-            reader.read(lines)
-    facts["overhead"] = used
-    made = recordings(reader, facts)
-    return _of_process(made, tids | {pid}, looks)
+        facts["overhead"] = used
+        with Path(folder, "rows").open("w+b") as file:
+            reader = _reader(looks, offset, file if stored else None)
+            with log.open(encoding="utf-8", errors="replace") as lines:
+                reader.read(lines)
+            recording = _of_process(recordings(reader, facts), tids | {pid}, looks)
+            if stored:
+                _store(reader, recording, stored)
+    return recording
+
+
+def _store(reader: Reader, recording: Recording, folder: Path) -> None:
+    """Store all rows of the process that the recording is of."""
+    for pieces, facts in reader.finished():
+        if facts["tids"] == recording.metadata["tids"]:
+            try:
+                layout.store(folder, pieces(), recording.metadata)
+            except OSError as error:  # what was traced must not be lost
+                warnings.warn(f"record_to has not all rows: {error}", RuntimeWarning, stacklevel=4)
 
 
 def _of_process(made: list[Recording], tids: set[int], looks: list[Inspection]) -> Recording:
@@ -113,12 +154,12 @@ def _of_process(made: list[Recording], tids: set[int], looks: list[Inspection]) 
     return Recording(mine[0].rows, {**mine[0].metadata, **facts}, mine[0].overwritten)
 
 
-def _reader(looks: list[Inspection], offset_ns: int) -> Reader:
+def _reader(looks: list[Inspection], offset_ns: int, file: BinaryIO | None) -> Reader:
     """A reader that knows what was registered before."""
     frame = pd.concat([look.frame for look in looks])
     known = zip(*(frame[name].tolist() for name in ("epfd", "fd", "data")), strict=True)
     talking = frame["what"].str.contains("ESTABLISHED|CLOSE_WAIT|^unix", regex=True)
-    return Reader(offset_ns, known, frame["fd"][talking].tolist())
+    return Reader(offset_ns, known, frame["fd"][talking].tolist(), file)
 
 
 @contextmanager

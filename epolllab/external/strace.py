@@ -3,11 +3,12 @@
 import itertools
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -54,6 +55,7 @@ _DTYPE = np.dtype(list(FIELDS))
 _BIG_LOG = 5_000_000
 _LONGEST_LINE = 1 << 20
 MOST_ROWS = 4_000_000
+_PIECE_ROWS = 1 << 18
 """Records kept, of 48 bytes; the oldest are dropped and counted."""
 
 _SMALL = 1 << 20
@@ -109,12 +111,26 @@ def recordings(reader: "Reader", metadata: Mapping[str, Any]) -> list[Recording]
     """One recording for each process that a reader has seen wait, most records first."""
     if not reader.n_waits:
         raise ValueError(_nothing(reader, metadata))
-    found = [
-        Recording(rows, {**metadata, **facts}, reader.n_dropped)
-        for rows, facts in reader.finished()
-        if (np.frombuffer(rows, dtype=_DTYPE)["op"] == Op.WAIT).any()
-    ]
+    found = []
+    for pieces, facts in reader.finished():
+        rows, n_earlier = _newest(pieces())
+        if (rows["op"] == Op.WAIT).any():
+            n_lost = reader.n_dropped + n_earlier
+            found.append(Recording(rows.tobytes(), {**metadata, **facts}, n_lost))
     return sorted(found, key=len, reverse=True)
+
+
+def _newest(pieces: Iterable[Any]) -> tuple[Any, int]:
+    """The last records, about as many as fit into memory, and the number of those before."""
+    kept: deque[Any] = deque([np.empty(0, dtype=_DTYPE)])
+    n_kept = n_before = 0
+    for piece in pieces:
+        kept.append(piece)
+        n_kept += len(piece)
+        while n_kept - len(kept[0]) >= MOST_ROWS:
+            n_before += len(kept[0])
+            n_kept -= len(kept.popleft())
+    return np.concatenate(kept), n_before
 
 
 def _nothing(reader: "Reader", metadata: Mapping[str, Any]) -> str:
@@ -205,6 +221,8 @@ class Reader:
         Epoll, descriptor and epoll_data of registrations made before.
     sockets : iterable of int
         Descriptors that were sockets, but not listeners, before.
+    file : file, optional
+        For the records that are not kept in memory; without it they are dropped.
     """
 
     def __init__(
@@ -212,11 +230,13 @@ class Reader:
         offset_ns: int = 0,
         known: Iterable[tuple[int, int, int]] = (),
         sockets: Iterable[int] = (),
+        file: BinaryIO | None = None,
     ) -> None:
         self.lines = Lines(offset_ns)
         self.seen: dict[str, int] = {}
         self.n_waits = self.n_cut = self.n_other = self.n_dropped = 0
         self._rows = bytearray()
+        self._file, self._n_filed = file, 0
         self._guesses: list[int] = []
         self._serial = itertools.count(1)
         self._wakes = itertools.count(1)
@@ -325,9 +345,13 @@ class Reader:
 
     def _drop(self, n: int) -> None:
         n_bytes = n * RECORD.size
+        if self._file is not None:
+            self._file.write(self._rows[:n_bytes])
+            self._n_filed += n_bytes
+        else:
+            self._guesses = [at - n_bytes for at in self._guesses if at >= n_bytes]
+            self.n_dropped += n
         del self._rows[:n_bytes]
-        self._guesses = [at - n_bytes for at in self._guesses if at >= n_bytes]
-        self.n_dropped += n
 
     def _wait(self, call: Call, fd: int, result: int, timeout_us: int) -> None:
         self.n_waits += 1
@@ -346,7 +370,7 @@ class Reader:
             if fd is None:
                 fd = int(u32, 0) if u32 else data & 0xFFFF_FFFF
                 fd = fd if fd < _SMALL else -1
-                self._guesses.append(len(self._rows))
+                self._guesses.append(self._n_filed + len(self._rows))
             conn = self._conn(process, fd) if fd >= 0 else 0
             self._row(call, conn, fd, 0, _mask(mask), Op.READY, place)
         self.n_cut += call.result - len(found)
@@ -407,21 +431,16 @@ class Reader:
 
     # ---- the end ------------------------------------------------------------------------
 
-    def finished(self) -> Iterator[tuple[bytes, dict[str, Any]]]:
-        """The records of each process, and what is to be said about them."""
-        array = np.frombuffer(self._rows, dtype=_DTYPE)
+    def finished(self) -> "Iterator[tuple[Callable[[], Iterator[Any]], dict[str, Any]]]":
+        """What yields the records of each process in pieces, and what is to be said about them."""
+        array = self._array()
         guessed = np.array(self._guesses, dtype=np.int64) // _DTYPE.itemsize
         for process in dict.fromkeys(self._process.values()):
             tids = [tid for tid, owner in self._process.items() if owner is process]
             mine = np.isin(array["thread"], tids)
             guesses = guessed[mine[guessed]]
             assumed = self._settle_guesses(array, guesses, process)
-            rows = array[mine]
-            is_socket = np.isin(rows["conn"], list(process.sockets - process.listeners))
-            rows["conn"] = _renumbered(np.where(is_socket, rows["conn"], 0))
-            if len(tids) == 1:
-                rows["thread"] = 0
-            yield rows.tobytes(), {
+            yield partial(_pieces, array, tids, list(process.sockets - process.listeners)), {
                 "poller": "epoll", "pid": min(tids) or None, "tids": sorted(tids),
                 "n_unmapped": len(guesses) - assumed, "n_assumed": assumed, "n_cut": self.n_cut,
                 "n_other": self.n_other, "n_unfinished": len(self.lines.pending),
@@ -431,6 +450,16 @@ class Reader:
                     str(fd): name for (tid, fd), name in self.lines.names.items() if tid in tids
                 },
             }  # fmt: skip
+
+    def _array(self) -> Any:
+        """All records, in memory or in the file."""
+        if self._file is None:
+            return np.frombuffer(self._rows, dtype=_DTYPE)
+        self._file.write(self._rows)
+        self._n_filed += len(self._rows)
+        self._rows.clear()
+        self._file.flush()
+        return np.memmap(self._file, dtype=_DTYPE, mode="r+")
 
     def _settle_guesses(self, array: Any, guesses: Any, process: _Process) -> int:
         """Keep the descriptors taken from data where there is evidence; return how many."""
@@ -444,14 +473,20 @@ class Reader:
         return int((fds >= 0).sum())
 
 
-def _renumbered(conn: Any) -> Any:
-    """Serials 1, 2, ... in the order of their first rows."""
-    values, first, inverse = np.unique(conn, return_index=True, return_inverse=True)
-    rank = np.empty(len(values), dtype="u4")
-    order = np.argsort(first[values > 0])
-    rank[values == 0] = 0
-    rank[np.flatnonzero(values > 0)[order]] = np.arange(1, len(order) + 1)
-    return rank[inverse]
+def _pieces(array: Any, tids: list[int], sockets: list[int]) -> Iterator[Any]:
+    """The records of a process, with serials 1, 2, ... in the order of their first rows."""
+    numbers = {0: 0}
+    for start in range(0, len(array), _PIECE_ROWS):
+        piece = np.asarray(array[start : start + _PIECE_ROWS])
+        rows = piece[np.isin(piece["thread"], tids)]
+        conn = np.where(np.isin(rows["conn"], sockets), rows["conn"], 0)
+        values, first, inverse = np.unique(conn, return_index=True, return_inverse=True)
+        for value in values[np.argsort(first)].tolist():
+            numbers.setdefault(value, len(numbers))
+        rows["conn"] = np.array([numbers[v] for v in values.tolist()], dtype="u4")[inverse]
+        if len(tids) == 1:
+            rows["thread"] = 0
+        yield rows
 
 
 def _fd(call: Call) -> int:

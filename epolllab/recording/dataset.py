@@ -93,8 +93,8 @@ class StoredRecording:
         parts = self._parts()
         ends = dict(enumerate(self._read_manifest()["written"]))
         for part in parts:
-            end = part.groups[-1].first + part.groups[-1].rows
-            ends[part.ring] = max(ends.get(part.ring, 0), end)
+            for group in part.groups:
+                ends[part.ring] = max(ends.get(part.ring, 0), group.first + group.rows)
         return int(sum(ends.values())) - _n_rows(parts)
 
     def __len__(self) -> int:
@@ -163,6 +163,7 @@ class StoredRecording:
         """
         try:
             dd: Any = import_module("dask.dataframe")
+            utils: Any = import_module("dask.dataframe.utils")
         except ImportError as error:
             raise ImportError(
                 f"dask() needs Dask, which is not installed ({error}): "
@@ -171,11 +172,9 @@ class StoredRecording:
         from epolllab import frames
 
         parts = self._parts()
-        meta = dd.utils.clear_known_categories(
-            frames.events(_no_records()), cols=["mask_names", "error"]
-        )
+        empty = frames.events(_no_records())
         if not parts:
-            return dd.from_pandas(meta, npartitions=1)
+            return dd.from_pandas(empty, npartitions=1)
         rings = list(dict.fromkeys(part.ring for part in parts))
         offsets = dict(zip(rings, _wake_offsets(parts), strict=True))
         return dd.from_map(
@@ -183,7 +182,7 @@ class StoredRecording:
             parts,
             [offsets[part.ring] for part in parts],
             is_only=len(offsets) == 1,
-            meta=meta,
+            meta=utils.clear_known_categories(empty, cols=["mask_names", "error"]),
         )
 
     def __repr__(self) -> str:
@@ -297,7 +296,8 @@ def _wake_offsets(parts: Sequence[layout.Part]) -> list[int]:
     """What makes the wakes of several threads unique: the number of those of earlier threads."""
     most: dict[int, int] = {part.ring: 0 for part in parts}
     for part in parts:
-        most[part.ring] = max(most[part.ring], *(group.wake_max for group in part.groups))
+        for group in part.groups:
+            most[part.ring] = max(most[part.ring], group.wake_max)
     return list(accumulate(most.values(), initial=0))[:-1]
 
 

@@ -1,6 +1,6 @@
 """The files of a recording that is larger than memory: a manifest, and Parquet files of rows.
 
-``epolllab.json`` comes first: it claims the folder and holds the metadata. The rows follow
+``_epolllab.json`` comes first: it claims the folder and holds the metadata. The rows follow
 in ``part-RRR-NNNNNN.parquet``, the rows of ring RRR in their order. Each part appears under
 its name once it is complete, with a header that says which rows it has, so that whatever
 happens to the writer, the parts can be read, and missing rows can be counted.
@@ -35,7 +35,7 @@ __all__ = [
 FORMAT_VERSION = 1
 GROUP_ROWS = 1 << 16
 PART_ROWS = 1 << 20
-MANIFEST = "epolllab.json"
+MANIFEST = "_epolllab.json"  # other readers of Parquet folders ignore names with _
 PART_KEY = b"epolllab-part"
 MANIFEST_LAYOUTS = {1: ("state", "written", "metadata", "digest")}
 PART_LAYOUTS = {1: ("ring", "thread", "groups", "digest")}
@@ -85,7 +85,7 @@ def claim(name: str, folder: Path, metadata: Mapping[str, Any]) -> bool:
         if is_new:
             with suppress(OSError):
                 folder.rmdir()
-        if error.filename == str(folder):
+        if (error.strerror or "").startswith(name):
             raise
         reason = f"{name} must be a folder that can be written to: {error.strerror or error}"
         raise OSError(error.errno or errno.EIO, reason, str(folder)) from error

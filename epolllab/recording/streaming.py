@@ -80,8 +80,9 @@ class Stream:
         self._lock = threading.RLock()
         self._memories: list[mmap.mmap] = []
         self._final: tuple[int, int] | None = None
+        self._page: bytes | mmap.mmap = bytes(PAGE_BYTES)
         self._problem: NotStored | None = None
-        self._is_reported = False
+        self._is_reported = self._died = False
         self._is_new = layout.claim("record_to", self.folder, metadata)
         try:
             page = unnamed_file(PAGE_BYTES)
@@ -104,6 +105,7 @@ class Stream:
         """End the child and remove the manifest, for when nothing was recorded."""
         with self._lock, HeldInterrupts():
             self._final = (0, 0)
+            self._free()
             if hasattr(self, "child"):
                 self.child.close(0)
             layout.release(self.folder, is_new=self._is_new)
@@ -126,6 +128,9 @@ class Stream:
         fd, memory = shared_memory(capacity)
         try:
             self.add(fd, memory, capacity, thread)
+        except BaseException:
+            memory.close()
+            raise
         finally:
             os.close(fd)
         return Recorder(capacity, memory=memory, populate=populate)
@@ -150,23 +155,29 @@ class Stream:
     def counts(self) -> dict[str, int]:
         """``stored``, rows in complete files, and ``not_stored``, rows that are lost."""
         stored, lost = self._final or self._numbers()[:2]
-        if self._final is None and not self.child.alive:
+        if self._final is None and self._has_died():
             lost = self._written() - stored
         return {"stored": stored, "not_stored": lost}
 
     @property
     def n_errors(self) -> int:
         """Failures so far."""
-        return int(self._numbers()[2]) + (not self.child.alive and self._final is None)
+        return int(self._numbers()[2]) + self._has_died()
 
     @property
     def error(self) -> str | None:
         """The last failure in words, even if a later attempt succeeded."""
         if self._problem is not None:
             return str(self._problem)
-        if self._final is None and not self.child.alive:
+        if self._final is None and self._has_died():
             return f"{self.child.death()}: rows are not stored any more"
         return self._text() or None
+
+    def _has_died(self) -> bool:
+        """Whether the child ended before the recording did."""
+        if self._final is None:
+            self._died = not self.child.alive
+        return self._died
 
     def _numbers(self) -> tuple[int, ...]:
         return _NUMBERS.unpack_from(self._page)
@@ -194,6 +205,14 @@ class Stream:
                 self.child.close(0)
                 stored = self._numbers()[0]
                 self._final = stored, written - stored
+                self._free()
+
+    def _free(self) -> None:
+        """Keep what the child said last, and free the memory."""
+        page, self._page = self._page, bytes(self._page)
+        self._memories.clear()
+        if isinstance(page, mmap.mmap):
+            page.close()
 
     def _close(self, metadata: Mapping[str, Any], written: int) -> NotStored | None:
         timeout = CLOSE_S + (written - self._numbers()[0]) / CLOSE_ROWS_PER_S
@@ -201,9 +220,8 @@ class Stream:
             self.child.send(("finish", dict(metadata)))
             return NotStored(*problem) if (problem := self.child.receive(timeout)) else None
         except (ChildDied, TimeoutError) as error:
-            failure = NotStored(errno.EIO, str(error), str(self.folder))
-            failure.__cause__ = error
-            return failure
+            self._died = True
+            return NotStored(errno.EIO, str(error), str(self.folder))
 
     def raise_if_failed(self) -> None:
         """After :meth:`finish`: raise NotStored, or warn of lost rows, the first time."""
@@ -216,9 +234,10 @@ class Stream:
             reason = f"{what}: {self._problem.strerror}"
             raise NotStored(self._problem.errno, reason, str(self.folder)) from self._problem
         if lost:
+            earlier = f". The last error was: {self._text()}" if self._text() else ""
             warnings.warn(
                 f"{what} in {self.folder}: the ring overwrote them before they were written. Use "
-                "a larger capacity, or a faster disk",
+                f"a larger capacity, or a faster disk{earlier}",
                 RuntimeWarning,
                 stacklevel=3,
             )
@@ -400,7 +419,6 @@ class _Tail:
         words, first = read_from(self.memory, self._next, self._most)
         if self._part is None:
             self._start = self._next, self._decoder.copy(), self._lost
-            self._part = layout.PartWriter(self.folder, self._n_parts, self.ring, self.thread)
         if first > self._next:
             self._lost += first - self._next
             self._decoder = type(self._decoder)()
@@ -408,6 +426,9 @@ class _Tail:
         self._next = first + len(records)
         if len(records):
             records["thread"] = self.thread
+            self._part = self._part or layout.PartWriter(
+                self.folder, self._n_parts, self.ring, self.thread
+            )
             self._part.write(records, first)
 
     def _publish(self) -> None:
