@@ -97,6 +97,11 @@ def _gather(meeting: Meeting, tasks: Tasks, n: int, interrupts: Interrupts) -> N
         interrupts.deliver()
         for outcome in tasks.finished(0):
             raise _failed_before(outcome)
+        if twice := [guest for guest in meeting.guests.values() if guest.was_refused]:
+            raise RuntimeError(
+                f"executor started share {twice[0].number} twice. It must run each task once, on "
+                "one worker: in ipyparallel use a load-balanced view, client.executor()"
+            )
         if time.monotonic() > deadline:
             raise TimeoutError(
                 f"executor has started {len(meeting.guests)} of {n} shares within {START_S:g} s. "
@@ -157,7 +162,9 @@ def _overdue(guest: Guest) -> str:
 
 def _part(share: Share, outcome: Outcome, guest: Guest) -> Part:
     """The part that a worker returned, or failed rows in its place."""
-    reason = _second_start(guest) or outcome.error
+    reason = outcome.error
+    if guest.lost and guest.was_refused:
+        reason = "its worker died, and the engine started it again, which was refused"
     if not reason:
         part: Part = outcome.value
         n_rows = len(part.rows) // ROW.size
@@ -166,10 +173,3 @@ def _part(share: Share, outcome: Outcome, guest: Guest) -> Part:
         reason = f"{n_rows:,} rows came home, and it had counted {guest.n_rows:,}"
     reason = f"share {share.process} on {guest.where} lost after {guest.n_rows:,} rows: {reason}"
     return lost_part(share, guest.n_rows, guest.start_ns, guest.host, reason)
-
-
-def _second_start(guest: Guest) -> str:
-    if not guest.was_refused:
-        return ""
-    before = "its worker died, and " if guest.lost or guest.is_done else ""
-    return f"{before}the engine started it again, which was refused: no load is sent twice"

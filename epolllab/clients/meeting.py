@@ -35,6 +35,7 @@ MESSAGE_BYTES = 10_000
 """Messages are shorter; a longer one ends the connection."""
 
 N_PINGS = 7
+_ONCE = "it is not started twice, so that no load is sent twice"
 LEAD_NS = 100_000_000
 """Delay between the start message and the common start time, besides the round trip."""
 
@@ -220,7 +221,7 @@ class Meeting:
             number, host = int(message["number"]), Host(*message["host"])
             if guest := self.guests.get(number):
                 guest.was_refused = True
-                line.send(refused=f"share {number} was started before, on {guest.where}")
+                line.send(refused=f"share {number} was started before, on {guest.where}; {_ONCE}")
                 raise EOFError("started before")
             line.send(welcome=True)
         except (EOFError, OSError, LookupError, TypeError, ValueError):
@@ -375,6 +376,6 @@ def _require_reachable(invitation: Invitation, here: Host) -> None:
     if invitation.is_loopback and is_elsewhere:
         raise ValueError(
             f"target is on the loopback of {caller.host}, which the worker on {here.host} cannot "
-            'reach; start the server with start_server(host="ADDRESS"), an address that the '
-            "workers reach, and pass allow_remote=True"
+            'reach; start the server with start_server(host="ADDRESS"), and pass an address that '
+            "the workers reach, target=(ADDRESS, port), and allow_remote=True"
         )
