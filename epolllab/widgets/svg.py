@@ -98,7 +98,7 @@ _FIXED = """
 .epl .epl-stale polyline{stroke:var(--epl-muted)}
 .epl .epl-pending .widget-label,.epl .epl-pending .widget-label-basic{font-weight:700}
 .epl .epl-pending .widget-label::after,.epl .epl-pending .widget-label-basic::after{content:"*"}
-.epl .epl-alarm{color:var(--jp-error-color0,#b3261e);font-weight:600;white-space:pre-wrap;
+.epl .epl-alarm{color:var(--epl-alarm);font-weight:600;white-space:pre-wrap;
  overflow-wrap:anywhere}
 .epl .epl-state:has(.epl-alarm){flex-basis:100%}
 .epl .epl-gone{display:none}
