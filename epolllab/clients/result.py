@@ -5,19 +5,16 @@ not before.
 """
 
 import math
-from collections import Counter
 from collections.abc import Mapping
-from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from epolllab.checks import check_bool, check_instance, checked
 from epolllab.clients import loop, peers, stored
+from epolllab.clients.figures import Figures, notes
 from epolllab.clients.part import Part
-from epolllab.clients.response import DEFECTS
 from epolllab.clients.script import STEP_NAMES
-from epolllab.events import error_name
 from epolllab.notebook import html
 from epolllab.recording import environment, storage
 from epolllab.recording.recording import Recording
@@ -25,25 +22,11 @@ from epolllab.schema import CLIENT_REQUESTS, EVENTS, JOURNEYS, WAKEUPS, returns
 from epolllab.server.server import Server
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
 
 __all__ = ["Run"]
 
-_OWN_ERRORS = {
-    loop.TIMEOUT: "timeout",
-    loop.CLOSED_EARLY: "closed early",
-    **{loop.BAD_RESPONSE - n: f"bad response: {defect}" for n, defect in enumerate(DEFECTS)},
-}
 _PERCENTILES = {"p50": 50, "p90": 90, "p99": 99, "p99_9": 99.9}
-_REDIRECTED = 300
-"""Statuses from here on are a note: the response is not what was asked for."""
-
-_SKEWED = 0.1
-"""Fraction of the elapsed time from which on it matters that shares started apart."""
-
-_ON_RATE = 0.95
-"""Fraction of the requested rate from which on it counts as reached."""
 
 
 class Run:
@@ -62,6 +45,7 @@ class Run:
     def __init__(self, parts: list[Part], metadata: Mapping[str, Any]) -> None:
         self._parts = sorted(parts, key=lambda part: part.facts.process)
         self.metadata = MappingProxyType(dict(metadata))
+        self._figures = Figures(self._parts, self.metadata.get("rate"))
 
     @property
     def interrupted(self) -> bool:
@@ -77,7 +61,8 @@ class Run:
         """One row per request; of a script, one row per peer."""
         from epolllab.frames.clients import client_requests
 
-        return client_requests(self._rows, self._error_name, self._hosts)
+        figures = self._figures
+        return client_requests(figures.rows, figures.error_name, figures.hosts)
 
     def steps(self) -> "pd.DataFrame":
         """One row per step that a scripted peer executed.
@@ -93,8 +78,9 @@ class Run:
         """
         from epolllab.frames.clients import client_steps
 
-        rows = self._joined("steps", peers.FIELDS, "peer")
-        return client_steps(rows, STEP_NAMES, self._error_name, self._hosts)
+        figures = self._figures
+        rows = figures.joined("steps", peers.FIELDS, "peer")
+        return client_steps(rows, STEP_NAMES, figures.error_name, figures.hosts)
 
     def shares(self) -> "pd.DataFrame":
         """One row per client loop, or share of an executor: where it ran, and how it started.
@@ -137,12 +123,7 @@ class Run:
         Measured: each loop notes how late it began. The uncertainty of comparing the clocks
         of several hosts is included.
         """
-        late = [
-            (part.facts.began_ns - part.facts.start_ns, part.clock_error_ns)
-            for part in self._parts
-            if not part.lost
-        ]
-        return max(ns + error for ns, error in late) - min(ns - error for ns, error in late)
+        return self._figures.start_skew_ns
 
     @returns(JOURNEYS)
     def journeys(self, server: Server | Recording) -> "pd.DataFrame":
@@ -177,7 +158,7 @@ class Run:
     def _require_one_clock(self, advice: str) -> None:
         """Refuse to compare the times of different boots."""
         hosts = sorted({part.host.host for part in self._parts if part.host})
-        if len({boot_id for boot_id, _ in self._hosts}) > 1:
+        if len({boot_id for boot_id, _ in self._figures.hosts}) > 1:
             raise ValueError(
                 f"these clients ran on several hosts ({', '.join(hosts)}), whose monotonic clocks "
                 f"are unrelated, so that their times cannot be compared; {advice}"
@@ -305,20 +286,20 @@ class Run:
 
         from epolllab.analysis.statistics import percentile
 
-        rows = self._rows
+        figures, rows = self._figures, self._figures.rows
         spans = (rows["done_ns"] - rows["intended_ns"]).astype("f8")
         good = rows["error"] == 0
         latency = spans[good] / 1e3
-        elapsed_ns = self._elapsed_ns()
+        elapsed_ns = figures.elapsed_ns
         per_s = 1e9 / elapsed_ns if elapsed_ns else 0.0
         sums: dict[str, Any] = {
             "requests": len(rows),
             "succeeded": int(good.sum()),
             "failed": int((~good).sum()),
-            **{f"error {name}": count for name, count in self.errors().items()},
-            **{f"status {number}": n for number, n in self._statuses().items() if number != 200},
+            **{f"error {name}": count for name, count in figures.errors().items()},
+            **{f"status {number}": n for number, n in figures.statuses().items() if number != 200},
             "elapsed_s": round(elapsed_ns / 1e9, 6),
-            "requests_per_s": round(self._per_s(), 1),
+            "requests_per_s": round(figures.per_s, 1),
         }
         rate = self.metadata.get("rate")
         if rate:
@@ -335,134 +316,17 @@ class Run:
         in_flight_ns = sum(part.facts.in_flight_ns for part in self._parts)
         sums["in_flight_mean"] = round(in_flight_ns / elapsed_ns, 3) if elapsed_ns else 0.0
         sums["throughput_x_latency"] = round(float(spans.sum()) * per_s / 1e9, 3)
-        sums["client_cpu"] = round(self._client_cpu(), 3)
+        sums["client_cpu"] = round(figures.client_cpu, 3)
         return pd.Series(sums, dtype=object, name="run")
 
     def errors(self) -> dict[str, int]:
         """Count the failed requests by kind of error, the most frequent first."""
-        counts = Counter(self._rows["error"].tolist()).most_common()
-        return {self._error_name(number): count for number, count in counts if number}
+        return self._figures.errors()
 
     @property
     def notes(self) -> list[str]:
         """Warnings about the figures, such as a rate that was not reached."""
-        notes = [f"{count:,} failed: {name}" for name, count in self.errors().items()]
-        statuses = self._statuses()
-        notes += [
-            f"{count:,} of {sum(statuses.values()):,} responses had status {status}"
-            for status, count in statuses.items()
-            if status >= _REDIRECTED
-        ]
-        rate = self.metadata.get("rate")
-        reached = self._per_s()
-        if rate and len(self) > 1 and reached < _ON_RATE * rate:
-            notes.append(
-                f"reached {reached:,.0f} of {rate:,.0f} requests/s: {self._why_below_rate()}"
-            )
-        if self.interrupted:
-            notes.append(
-                f"interrupted after {self._elapsed_ns() / 1e9:.1f} s; what was in flight then "
-                f"({self._n_unfinished:,}) has no row"
-            )
-        notes += self._notes_of_shares()
-        lost = sum(part.snapshot.overwritten for part in self._parts)
-        if lost:
-            notes.append(f"{lost:,} of the clients' events were overwritten; raise capacity")
-        if not self.metadata.get("executor") and (
-            throttled := environment.throttled(self.metadata)
-        ):
-            notes.append(f"{throttled}, which its latencies include")
-        return notes
-
-    def _why_below_rate(self) -> str:
-        if any(part.lost for part in self._parts):
-            return "the rows of a share were lost"
-        busy = self._client_cpu()
-        if busy > 0.9:
-            more = "shares" if self.metadata.get("executor") else "processes"
-            return (
-                f"the clients used {busy:.0%} of a CPU and could not send faster; use more {more}"
-            )
-        return (
-            "requests waited for a free connection, which their latency includes; use "
-            "more connections, a lower rate or a faster server"
-        )
-
-    def _notes_of_shares(self) -> list[str]:
-        """What cannot be taken for granted of a run whose shares ran elsewhere."""
-        notes = []
-        counted, answered = (
-            self.metadata.get("server_requests"),
-            int((self._rows["error"] == 0).sum()),
-        )
-        if counted is not None and not answered <= counted <= answered + self._n_unfinished:
-            notes.append(
-                f"the server counted {counted:,} requests, and {answered:,} rows with a response "
-                "came home; other clients, lost shares or failed requests make the difference"
-            )
-        skew_ns, elapsed_ns = self.start_skew_ns, self._elapsed_ns()
-        if self.metadata.get("executor") and skew_ns > _SKEWED * elapsed_ns:
-            notes.append(
-                f"the shares started up to {skew_ns / 1e6:,.0f} ms apart in a run of "
-                f"{elapsed_ns / 1e6:,.0f} ms"
-            )
-        notes += [
-            f"share {part.facts.process} on {part.host.host} was {throttled}"
-            for part in self._parts
-            if part.host and (throttled := environment.throttled(part.environment))
-        ]
-        return notes
-
-    @property
-    def _n_unfinished(self) -> int:
-        """Requests without a row."""
-        return sum(part.facts.n_unfinished for part in self._parts)
-
-    def _statuses(self) -> dict[int, int]:
-        """Count the responses by HTTP status, in its order."""
-        counts = sorted(Counter(self._rows["status"].tolist()).items())
-        return {status: count for status, count in counts if status}
-
-    def _elapsed_ns(self) -> int:
-        # All loops start at the same time, but not all may read the same clock.
-        return max(part.facts.end_ns - part.facts.start_ns for part in self._parts)
-
-    def _per_s(self) -> float:
-        """Requests that succeeded per second of elapsed time."""
-        rows = self._rows
-        elapsed_ns = self._elapsed_ns()
-        # The first request is due at 0 and the last one interval before the end.
-        rate = self.metadata.get("rate")
-        elapsed_ns += round(1e9 / rate) if rate else 0
-        return int((rows["error"] == 0).sum()) * 1e9 / elapsed_ns if elapsed_ns else 0.0
-
-    def _client_cpu(self) -> float:
-        facts = [part.facts for part in self._parts]
-        shares = [f.cpu_ns / (f.end_ns - f.start_ns) for f in facts if f.end_ns > f.start_ns]
-        return max(shares, default=0.0)
-
-    @property
-    def _hosts(self) -> list[tuple[str, str]]:
-        """Boot id and name of each client loop's host."""
-        hosts = [part.host for part in self._parts]
-        return [(host.boot_id, host.host) if host else ("", "localhost") for host in hosts]
-
-    def _error_name(self, number: int) -> str:
-        if number <= loop.LOST:
-            return self._parts[loop.LOST - number].lost
-        return _OWN_ERRORS.get(number) or error_name(number)
-
-    @cached_property
-    def _rows(self) -> "np.ndarray[Any, np.dtype[Any]]":
-        return self._joined("rows", loop.FIELDS, "conn")
-
-    def _joined(
-        self, name: str, fields: tuple[tuple[str, str], ...], serial: str
-    ) -> "np.ndarray[Any, np.dtype[Any]]":
-        from epolllab.frames.clients import join_rows
-
-        parts = [(getattr(p, name), p.facts.process, p.facts.n_conns) for p in self._parts]
-        return join_rows(parts, fields, serial)
+        return notes(self._figures, self.metadata)
 
     def __repr__(self) -> str:
         rows = self._described()
@@ -486,7 +350,7 @@ class Run:
         loop = f"open loop, {rate:,.0f} a second" if rate else "closed loop"
         ran_in = f"{len(self._parts)} {options.get('where')}"
         if options.get("executor"):
-            n_hosts = len(set(self._hosts))
+            n_hosts = len(set(self._figures.hosts))
             ran_in = f"{len(self._parts)} workers on {n_hosts} host{'s' if n_hosts > 1 else ''}"
         elif len(self._parts) > 1 and options.get("where") == "process":
             ran_in += "es"

@@ -20,6 +20,7 @@ import pytest
 import epolllab
 from epolllab import frames
 from epolllab.clients import cluster
+from epolllab.clients.executors import Interrupts
 from epolllab.clients.meeting import CallerLine, Guest, Line, Meeting
 from epolllab.clients.options import resolve_target
 from epolllab.clients.result import Run
@@ -299,8 +300,8 @@ def until(meeting: Meeting, condition: Callable[[], bool]) -> None:
         meeting.poll(0.05)
 
 
-def joined(meeting: Meeting, number: int) -> tuple[threading.Thread, list[Any]]:
-    """Join from a thread; the list gets the line or the error."""
+def joined(meeting: Meeting, number: int) -> Any:
+    """Join from a thread; return the line or the error."""
     found: list[Any] = []
 
     def join() -> None:
@@ -324,6 +325,21 @@ def test_a_second_start_is_refused(meeting: Meeting) -> None:
         meeting.started = True
     until(meeting, lambda: bool(meeting.guests[0].lost))
     assert "share 0 was started before" in str(joined(meeting, 0))
+
+
+class NoOutcomes:
+    """Tasks that all still run."""
+
+    def finished(self, timeout: float) -> list[Any]:
+        return []
+
+
+def test_an_executor_that_starts_a_share_twice_is_refused(meeting: Meeting) -> None:
+    """Before any load is sent; an ipyparallel DirectView runs each task on all engines."""
+    with joined(meeting, 0):
+        joined(meeting, 0)
+        with pytest.raises(RuntimeError, match=r"^executor started share 0 twice"):
+            cluster._gather(meeting, NoOutcomes(), 1, Interrupts())  # type: ignore[arg-type]
 
 
 def test_a_worker_that_dies_before_the_start_may_be_replaced(meeting: Meeting) -> None:
