@@ -34,8 +34,8 @@ def agreement(
 ) -> Axes:
     """Draw the verdict of each phenomenon in each environment: phenomena against kernels.
 
-    There is a column for each environment, with the number of phenomena that hold at its
-    end. Phenomena that hold in all environments are counted in one row for each family.
+    There is a column for each environment, with the number of phenomena that hold in the last
+    row. Phenomena that hold in all environments are counted in one row for each family.
 
     Parameters
     ----------
@@ -46,21 +46,20 @@ def agreement(
     """
     table = verdict_table(frame, by)
     rows = _rows(table, full)
-    size = (max(5.6, 3.6 + 1.1 * table.shape[1]), 1.8 + 0.24 * max(3, len(rows)))
-    title = "Verdicts of the phenomena in each environment"
+    size = (max(5.6, 3.6 + 1.1 * table.shape[1]), 1.9 + 0.24 * max(3, len(rows)))
+    title = "Verdicts by environment"
     with canvas(ax, size, note_of(frame, note, circumstances=False), title) as (ax, chart):
         chart.label_columns([_wrapped(name) for name in table.columns], "environment")
         if table.empty:
             return chart.draw_empty("no phenomena")
-        chart.label_rows(rows["label"].tolist())
-        ax.set_ylim(len(rows) + 0.6, -0.6)
+        chart.label_rows([*rows["label"], "number that hold"])
         for place in range(0, len(rows), 2):
             color = chart.theme.faint
             ax.axhspan(place - 0.5, place + 0.5, color=color, alpha=0.45, lw=0, zorder=0)
         _draw_verdicts(chart, rows.drop(columns=["label", "n"]), rows["n"].tolist())
         for column, verdicts in enumerate(table.to_numpy().T):
-            words = f"{(verdicts == 'holds').sum()} of {len(table)} hold"
-            ax.text(column, len(rows) + 0.05, words, ha="center", va="center", fontsize=8)
+            words = f"{(verdicts == 'holds').sum()} of {len(table)}"
+            ax.text(column, len(rows), words, ha="center", va="center", fontsize=8)
         sums = zip(table.columns, (table == "holds").sum(), strict=True)
         chart.describe("; ".join(f"{name}: {n} of {len(table)} hold" for name, n in sums))
     return ax
