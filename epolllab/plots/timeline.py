@@ -23,6 +23,9 @@ __all__ = ["timeline"]
 MOST_EVENTS = 400
 """Events in the busiest window; more could not be told apart."""
 
+FEW_EVENTS = 60
+"""Events of a recording that was made by hand, where each may matter."""
+
 _HEIGHTS = {"callback": (0.33, 0.44), "submit": (-0.24, 0.02), "complete": (0.06, 0.3)}
 """Top and bottom of a bar in its lane, where it is not the usual one."""
 
@@ -104,9 +107,9 @@ def timeline(
         Without `span`, where the part to draw begins: a number is nanoseconds from the first
         event, and all but "busiest" go on to the last event. "busiest", the default, is the
         shortest time that holds nine tenths of the calls, at most 400 of them (of more
-        connections than have a lane, fewer), without a pause of more than half of it; all is
-        drawn if that is two thirds of the recording or more. The text below has what is left
-        out.
+        connections than have a lane, fewer), without a pause of more than half of it. All is
+        drawn if that is two thirds of the recording or more; of at most 60 calls, at least
+        seven tenths are. The text below has what is left out.
     names : int
         Most masks to write out; where there are more, or no room, triangles stand alone.
     """
@@ -210,11 +213,12 @@ def _busiest(at: Any, ends: Any, conns: Any, most: int) -> tuple[float, float]:
 
     It is the shortest time with nine tenths of the calls, or, if there are more of them, with
     MOST_EVENTS and about the `most` connections that have a lane; then the fuller side of each
-    pause that takes more than half of it.
+    pause that takes more than half of it. Of FEW_EVENTS, no more than three tenths are left out.
     """
     order = np.argsort(at, kind="stable")
     at, ends, conns = at[order], np.maximum.accumulate(ends[order]), conns[order]
-    n = min(math.ceil(0.9 * len(at)), MOST_EVENTS)
+    few = len(at) <= FEW_EVENTS
+    n = len(at) if few else min(math.ceil(0.9 * len(at)), MOST_EVENTS)
     first = _densest(at, n)
     while n > 12 and len(at) > MOST_EVENTS and len(np.unique(conns[first : first + n])) > most + 1:
         n = math.ceil(0.85 * n)
@@ -226,7 +230,10 @@ def _busiest(at: Any, ends: Any, conns: Any, most: int) -> tuple[float, float]:
         if 2 * pauses[longest] <= ends[stop - 1] - at[first]:
             break
         split = first + 1 + longest
-        first, stop = (first, split) if split - first >= stop - split else (split, stop)
+        kept = (first, split) if split - first >= stop - split else (split, stop)
+        if few and kept[1] - kept[0] < 0.7 * len(at):
+            break
+        first, stop = kept
     return float(at[first]), float(ends[stop - 1])
 
 

@@ -218,3 +218,19 @@ def test_the_text_alternative_counts_the_calls() -> None:
         "System calls of the event loop: 5 events of the loop and 2 connections in 10.0 µs: "
         "4 recv, 1 wait; 1 EAGAIN; 1 ECONNRESET."
     )
+
+
+def test_of_few_calls_most_are_drawn() -> None:
+    """A start long before is left out; a second part that is as long is not."""
+    script = Script(call_ns=1000, pause_ns=1000).register(0).wait(1, ns=10**9)
+    for _ in range(5):
+        script.recv(1, 5).send(1, 5)
+    ax = plots.timeline(script.recording().events())
+    assert rows(ax) == ["loop", "conn 1"]
+    assert ax.get_xlim()[1] < 30
+    script.wait(1, ns=10**9)
+    for _ in range(5):
+        script.recv(2, 5).send(2, 5)
+    ax = plots.timeline(script.recording().events())
+    assert rows(ax) == ["loop", "conn 1", "conn 2"]
+    assert sum(len(by_gid(ax, name)[0].get_paths()) for name in ("recv", "send")) == 20
