@@ -165,7 +165,7 @@ class Timeline(anywidget.AnyWidget):  # type: ignore[misc]
             "rows": recording.rows[: FIRST_RECORDS * RECORD.size],
             "total": len(array),
             "n_lanes": lanes + bool((array["op"] == Op.CALLBACK).any()),
-            "caption": _summary(recording),
+            "caption": _summary(recording) if len(array) else "",
             "callbacks": [str(name) for name in metadata.get("callbacks", ())],
             "targets": [str(target) for target in metadata.get("targets", ())],
         }

@@ -139,7 +139,7 @@ class Lab:
     def phone(self) -> Iterator[None]:
         """Make the page as narrow as a phone, for a ``with`` block."""
         self.page.evaluate("window.jupyterapp.shell.collapseLeft()")
-        self.page.set_viewport_size({"width": PHONE, "height": HEIGHT})
+        self.page.set_viewport_size({"width": PHONE, "height": 2 * HEIGHT})
         try:
             yield
         finally:
