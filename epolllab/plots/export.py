@@ -27,6 +27,7 @@ from epolllab.checks import (
     check_text,
 )
 from epolllab.plots import style
+from epolllab.plots.alternative import alt_text, figure_of
 from epolllab.recording import environment, storage
 from epolllab.recording.recording import Recording
 
@@ -72,7 +73,8 @@ def export(
 ) -> dict[str, Path]:
     """Write a chart, the data that it shows, and the circumstances of the run.
 
-    Arguments are checked first. All files appear together at the end, and none if anything
+    The JSON has the circumstances and the text alternative of the picture, for a page that
+    shows it. Arguments are checked first. All files appear together at the end, and none if anything
     fails before.
 
     Parameters
@@ -121,7 +123,7 @@ def export(
     suffixes = [*kinds, *([] if data is None else [data_kind]), "json"]
     parent = default_folder() if folder is None else storage.local_path(folder, "folder")
     paths = {suffix: parent / f"{name}.{suffix}" for suffix in suffixes}
-    sidecar = _sidecar(name, paths, data, circumstances, parameters)
+    sidecar = _sidecar(name, paths, alt_text(drawn), data, circumstances, parameters)
     existing = [path.name for path in paths.values() if path.exists()]
     if existing and not overwrite:
         raise FileExistsError(
@@ -156,10 +158,7 @@ def default_folder() -> Path:
 
 def _figure(thing: object) -> Figure:
     if isinstance(thing, Axes | FigureBase):
-        found: Any = thing
-        while not isinstance(found, Figure):  # an Axes, or a figure within a figure
-            found = found.figure
-        return found
+        return figure_of(thing)
     several = list(thing.flat) if isinstance(thing, np.ndarray) else thing
     if isinstance(several, Sequence) and several and all(isinstance(a, Axes) for a in several):
         figures = {_figure(ax) for ax in several}
@@ -235,6 +234,7 @@ def _write_data(data: Data, path: Path, kind: str) -> None:
 def _sidecar(
     name: str,
     paths: Mapping[str, Path],
+    description: str,
     data: Data | None,
     circumstances: Mapping[str, Any] | None,
     parameters: Mapping[str, Any] | None,
@@ -250,6 +250,7 @@ def _sidecar(
     content = {
         "format_version": FORMAT_VERSION,
         "name": name,
+        "description": description,
         "files": [path.name for suffix, path in paths.items() if suffix != "json"],
         "rows": None if data is None else len(data),
         "parameters": _plain("parameters", parameters or {}),
