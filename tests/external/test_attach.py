@@ -1,5 +1,6 @@
 """trace(): a process from outside, with the same counts as its own recorder."""
 
+import errno
 import os
 import signal
 import socket
@@ -9,11 +10,13 @@ import threading
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 import epolllab
-from epolllab import analysis
+from epolllab import analysis, recording
 from epolllab.external import attach, trace
+from epolllab.recording import layout
 from tests.external import programs
 
 CALLS = ["wait", "ready", "accept", "register", "modify", "unregister", "recv", "send", "close"]
@@ -102,6 +105,57 @@ def test_nginx(tmp_path):
     assert table["closed_ns"].notna().all()
     assert recording.metadata["n_unmapped"] == 0
     assert analysis.diagnose(recording).healthy
+
+
+def test_all_rows_are_stored_in_a_folder(tmp_path):
+    """As in memory; the metadata is that of the end."""
+
+    def load() -> None:
+        until_traced(server.pid)
+        epolllab.run_clients(server, connections=4, requests=40, progress=False)
+
+    with epolllab.start_server(process=True) as server:
+        clients = threading.Thread(target=load)
+        clients.start()
+        traced = trace(server.pid, 2.0, record_to=tmp_path / "run")
+        clients.join()
+    stored = recording.open(tmp_path / "run")
+    pd.testing.assert_frame_equal(stored.events(), traced.events())
+    assert stored.events()["op"].value_counts()["accept"] >= 40
+    assert stored.metadata["overhead"] == traced.metadata["overhead"]
+    assert (stored.lost, stored.is_closed) == (0, True)
+
+
+def test_a_disk_that_is_full_does_not_lose_the_trace(tmp_path, monkeypatch):
+    """It warns, and returns what it has."""
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path))
+
+    monkeypatch.setattr(layout.PartWriter, "write", fail)
+    with (
+        programs.sick("writable") as (_, pid),
+        pytest.warns(RuntimeWarning, match="record_to.*No space left"),
+    ):
+        traced = trace(pid, 0.5, record_to=tmp_path / "run")
+    assert len(traced)
+    assert not recording.open(tmp_path / "run").is_closed
+
+
+def test_folders_that_are_refused(tmp_path, monkeypatch):
+    """Before strace is started; a trace that fails leaves none."""
+    with programs.asyncio_echo() as (_, pid):
+        with pytest.raises(ProcessLookupError):
+            trace(2**22 + 1, record_to=tmp_path / "run")
+        with pytest.raises(ValueError, match="no (call|wait)"):
+            trace(pid, 0.1, record_to=tmp_path / "run")
+        assert list(tmp_path.iterdir()) == []
+        (tmp_path / "notes.txt").write_text("mine")
+        monkeypatch.setattr(subprocess, "Popen", lambda *_: pytest.fail("strace was started"))
+        with pytest.raises(FileExistsError, match=r"record_to .*notes\.txt"):
+            trace(pid, record_to=tmp_path)
+        with pytest.raises(TypeError, match=r"^record_to "):
+            trace(pid, record_to=5)
 
 
 def test_strace_has_detached_and_the_program_goes_on():

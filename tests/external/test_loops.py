@@ -5,6 +5,7 @@ import gc
 import os
 import select
 import selectors
+import signal
 import socket
 import subprocess
 import sys
@@ -12,12 +13,14 @@ import threading
 import time
 from types import ModuleType
 
+import pandas as pd
 import pytest
 
 import epolllab
-from epolllab import analysis
+from epolllab import analysis, recording
 from epolllab.external import SaveWhen, observe
 from epolllab.external.loops import LAYERS, RecordedEpoll
+from epolllab.recording import NotStored
 
 N_CLIENTS, N_ECHOES = 3, 4
 PATCHED = (
@@ -354,9 +357,81 @@ def test_a_small_ring_counts_what_it_overwrote():
     assert recording.overwritten > 50
 
 
+@pytest.mark.parametrize("n_threads", [1, 3])
+def test_all_rows_are_stored_in_a_folder(n_threads, tmp_path):
+    """Of all loops, in the same order; the callbacks' names too."""
+    with observe(record_to=tmp_path / "run") as seen:
+        threads = [
+            threading.Thread(target=lambda: asyncio.run(echoes())) for _ in range(n_threads - 1)
+        ]
+        for thread in threads:
+            thread.start()
+        asyncio.run(echoes())
+        for thread in threads:
+            thread.join()
+    recorded = seen.recording()
+    stored = recording.open(tmp_path / "run")
+    pd.testing.assert_frame_equal(stored.events(), recorded.events())
+    assert len(set(stored.events()["tid"])) == n_threads
+    pd.testing.assert_frame_equal(stored.recording().callbacks(), recorded.callbacks())
+    assert (stored.lost, stored.is_closed) == (0, True)
+    assert stored.metadata["source"] == "observe"
+
+
+def test_more_rows_than_the_ring_keeps(tmp_path):
+    """What the child did not read in time is counted, and a warning says so."""
+
+    def run() -> None:
+        with seen:
+            os.kill(seen._stream.child.pid, signal.SIGSTOP)
+            asyncio.run(echoes())
+            os.kill(seen._stream.child.pid, signal.SIGCONT)
+
+    seen = observe(capacity=50, record_to=tmp_path / "run")
+    with pytest.warns(RuntimeWarning, match="rows are not stored.*capacity"):
+        run()
+    stored = recording.open(tmp_path / "run")
+    recorded = seen.recording()
+    assert len(stored) == len(recorded) == 50
+    assert stored.lost == recorded.overwritten
+    assert stored.events()["t_ns"].tolist() == recorded.events()["t_ns"].tolist()
+
+
+def test_the_observed_program_does_not_see_that_storing_fails(tmp_path):
+    """The end of the block does, unless the block raises itself."""
+
+    def run(*, fails: bool = False) -> None:
+        with seen:
+            os.kill(seen._stream.child.pid, signal.SIGKILL)
+            seen._stream.child.process.wait()
+            asyncio.run(echoes())
+            if fails:
+                raise KeyError
+
+    seen = observe(record_to=tmp_path / "run")
+    with pytest.raises(NotStored, match="SIGKILL"):
+        run()
+    assert "not stored" in seen.notes[0]
+    assert seen.recording().counts()["accept"] >= N_CLIENTS
+    seen = observe(record_to=tmp_path / "again")
+    with pytest.raises(KeyError):
+        run(fails=True)
+
+
+def test_folders_that_are_refused(tmp_path):
+    """Before anything is put in place."""
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="record_to"):
+        observe(record_to=tmp_path).__enter__()
+    with observe():  # none is active
+        pass
+
+
 @pytest.mark.parametrize(
     ("options", "error"),
     [
+        ({"record_to": 5}, TypeError),
+        ({"record_to": "s3://bucket/run"}, ValueError),
         ({"layers": "epoll"}, ValueError),
         ({"layers": ("epol",)}, ValueError),
         ({"layers": ()}, ValueError),

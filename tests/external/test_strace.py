@@ -489,6 +489,26 @@ def test_memory_is_bounded(monkeypatch, tmp_path):
     assert recording.metadata["n_strange"] == 5
 
 
+@pytest.mark.parametrize("text", [NEW, POINTER, POINTER.replace("0x7}", "0x55f07}")])
+def test_records_beyond_memory_are_in_a_file(text, monkeypatch, tmp_path):
+    """The same records, connections and guesses as if all were in memory."""
+    text = text * 100 + NEW.replace("7", "9")
+    [whole] = read_strace(text)
+    monkeypatch.setattr(strace, "MOST_ROWS", 100)
+    monkeypatch.setattr(strace, "_PIECE_ROWS", 70)
+    with (tmp_path / "rows").open("w+b") as file:
+        reader = strace.Reader(file=file)
+        reader.read(text.splitlines(keepends=True))
+        [(pieces, facts)] = reader.finished()
+        assert b"".join(piece.tobytes() for piece in pieces()) == whole.rows
+        assert {name: whole.metadata[name] for name in facts} == facts
+        [newest] = strace.recordings(reader, {"log": "x"})
+        assert 100 <= len(newest) < 170 + 70
+        assert newest.rows == whole.rows[-len(newest.rows) :]
+        assert len(newest) + newest.overwritten == len(whole)
+        del pieces
+
+
 @pytest.mark.slow
 @pytest.mark.processes
 def test_a_log_of_100_megabytes(tmp_path):

@@ -139,3 +139,23 @@ def test_the_recorders_rows_are_decoded(calls: list[tuple[Op, int, int, int, int
     assert rows[2:] == [
         (4, 5, 1, conn, fd, result, mask, op, 0, 0, 0) for op, conn, fd, result, mask in calls
     ]
+
+
+@given(
+    st.lists(st.sampled_from(["wait", "ready", "call"]), max_size=30),
+    st.lists(st.integers(1, 5), min_size=30, max_size=30),
+)
+def test_pieces_continue_each_other(kinds: list[str], sizes: list[int]) -> None:
+    """Cut anywhere, the pieces have the wakes and the positions of the whole."""
+    rows, serial = [], 0
+    for kind in kinds:
+        serial += kind == "wait"
+        made = {"wait": wait(serial), "ready": ready(1, 5, 1), "call": call(Op.RECV, 1, 5, 9)}
+        rows.append(made[kind])
+    decoder, pieces, at = decode.Decoder(), [], 0
+    for size in sizes:
+        words = array("q", [n for row in rows[at : at + size] for n in row]).tobytes()
+        decoder = decoder.copy()
+        pieces.append(decoder.array(words))
+        at += size
+    assert np.concatenate(pieces).tolist() == decoded(rows).tolist()

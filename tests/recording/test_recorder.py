@@ -26,6 +26,7 @@ from epolllab.recording.recorder import (
     Snapshot,
     check_capacity,
     memory_size,
+    read_from,
     read_ring,
     shared_memory,
     written_in,
@@ -493,3 +494,33 @@ def test_the_newest_rows_are_a_number_of_rows(newest: Any) -> None:
     with pytest.raises((TypeError, ValueError), match=r"^newest\b"):
         recorder.snapshot(newest)
     assert [len(numbers(recorder.snapshot(n))) for n in (0, 3, 10**9)] == [0, 3, 5]
+
+
+# ---- from a row on ----------------------------------------------------------------------
+
+
+def test_rows_are_read_from_a_number_on() -> None:
+    """At most as many as asked for; what was overwritten since is left out."""
+    recorder = Recorder(100)
+    assert read_from(recorder.memory, 0, 10) == Snapshot(b"", 0)
+    fill(recorder, 0, 57, 5)
+    for first, most, expected in ((0, 10, range(10)), (50, 10, range(50, 57)), (57, 5, range(0))):
+        found = read_from(recorder.memory, first, most)
+        assert (numbers(found), found.overwritten) == (list(expected), first)
+    fill(recorder, 57, 5_000, 50)
+    found = read_from(recorder.memory, 57, 30)
+    assert (numbers(found), found.overwritten) == (list(range(4_900, 4_930)), 4_900)
+    assert read_from(recorder.memory, 57, 0) == Snapshot(b"", 4_900)
+
+
+@pytest.mark.parametrize("ahead", [0, 800, 1000, 1024, 1500, 5000])
+def test_a_reader_of_old_rows_sees_no_half_written_one(ahead: int) -> None:
+    """Rows that are overwritten while they are copied are left out."""
+    memory = Interrupted(-1, memory_size(200))
+    writer = Recorder(200, memory=memory)
+    fill(writer, 0, 5000, 100)
+    memory.meanwhile = lambda: fill(writer, 5000, 5000 + ahead, 100)
+    found = read_from(memory, 0, 50)
+    first = found.overwritten
+    assert numbers(found) == list(range(first, 4_850))
+    assert first == min(max(4_800, 5000 + ahead - 200 - recorder.SLACK), 4_850)
