@@ -15,7 +15,7 @@ import pytest
 
 from epolllab.notebook import voila
 from tests.browser.conftest import CHECKOUT, absent, page_of
-from tests.browser.lab import expect
+from tests.browser.lab import HEIGHT, LEAST_TEXT, PHONE, SCRIPT, expect
 from tests.wire import is_refused, until
 
 if TYPE_CHECKING:
@@ -105,6 +105,17 @@ def test_stepper_works_on_its_page(
         assert panel.locator(".epl-side big").all_inner_texts() == returned
     panel.screenshot(path=screenshots / "voila-stepper.png")
     page.screenshot(path=screenshots / "voila-stepper-page.png", full_page=True)
+    assert faults_on_a_phone(page, "stepper", screenshots) == []
+
+
+def faults_on_a_phone(page: "Page", name: str, screenshots: Path) -> list[str]:
+    """Faults of a panel's layout on a page as narrow as a phone; it stays so."""
+    page.set_viewport_size({"width": PHONE, "height": HEIGHT})
+    page.screenshot(path=screenshots / f"voila-{name}-phone.png", full_page=True)
+    page.add_script_tag(path=SCRIPT)
+    return page.evaluate(
+        "([panel, least]) => lab.faults(panel, least)", [f".epl-{name}.epl", LEAST_TEXT]
+    )
 
 
 def test_dashboard_works_on_its_page(
@@ -121,6 +132,7 @@ def test_dashboard_works_on_its_page(
     before = requests.inner_text()
     expect(requests).not_to_have_text(before)
     panel.screenshot(path=screenshots / "voila-dashboard.png")
+    assert faults_on_a_phone(page, "dashboard", screenshots) == []
     panel.locator("button.epl-stop-server").click()
     expect(state).to_contain_text("stopped")
 
