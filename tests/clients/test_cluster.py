@@ -331,6 +331,7 @@ class NoOutcomes:
     """Tasks that all still run."""
 
     def finished(self, timeout: float) -> list[Any]:
+        """Return none."""
         return []
 
 
