@@ -47,6 +47,16 @@ def epolllab_server(**options: Any) -> Iterator[Arm]:
 
 
 @contextmanager
+def stored_server(**options: Any) -> Iterator[Arm]:
+    """The same with its recording stored in a folder."""
+    with (
+        tempfile.TemporaryDirectory() as name,
+        epolllab_server(record_to=Path(name, "run"), **options) as arm,
+    ):
+        yield arm
+
+
+@contextmanager
 def script(*arguments: str, python: str = sys.executable) -> Iterator[Arm]:
     """A Python script of this folder that prints its port."""
     process = subprocess.Popen(

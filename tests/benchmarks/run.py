@@ -25,7 +25,7 @@ from typing import NamedTuple
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
-from arms import Arm, epolllab_server, nginx, script
+from arms import Arm, epolllab_server, nginx, script, stored_server
 
 import epolllab
 from epolllab import kernel
@@ -38,6 +38,7 @@ Starter = Callable[[], AbstractContextManager[Arm]]
 KEEP_ALIVE: dict[str, Starter] = {
     "http recorded": lambda: epolllab_server(protocol="http"),
     "http bare": lambda: epolllab_server(protocol="http", record=False),
+    "http stored": lambda: stored_server(protocol="http"),
     "io_uring recorded": lambda: epolllab_server(protocol="http", poller="io_uring"),
     "io_uring bare": lambda: epolllab_server(protocol="http", poller="io_uring", record=False),
     "nginx": lambda: nginx(keepalive=True),
@@ -69,6 +70,7 @@ KEEP_ALIVE_TARGETS: list[Target] = [
     ("io_uring recorded", "nginx", 1.1),
     ("io_uring bare", "nginx", None),
     ("http recorded", "http bare", 1.15),
+    ("http stored", "http recorded", None),
     ("io_uring recorded", "http recorded", None),
 ]
 EACH_TARGETS: list[Target] = [
@@ -199,6 +201,22 @@ def frames(n: int) -> None:
     print(f"| peak memory of that / the buffer | {spread(list(memory), 2)} | under 3 |")
 
 
+def storing(n: int, seconds: int) -> None:
+    """Print what a recording in a folder keeps up with."""
+    for rate in (300_000, 600_000, 1_000_000):
+        runs = [
+            list(map(float, _output(str(HERE / "storing.py"), str(rate), str(seconds)).split()))
+            for _ in range(n)
+        ]
+        written, lost, size, us, ended = map(list, zip(*runs, strict=True))
+        what, is_first = f"stored at {rate:,} rows/s", rate == 300_000
+        print(f"| {what}: written | {spread(written, 0)} rows/s | |")
+        print(f"| {what}: lost | {spread(lost, 0)} rows | {'none' if is_first else ''} |")
+        print(f"| {what}: on disk | {spread(size)} bytes a row | at most 12 |")
+        print(f"| {what}: CPU of the child | {spread(us, 2)} µs a row | |")
+        print(f"| {what}: until stop() has returned | {spread(ended, 2)} s | |")
+
+
 def imports(n: int) -> None:
     """Print the time to import the package, without the start of the interpreter."""
     code = "import time; t = time.perf_counter(); import epolllab; print(time.perf_counter() - t)"
@@ -224,7 +242,10 @@ def available(arms: dict[str, Starter]) -> dict[str, Starter]:
     return {name: starter for name, starter in arms.items() if name not in missing}
 
 
-PARTS = ("keep-alive", "one connection per request", "observe", "clients", "frames", "imports")
+PARTS = (
+    "keep-alive", "one connection per request", "observe", "clients", "frames", "storing",
+    "imports",
+)  # fmt: skip
 
 
 def main() -> None:
@@ -253,6 +274,8 @@ def main() -> None:
         clients_against_wrk(n, seconds)
     if "frames" in wanted:
         frames(n)
+    if "storing" in wanted:
+        storing(n, 3 * seconds)
     if "imports" in wanted:
         imports(n)
 
