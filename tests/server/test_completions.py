@@ -21,7 +21,7 @@ from epolllab.events import KIND, MORE, SKIP_SUCCESS, Op
 from epolllab.frames.completions import as_calls
 from epolllab.kernel import NotPossible, uring
 from epolllab.kernel.uring import Uring
-from epolllab.server import Hello, Session, completions
+from epolllab.server import Hello, Session, ring
 from epolllab.server.completions import CompletionLoop
 from tests.conftest import held, settled
 from tests.server.helpers import OLD, PLACES, RING, has_blocked_send, options_of, program
@@ -200,7 +200,7 @@ def test_responses_are_not_read_after_the_turn(monkeypatch: pytest.MonkeyPatch) 
             ring._memory[-1][:] = b"\xdd" * len(ring._memory[-1])
         return n
 
-    monkeypatch.setattr(completions, "OUT_BYTES", 1 << 16)
+    monkeypatch.setattr(ring, "OUT_BYTES", 1 << 16)
     monkeypatch.setattr(Uring, "enter", poisoning)
     body = bytes(range(256)) * 8
     with start(protocol="http", handler=lambda _: body) as server:
@@ -285,8 +285,8 @@ class Pause:
 @pytest.mark.parametrize("request_", [GET, OLD], ids=["keep-alive", "closing"])
 def test_both_queues_overflow(request_: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """With queues of 8 and 16 entries, 100 connections at once are served."""
-    monkeypatch.setattr(completions, "N_ENTRIES", 8)
-    monkeypatch.setattr(completions, "N_COMPLETIONS", 16)
+    monkeypatch.setattr(ring, "N_ENTRIES", 8)
+    monkeypatch.setattr(ring, "N_COMPLETIONS", 16)
     handler = Blocked()
     with start(protocol="http", handler=handler) as server:
         other = handler.begin(server)
