@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from epolllab.notebook import voila
+from epolllab.plots import style
 from tests.browser.conftest import CHECKOUT, absent, page_of
 from tests.browser.lab import HEIGHT, LEAST_TEXT, PHONE, SCRIPT, expect
 from tests.wire import is_refused, until
@@ -116,6 +117,21 @@ def faults_on_a_phone(page: "Page", name: str, screenshots: Path) -> list[str]:
     return page.evaluate(
         "([panel, least]) => lab.faults(panel, least)", [f".epl-{name}.epl", LEAST_TEXT]
     )
+
+
+def test_a_page_has_the_theme_of_its_address(
+    page: "Page", addresses: dict[str, str], screenshots: Path
+) -> None:
+    """``?theme=dark``: a dark ground, and the panel in the colours for it."""
+    panel = open_panel(page, f"{addresses[STEPPER]}&theme=dark", "stepper")
+    expect(page.locator("body")).to_have_attribute("data-jp-theme-light", "false")
+    red, green, blue = page.evaluate(
+        "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)"
+    )[:3]
+    assert max(red, green, blue) < 64
+    variable = "element => getComputedStyle(element).getPropertyValue('--epl-edge').trim()"
+    assert panel.evaluate(variable) == style.DARK.variants["edge"]
+    page.screenshot(path=screenshots / "voila-stepper-dark.png", full_page=True)
 
 
 def test_dashboard_works_on_its_page(
