@@ -296,6 +296,7 @@ def test_bad_executors_and_numbers_are_refused_before_anything_starts(call):
 # ---- workers that die ----------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("pool")  # which starts multiprocessing's resource tracker
 def test_a_pool_that_breaks_loses_all_runs_and_says_so(monkeypatch):
     """The standard library's pool cannot go on without one of its processes."""
     monkeypatch.setattr(registry, "_entries", dict(registry._entries))
