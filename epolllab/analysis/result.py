@@ -4,6 +4,7 @@ It summarises them, and saves them to one Parquet file.
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -197,9 +198,12 @@ class Result:
         )
         if not len(self):
             return card
-        table = self.summary()
+        table, doubts = _footnoted(self.summary())
         shown = [name for name in table if not str(name).endswith("_spread")]
-        return card + table[shown].to_html(index=False, float_format="{:,.1f}".format, max_rows=24)
+        cells = table[shown].to_html(
+            index=False, float_format="{:,.1f}".format, max_rows=24, na_rep="", border=0
+        )
+        return card + cells + html.text("\n".join(doubts), "muted")
 
     def save(self, path: storage.PathName) -> Path:
         """Write one Parquet file, completely or not at all, and return its path.
@@ -241,6 +245,39 @@ class Result:
             _check_notes(header["circumstances"])
             given = [header[key] for key in ("circumstances", "by", "values", "x")]
             return cls(header["name"], table.to_pandas(), *given)
+
+
+def _footnoted(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """The summary with the numbers of notes in place of its doubts, and the notes.
+
+    Doubts of several rows that differ in one figure are one note with the range of it.
+    """
+    figures: dict[str, list[str]] = {}
+    marks = []
+    for row in table["doubt"]:
+        kinds = {_FIGURE.sub("#", doubt): _FIGURE.findall(doubt) for doubt in _doubts(row)}
+        for kind, found in kinds.items():
+            figures.setdefault(kind, []).extend(found)
+        marks.append(", ".join(str(1 + list(figures).index(kind)) for kind in kinds))
+    notes = [
+        f"{number}: {kind.replace('#', _range(found), 1)}"
+        for number, (kind, found) in enumerate(figures.items(), 1)
+    ]
+    bare = table.drop(columns="doubt")
+    return (bare.assign(note=marks) if notes else bare), notes
+
+
+_FIGURE = re.compile(r"\d[\d,.]*(?=%)|(?<=factor )[\d.]+")
+
+
+def _doubts(row: str) -> list[str]:
+    return row.split("; ") if row else []
+
+
+def _range(figures: list[str]) -> str:
+    """The smallest and the largest of some figures as text."""
+    ordered = sorted(set(figures), key=lambda text: float(text.replace(",", "")))
+    return " to ".join(dict.fromkeys((*ordered[:1], *ordered[-1:])))
 
 
 def _content(table: "pa.Table") -> bytes:

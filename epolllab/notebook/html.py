@@ -1,12 +1,13 @@
 """Small HTML cards for notebook cells, in JupyterLab's own colours, light and dark."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Literal
 
 from epolllab.checks import check_mapping, check_text, checked
 
-__all__ = ["Tone", "box", "card", "table", "text"]
+__all__ = ["Tone", "box", "card", "linked", "table", "text"]
 
 Tone = Literal["plain", "muted", "error", "success", "warning"]
 
@@ -17,6 +18,20 @@ _TONES: dict[Tone, str] = {
     "success": "color:var(--jp-success-color0,#1b7837);font-weight:600",
     "warning": "color:var(--jp-warn-color0,#8a5a00);font-weight:600",
 }
+_NAMED = re.compile(
+    r"\b(?P<page>[a-z]\w*)\((?P<part>[1-8])\)"
+    r"|\bRFC (?P<rfc>\d{3,5})\b"
+    r"|\b(?P<file>(?:drivers|fs|include|io_uring|kernel|net)/[\w/]+\.[ch])\b"
+    r"|\b(?P<site>[a-z]+\.com/[\w/.-]+\w)"
+)
+_ADDRESSES = {
+    "page": "https://man7.org/linux/man-pages/man{part}/{page}.{part}.html",
+    "rfc": "https://www.rfc-editor.org/rfc/rfc{rfc}",
+    "file": "https://github.com/torvalds/linux/blob/master/{file}",
+    "site": "http://{site}",
+}
+"""Where that is which a source names."""
+
 _BORDER = "border:1px solid var(--jp-border-color2,#ccc);border-radius:4px"
 _CELL = "text-align:left;vertical-align:top;padding:1px 12px 1px 0"
 _CODE = "font-family:var(--jp-code-font-family,monospace);font-size:90%"
@@ -57,6 +72,17 @@ def text(words: str, tone: Tone = "plain") -> str:
     """Return a paragraph of text, which is escaped; nothing for ""."""
     style = f"white-space:pre-wrap;{_TONES[tone]}"
     return f"<div style='{style}'>{escape(words)}</div>" if words else ""
+
+
+def linked(words: str, tone: Tone = "plain") -> str:
+    """Return :func:`text` with links to the manual pages, RFCs and kernel files that it names."""
+    return _NAMED.sub(_link, text(words, tone))
+
+
+def _link(match: re.Match[str]) -> str:
+    names = match.groupdict()
+    to = next(address for name, address in _ADDRESSES.items() if names[name]).format(**names)
+    return f"<a href='{to}' target='_blank' rel='noopener'>{match[0]}</a>"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

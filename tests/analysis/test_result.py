@@ -1,6 +1,7 @@
 """Result: what it gives, that it cannot be changed, and its files."""
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -197,6 +198,39 @@ def test_circumstances(result):
     assert "kernel:" in result.describe()
     assert "sweep" in repr(result)
     assert "measurements" in result._repr_html_()
+
+
+def weak(medians):
+    """A result with these medians of each round, by variant."""
+    rows = [
+        {"poller": poller, "round": number, "wait_ns": ns * 1.0}
+        for poller, rounds in medians.items()
+        for number, ns in enumerate(rounds)
+        for _ in range(10)
+    ]
+    return Result("sweep", pd.DataFrame(rows), {"clock_cost_ns": 20.0}, ["poller"], ["wait_ns"])
+
+
+def test_doubts_are_notes_under_the_table():
+    """Each kind once, with its range over the variants; the rows have its number."""
+    found = weak({"a": (100, 200, 400), "b": (100, 160, 160), "c": (1000, 1000, 1000)})
+    page = found._repr_html_()
+    table, _, below = page.rpartition("</table>")
+    first, second, third = re.sub("<[^>]*>", "", below).splitlines()
+    assert re.fullmatch(r"1: wait_ns: the interval is \d+ to \d+% of the median wide", first)
+    assert second == "2: wait_ns: rounds differ by a factor 1.6 to 4.0"
+    assert third == "3: wait_ns: reading the clock is 12% of it"
+    rows = [re.findall("<td>([^<]*)</td>", row) for row in table.split("<tr>")]
+    assert [(row[0], row[-1]) for row in rows if row] == [
+        ("a", "1, 2"),
+        ("b", "1, 2, 3"),
+        ("c", ""),
+    ]
+    assert "doubt" not in page
+
+
+def test_a_table_without_doubts_has_no_notes():
+    assert "note" not in weak({"c": (1000, 1000, 1000)})._repr_html_()
 
 
 def test_fits_and_checks(result):

@@ -16,7 +16,7 @@ from epolllab.plots.canvas import check_axes
 from epolllab.recording import environment
 from epolllab.recording.recording import Recording
 
-__all__ = ["Outcome", "Phenomenon", "Verdict", "Version", "format_value"]
+__all__ = ["SIGNS", "Outcome", "Phenomenon", "Verdict", "Version", "format_value"]
 
 STEPS_SHOWN = 40
 """Steps that a notebook shows; ``outcome.steps`` has all."""
@@ -85,7 +85,7 @@ class Verdict(StrEnum):
     RAISED = "raised"
 
 
-_SIGNS: dict[Verdict, tuple[str, html.Tone]] = {
+SIGNS: dict[Verdict, tuple[str, html.Tone]] = {
     Verdict.HOLDS: ("✓", "success"),
     Verdict.DIFFERS: ("✗", "error"),
     Verdict.NOT_POSSIBLE: ("\N{EN DASH}", "warning"),
@@ -187,15 +187,15 @@ class Outcome:
         )
 
     def _repr_html_(self) -> str:
-        sign, tone = _SIGNS[self.verdict]
+        sign, tone = SIGNS[self.verdict]
         steps = [
             (number, step.what, step.returned)
             for number, step in enumerate(self.steps[:STEPS_SHOWN], 1)
         ]
         left = len(self.steps) - STEPS_SHOWN
-        footer = [*self.notes, f"Source: {self.phenomenon.source}"]
+        circumstances = ""
         if self.circumstances:
-            footer.append(
+            circumstances = (
                 f"{environment.summary(self.circumstances)}; {self.seconds * 1000:.1f} ms"
             )
         return html.box(
@@ -206,7 +206,9 @@ class Outcome:
             html.table(("", "expected", "observed", ""), self._comparison()),
             html.table(("", "call", "result"), steps) if steps else "",
             html.text(f"and {left:,} more in .steps" if left > 0 else "", "muted"),
-            *(html.text(line, "muted") for line in footer),
+            *(html.text(line, "muted") for line in self.notes),
+            html.linked(f"Source: {self.phenomenon.source}", "muted"),
+            html.text(circumstances, "muted"),
         )
 
     def _comparison(self) -> list[tuple[str, str, str, str]]:

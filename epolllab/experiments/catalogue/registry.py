@@ -51,6 +51,7 @@ from epolllab.experiments.catalogue.outcome import (
     Version,
     format_value,
 )
+from epolllab.experiments.catalogue.page import PhenomenaFrame
 from epolllab.experiments.fleet import run_on_workers
 from epolllab.recording import environment
 
@@ -178,7 +179,7 @@ def find(name: str, parameter: str = "name") -> Phenomenon:
 
 
 def phenomena() -> pd.DataFrame:
-    """List every phenomenon.
+    """List every phenomenon; a notebook shows the frame as a page that can be searched.
 
     Returns
     -------
@@ -191,7 +192,7 @@ def phenomena() -> pd.DataFrame:
         for entry in entries().values()
     ]
     columns = ["name", "family", "claim", "expected", "source", "kernels", "notes"]
-    return pd.DataFrame(rows, columns=columns, dtype="str")
+    return PhenomenaFrame(pd.DataFrame(rows, columns=columns, dtype="str"))
 
 
 def _describe(entry: Phenomenon) -> dict[str, Any]:
@@ -292,6 +293,8 @@ def run_all(
 ) -> pd.DataFrame:
     """Run every phenomenon, one after the other; well under a minute in all.
 
+    A notebook shows the frame as a page, with what differs opened.
+
     With an executor, each of its workers runs them once, in a fresh interpreter of its own:
     on a fleet of hosts, the same claims on many kernels. Workers on one host take turns, so
     that they do not disturb each other; containers have turns of their own, and a note says
@@ -358,7 +361,7 @@ def run_all(
         }
         for outcome in outcomes
     ]
-    frame = pd.DataFrame(rows, columns=list(_COLUMNS)).astype(_COLUMNS)
+    frame = PhenomenaFrame(pd.DataFrame(rows, columns=list(_COLUMNS)).astype(_COLUMNS))
     facts = environment.collect()
     frame.attrs = {"circumstances": facts, "interrupted": bool(notes), "notes": notes}
     return frame
