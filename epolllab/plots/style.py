@@ -38,7 +38,7 @@ _VARIANTS = {
     "exclusive": ("#206170", "#7FE0E8"),
     "poll": ("#00805A", "#3DCFA4"),
     "select": ("#6C6125", "#F9E126"),
-    "io_uring": ("#47358D", "#8F72EC"),
+    "io_uring": ("#47358D", "#8077FA"),
 }
 _MARKERS = {
     "level": "o", "edge": "s", "oneshot": "D", "exclusive": "p", "poll": "^", "select": "v",

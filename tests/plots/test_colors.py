@@ -62,6 +62,15 @@ def test_every_colour_has_enough_contrast(theme: style.Theme) -> None:
         assert contrast(color, theme.paper) >= FILL, name
 
 
+def test_dark_colours_suit_the_ground_of_voilas_pages() -> None:
+    """Which is less dark than JupyterLab's; panels of widgets have no ground of their own."""
+    theme, ground = style.DARK, "#212121"
+    for name, color in {**theme.variants, "muted": theme.muted, "alarm": theme.alarm}.items():
+        assert contrast(color, ground) >= TEXT, name
+    for name, color in theme.ops.items():
+        assert contrast(color, ground) >= FILL, name
+
+
 @themes
 def test_colours_that_meet_differ_under_deuteranopia(theme: style.Theme) -> None:
     """Every pair of a table, and also for usual vision."""
