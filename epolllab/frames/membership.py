@@ -22,4 +22,5 @@ def request_numbers(records: Records) -> Ints:
     numbers[np.argsort(by.order[ranges.handle], kind="stable")] = np.arange(len(lengths))
     found = np.full(len(records), -1, dtype="i4")
     found[by.order[places]] = np.repeat(numbers, lengths)
+    found[by.order[ranges.handle]] = numbers  # also of one that came while another was served
     return found

@@ -1,9 +1,8 @@
 """Charts as SVG text in the colours of JupyterLab's theme, light or dark.
 
-A display that is redrawn ten times a second cannot wait for matplotlib: a sparkline or a
-timeline takes a millisecond here, a matplotlib chart a hundred. Coordinates are integers,
-and everything of one colour is one path, which keeps both Python and the browser fast.
-Charts that change only on a click are drawn by matplotlib; :func:`from_figure` embeds them.
+A display that is redrawn ten times a second cannot wait for matplotlib: a sparkline takes
+less than a millisecond here, a matplotlib chart a hundred. Charts that change only on a click
+are drawn by matplotlib; :func:`from_figure` embeds them.
 
 Colours are CSS variables of the style sheet :func:`css`, which every panel carries, so a
 chart follows the theme without being redrawn.
@@ -14,37 +13,19 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from html import escape
-from typing import Any
 
 import matplotlib as mpl
-import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from epolllab.events import Op
 from epolllab.plots import style
-from epolllab.plots.units import round_duration
+from epolllab.plots.alternative import alt_text
 
-__all__ = ["WIDTH", "css", "from_figure", "sparkline", "timeline"]
+__all__ = ["WIDTH", "css", "from_figure", "sparkline"]
 
 WIDTH = 760
 LEAST_TEXT = 11
 """Height of the smallest text, in pixels."""
-
-LANE = 18
-LEFT = 66
-_WAIT, _READY = int(Op.WAIT), int(Op.READY)
-_CLASSES = [*(f"f-{name}" for name in style.LIGHT.ops), "f-alarm", "ink"]
-_ALARM, _MARK = len(_CLASSES) - 2, len(_CLASSES) - 1
-_GROUPS = np.array(
-    [_CLASSES.index(f"f-{style.OP_GROUPS.get(op.label, 'other')}") for op in Op], dtype="i1"
-)
-
-_LEGEND = (
-    ("f-wait", "wait"), ("f-accept", "accept"), ("f-recv", "recv"), ("f-handle", "handle"),
-    ("f-send", "send"), ("f-control", "epoll_ctl"), ("f-close", "close"),
-    ("f-alarm", "error, would block"), ("ink", "ready"),
-)  # fmt: skip
 
 
 def _colors(theme: style.Theme) -> dict[str, str]:
@@ -137,8 +118,11 @@ def _svg(width: int, height: int, inside: str, label: str) -> str:
     )
 
 
-def from_figure(figure: Figure, label: str) -> str:
-    """A matplotlib figure drawn in the light theme, as SVG text that follows the page's theme."""
+def from_figure(figure: Figure, name: str = "") -> str:
+    """A matplotlib figure drawn in the light theme, as SVG text that follows the page's theme.
+
+    Its text alternative is the figure's, after `name`.
+    """
     _enlarge(figure)
     buffer = io.StringIO()
     with style.use(dark=False), mpl.rc_context({"svg.fonttype": "none"}):
@@ -147,10 +131,11 @@ def from_figure(figure: Figure, label: str) -> str:
     body = text[text.index(">", text.index("<svg")) + 1 :]
     # matplotlib's style sheet would apply to the whole page, and its metadata is not shown.
     body = re.sub(r"<style.*?</style>|<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
-    for name, color in _colors(style.LIGHT).items():
-        body = body.replace(color.lower(), f"var(--epl-{name})")
+    for meaning, color in _colors(style.LIGHT).items():
+        body = body.replace(color.lower(), f"var(--epl-{meaning})")
     box = re.search(r'viewBox="[^"]*"', text)
     assert box is not None
+    label = ": ".join(filter(None, (name, alt_text(figure))))
     return f'<svg {box[0]} role="img" aria-label="{escape(label)}">{body}'
 
 
@@ -224,80 +209,3 @@ def _course(values: Sequence[float], unit: str) -> str:
         return "unknown"
     least, most = _short(min(known)), _short(max(known))
     return f"now {_short(known[-1])}{unit}, between {least} and {most}{unit}"
-
-
-def timeline(array: Any, *, window_ns: int, lanes: int = 10) -> str:
-    """The most recent calls: one lane for the loop and one for each recent connection.
-
-    Parameters
-    ----------
-    array : numpy.ndarray
-        Records, as ``Recording.array()`` returns them.
-    window_ns : int
-        Length of time shown, ending with the last record.
-    lanes : int
-        Maximum number of connections; those with the newest records are shown.
-    """
-    height = (lanes + 1) * LANE + 22
-    if not len(array):
-        words = f'<text x="{WIDTH // 2}" y="{height // 2}" text-anchor="middle" class="muted">'
-        return _svg(WIDTH, height, words + "no events yet</text>", "timeline, empty")
-    end = int(array["end_ns"][-1])
-    begin = end - window_ns
-    rows = array[array["end_ns"] >= begin]
-    lane_of = _lanes(rows["conn"].tolist(), lanes)
-    drawn = _paths(rows, lane_of, begin, (WIDTH - LEFT - 4) / window_ns)
-    names = "".join(
-        f'<text x="0" y="{lane * LANE + 15}">{f"conn {conn}" if conn else "loop"}</text>'
-        for conn, lane in lane_of.items()
-    )
-    y, start = height - 6, f"\N{MINUS SIGN}{round_duration(window_ns)}"
-    axis = (
-        f'<text x="{LEFT}" y="{y}" class="muted">{start}</text>'
-        f'<text x="{WIDTH}" y="{y}" text-anchor="end" class="muted">0</text>'
-    )
-    inside = drawn + names + axis + _legend(y)
-    return _svg(WIDTH, height, inside, "timeline of the most recent connections")
-
-
-def _legend(y: int) -> str:
-    """The meanings of the colours, between the two ends of the axis."""
-    x, parts = LEFT + 70, []
-    for name, text in _LEGEND:
-        mark = f"M{x + 4} {y}l-4-7h8z" if name == "ink" else f"M{x} {y - 8}h9v9h-9z"
-        parts.append(f'<path class="{name}" d="{mark}"/>')
-        parts.append(f'<text x="{x + 13}" y="{y}" class="muted">{text}</text>')
-        x += 22 + round(6.1 * len(text))
-    return "".join(parts)
-
-
-def _paths(rows: Any, lane_of: Mapping[int, int], begin: int, scale: float) -> str:
-    """One path per colour, without duplicates of the same pixels."""
-    serials = np.array(sorted(lane_of), dtype="u4")
-    lanes = np.array([lane_of[serial] for serial in sorted(lane_of)])
-    rows = rows[np.isin(rows["conn"], serials)]
-    y = lanes[np.searchsorted(serials, rows["conn"])] * LANE + 7
-    x = LEFT + np.maximum((rows["start_ns"] - begin) * scale, 0).astype("i8")
-    right = LEFT + ((rows["end_ns"] - begin) * scale).astype("i8")
-    wide = np.maximum(right - x, 1)
-    group = _GROUPS[rows["op"]]
-    group[(rows["result"] < 0) & (rows["op"] != _WAIT)] = _ALARM
-    group[rows["op"] == _READY] = _MARK
-    paths = []
-    for number in np.unique(group).tolist():
-        chosen = group == number
-        boxes = np.unique(np.stack([x[chosen], y[chosen], wide[chosen]], axis=1), axis=0).tolist()
-        if number == _MARK:
-            text = "".join(f"M{left} {top}l-3-6h6z" for left, top, _ in boxes)
-        else:
-            text = "".join(f"M{left} {top}h{w}v9h-{w}z" for left, top, w in boxes)
-        paths.append(f'<path class="{_CLASSES[number]}" d="{text}"/>')
-    return "".join(paths)
-
-
-def _lanes(conns: Sequence[int], lanes: int) -> dict[int, int]:
-    """Lane number of the loop, which is serial 0, and of each connection shown."""
-    last = dict.fromkeys(reversed(conns))
-    last.pop(0, None)
-    chosen = sorted(list(last)[:lanes])
-    return {0: 0} | {conn: lane for lane, conn in enumerate(chosen, 1)}

@@ -7,7 +7,7 @@
 // A million records stay fluid because the work for a frame depends on the pixels, not on the
 // records: a lane's records are sorted by time, so a binary search finds the first one in view,
 // and another one skips to the next pixel. The calls that share a pixel are drawn as one, in
-// the colour of the kind that took most of the time (of up to 16 of them). Errors have an
+// the colour of the kind that took most of the time (of up to 8 of them). Errors have an
 // index of their own and are never skipped.
 
 const WORDS = 12; // of 32 bits in a record
@@ -15,7 +15,8 @@ const START = 0, END = 2, WAKE = 4, CONN = 5, FD = 6, RESULT = 7, MASK = 8, OP =
   REQUEST = 11;
 const NO_POSITION = 0xffff, FOREVER = 0xffffffff;
 const ERROR = 1, BLOCKED = 2; // flags of a record
-const SAMPLE = 16; // calls looked at for the colour of a pixel that they share
+const READY = 255; // in place of the group of a ready row, which is a mark and no bar
+const SAMPLE = 8; // calls looked at for the colour of a pixel that they share
 const LIVE_LANES = 10; // connections shown while the newest records are followed
 const TOP = 4, AXIS = 22, MAP = 34, RIGHT = 8; // pixels
 const BEAT_MS = 5000;
@@ -27,6 +28,23 @@ function search(lo, hi, value, key) {
   while (lo < hi) {
     const middle = (lo + hi) >> 1;
     if (key(middle) < value) lo = middle + 1; else hi = middle;
+  }
+  return lo;
+}
+
+// The first place after `p` whose record starts at `time` or later. Most are near, so the step
+// doubles until one is found.
+function skip(t, p, hi, time) {
+  let step = 1, lo = p;
+  while (lo + step < hi && t[lo + step] < time) {
+    lo += step;
+    step *= 2;
+  }
+  hi = Math.min(lo + step, hi);
+  lo++;
+  while (lo < hi) {
+    const middle = (lo + hi) >> 1;
+    if (t[middle] < time) lo = middle + 1; else hi = middle;
   }
   return lo;
 }
@@ -138,14 +156,22 @@ class Records {
     for (let row = 0; row < n; row++) if (this.lane[row] >= 0) this.order[next[this.lane[row]]++] = row;
     // The latest end so far, which finds a call that began before the view and lasts into it.
     this.until = new Float64Array(this.order.length);
+    // Start, end and group in this order: what is drawn together is together in memory.
+    this.laneT = new Float64Array(this.order.length);
+    this.laneEnd = new Float64Array(this.order.length);
+    this.laneGroup = new Uint8Array(this.order.length);
     for (let lane = 0; lane < lanes.length; lane++) {
       const rows = this.order.subarray(this.begins[lane], this.begins[lane + 1]);
       if (!isSorted(rows, t)) rows.sort((a, b) => t[a] - t[b]);
-      let latest = -Infinity;
-      rows.forEach((row, i) => {
+      let latest = -Infinity, place = this.begins[lane];
+      for (const row of rows) {
         if (end[row] > latest) latest = end[row];
-        this.until[this.begins[lane] + i] = latest;
-      });
+        const op = this.opOf(row);
+        this.until[place] = latest;
+        this.laneT[place] = t[row];
+        this.laneEnd[place] = end[row];
+        this.laneGroup[place++] = op === this.op.ready ? READY : this.group[op];
+      }
     }
   }
 
@@ -153,7 +179,7 @@ class Records {
   within(lane, from, to) {
     const lo = this.begins[lane], hi = this.begins[lane + 1];
     const first = search(lo, hi, from, p => this.until[p]);
-    return [first, search(first, hi, to, p => this.t[this.order[p]])];
+    return [first, search(first, hi, to, p => this.laneT[p])];
   }
 
   // All records by start.
@@ -354,8 +380,10 @@ const STYLE = `
 .epl-tl-bar button:hover{background:var(--jp-layout-color2,#eee)}
 .epl-tl-bar button:disabled,.epl-tl-bar input:disabled{opacity:.5;cursor:default}
 .epl-tl-bar input{flex:1 1 150px;min-width:0;max-width:260px}
-.epl-tl-say{flex:1 1 160px;min-height:1.35em;color:var(--jp-ui-font-color2,#666)}
+.epl-tl-say{min-height:1.35em;margin:0 0 2px;color:var(--jp-ui-font-color2,#666)}
+.epl-tl-narrow .epl-tl-say{min-height:2.7em}
 .epl-tl-caption,.epl-tl-legend{color:var(--jp-ui-font-color2,#666);margin:2px 0}
+.epl-tl-legend{min-height:1.35em}
 .epl-tl-legend span{display:inline-block;margin-right:10px;white-space:nowrap}
 .epl-tl-legend svg{display:inline-block;width:10px;height:10px;margin-right:4px;
  vertical-align:-1px}
@@ -393,7 +421,7 @@ class View {
     this.gap = null;
     this.build(el);
     const redraw = () => this.redraw();
-    this.sizes = new ResizeObserver(redraw);
+    this.sizes = new ResizeObserver(() => (this.font ? redraw() : this.retheme()));
     this.sizes.observe(this.root);
     this.themes = new MutationObserver(() => this.retheme());
     this.themes.observe(document.body, { attributes: true });
@@ -420,10 +448,7 @@ class View {
   // ---- the parts of the page
 
   build(el) {
-    // JupyterLab's shortcuts must not take this element's keys.
-    const root = this.root = make(el, 'div', {
-      className: 'epl-tl', timeline: this, attributes: { 'data-lm-suppress-shortcuts': 'true' },
-    });
+    const root = this.root = make(el, 'div', { className: 'epl-tl', timeline: this });
     make(root, 'style', { textContent: STYLE });
     const bar = make(root, 'div', { className: 'epl-tl-bar' });
     const button = (name, label, title, action) => make(bar, 'button', {
@@ -446,7 +471,7 @@ class View {
     ];
     this.tools[3].setAttribute('aria-label', 'Zoom in');
     this.tools[4].setAttribute('aria-label', 'Zoom out');
-    this.say = make(bar, 'span', { className: 'epl-tl-say', attributes: { role: 'status' } });
+    this.say = make(root, 'div', { className: 'epl-tl-say', attributes: { role: 'status' } });
     this.main = make(root, 'canvas', {
       className: 'epl-tl-main', tabIndex: 0,
       attributes: { role: 'application', 'aria-roledescription': 'timeline',
@@ -463,16 +488,20 @@ class View {
     this.tip = make(root, 'div', {
       className: 'epl-tl-tip', attributes: { role: 'status', 'aria-live': 'polite' },
     });
+    // JupyterLab's shortcuts must not take the keys of what has the focus here.
+    for (const part of root.querySelectorAll('button,input,canvas')) {
+      part.setAttribute('data-lm-suppress-shortcuts', 'true');
+    }
     this.listen();
     this.retheme();
   }
 
   // Light or dark by the colour of the page's text; the colours are those of plots/style.py.
   retheme() {
-    const [r, g, b] = getComputedStyle(this.root).color.match(/[\d.]+/g).map(Number);
+    const style = getComputedStyle(this.root); // empty before the view is in the page
+    const [r, g, b] = (style.color.match(/[\d.]+/g) ?? [0, 0, 0]).map(Number);
     const dark = 0.3 * r + 0.6 * g + 0.1 * b > 128;
     this.colors = this.model.get('facts').colors[dark ? 'dark' : 'light'];
-    const style = getComputedStyle(this.root);
     this.ink = style.color;
     this.font = style.fontFamily;
     this.root.dataset.theme = dark ? 'dark' : 'light';
@@ -489,7 +518,7 @@ class View {
   writeLegend() {
     const { facts } = this.records, colors = this.colors;
     this.legend.replaceChildren();
-    const present = new Set();
+    const present = new Set(this.live ? this.seen : []);
     for (let row = 0; row < Math.min(this.records.n, 200000); row++) {
       present.add(this.records.opOf(row));
     }
@@ -523,6 +552,7 @@ class View {
     const { model } = this;
     this.live = model.get('live');
     this.records.start(model.get('total'));
+    this.seen = new Set();
     this.chosen = this.gap = null;
     this.shown = -1;
     this.hideTip();
@@ -538,11 +568,13 @@ class View {
   rowsChanged() {
     if (!this.live) return;
     const view = this.model.get('rows'), { records } = this;
-    const before = records.n;
+    const before = this.seen.size;
     records.start(view.byteLength / (4 * WORDS));
     records.append(view);
     records.index(LIVE_LANES);
-    if (!before !== !records.n || !this.legend.children.length) this.writeLegend();
+    // What was once seen stays in the legend, which would change all the time otherwise.
+    for (let row = 0; row < records.n; row++) this.seen.add(records.opOf(row));
+    if (this.seen.size > before) this.writeLegend();
     this.mapImage = null;
     this.redraw();
   }
@@ -588,6 +620,7 @@ class View {
     const wanted = this.live ? LIVE_LANES + 1 : Math.max(lanes, this.model.get('n_lanes'), 3);
     this.laneHeight = wanted <= 20 ? 18 : wanted <= 30 ? 12 : 9;
     this.room = Math.min(wanted, Math.floor(360 / this.laneHeight));
+    this.root.classList.toggle('epl-tl-narrow', width < 500);
     this.left = width < 500 ? 60 : 78;
     this.width = width;
     this.height = TOP + this.room * this.laneHeight + AXIS;
@@ -755,31 +788,40 @@ class View {
   }
 
   drawLane(pen, lane) {
-    const { records } = this, { order, t, end, group } = records;
-    let [p, hi] = records.within(lane, this.from, this.to);
+    const { records } = this, { order, laneT: t, laneEnd: end, laneGroup: group } = records;
+    const [lo, hi] = records.within(lane, this.from, this.to);
     const y = this.y(lane), bars = this.bars(), spent = new Float64Array(bars.length);
-    let lastReady = -9;
+    const crowded = []; // pixels with ready rows, where there is no room for marks
+    let p = lo;
     while (p < hi) {
-      const row = order[p], left = this.x(t[row]), pixel = Math.floor(left);
-      const next = search(p + 1, hi, this.time(pixel + 1), q => t[order[q]]);
-      // Of the calls that begin in a pixel, only the last can be longer than it.
-      if (next - p > 1 && this.perPixel > 1) {
-        spent.fill(0);
-        const step = Math.max(1, Math.floor((next - 1 - p) / SAMPLE));
-        for (let q = p; q < next - 1; q += step) {
-          const one = order[q], op = records.opOf(one);
-          if (op !== records.op.ready) spent[group[op]] += end[one] - t[one] + 1;
-          else if (pixel > lastReady + 2) this.drawReady(pen, lastReady = pixel, y);
-        }
-        const most = spent.indexOf(Math.max(...spent));
-        if (spent[most]) bars[most].push(pixel, y, 1);
-      } else if (next - p > 1) {
-        for (let q = p; q < next - 1; q++) this.place(pen, bars, order[q], y);
+      const pixel = Math.floor(this.x(t[p]));
+      const next = skip(t, p, hi, this.time(pixel + 1));
+      if (next - p === 1) {
+        this.place(pen, bars, order[p], y);
+        p = next;
+        continue;
       }
-      this.place(pen, bars, order[next - 1], y);
+      // Of the calls that begin in a pixel, only the last one can be longer than the pixel.
+      const isLonger = end[next - 1] > this.time(pixel + 1);
+      spent.fill(0);
+      const stop = next - isLonger, step = Math.max(1, Math.floor((stop - p) / SAMPLE));
+      for (let q = p; q < stop; q += step) {
+        if (group[q] === READY) extend(crowded, pixel, 1);
+        else spent[group[q]] += end[q] - t[q] + 1;
+      }
+      let most = 0;
+      for (let i = 1; i < spent.length; i++) if (spent[i] > spent[most]) most = i;
+      if (spent[most]) extend(bars[most], pixel, 1, y);
+      if (isLonger) this.place(pen, bars, order[next - 1], y);
       p = next;
     }
     this.fill(pen, bars);
+    pen.fillStyle = this.ink;
+    const isWide = this.perPixel * 3 < (this.to - this.from) / Math.max(hi - lo, 1);
+    for (let i = 0; i < crowded.length; i += 3) {
+      if (isWide) this.drawReady(pen, crowded[i], y);
+      else pen.fillRect(crowded[i], y, crowded[i + 2], 3);
+    }
     if (this.laneHeight >= 18) this.label(pen, lane, hi);
   }
 
@@ -793,7 +835,7 @@ class View {
       return this.drawRing(pen, x, y, op === records.op.submit);
     }
     const from = Math.max(x, this.left - 2), to = Math.min(this.x(records.end[row]), this.width);
-    bars[records.group[op]].push(from, y, Math.max(to - from, 1));
+    extend(bars[records.group[op]], from, Math.max(to - from, 1), y);
   }
 
   fill(pen, bars) {
@@ -944,7 +986,7 @@ class View {
     pen.fillRect(this.left, this.height - AXIS, this.width - this.left - RIGHT, 1);
     if (this.live) {
       this.write(pen, `\u2212${duration(span)}`, this.left, y);
-      return this.write(pen, 'now', this.width - RIGHT, y, 'right');
+      return this.write(pen, 'newest call', this.width - RIGHT, y, 'right');
     }
     const [size, unit] = UNITS.find(([size]) => span >= 2 * size) ?? UNITS[3];
     const wanted = span * 110 / Math.max(this.width - this.left, 110), scale = 10 ** Math.floor(Math.log10(wanted));
@@ -1261,6 +1303,14 @@ class View {
   }
 }
 
+// Add a bar to a list of [x, y, width]; one that touches the last makes that longer.
+function extend(list, x, width, y = 0) {
+  const last = list.length - 3;
+  if (last >= 0 && list[last] + list[last + 2] >= x && list[last + 1] === y) {
+    list[last + 2] = Math.max(list[last + 2], x + width - list[last]);
+  } else list.push(x, y, width);
+}
+
 // A canvas of this size in CSS pixels, cleared, and sharp on every screen.
 function canvasOf(canvas, width, height) {
   const ratio = window.devicePixelRatio || 1;
@@ -1300,20 +1350,21 @@ function presence(model, el, theme) {
     else waiting = setTimeout(observe, 50);
   };
   observe();
-  const close = () => tell('closed'), again = () => { told = ''; update(); };
+  // A page that goes away becomes hidden after that, which must not count; it may come back.
+  const close = () => { if (!isOver) tell('closed'); isOver = true; };
+  const again = () => { isOver = false; told = ''; update(); };
   document.addEventListener('visibilitychange', update);
   window.addEventListener('pagehide', close);
   window.addEventListener('pageshow', again);
-  const beat = setInterval(() => { if (told) tell(told); }, BEAT_MS);
+  const beat = setInterval(() => { if (told && !isOver) tell(told); }, BEAT_MS);
   return () => {
-    isOver = true;
+    close();
     clearInterval(beat);
     clearTimeout(waiting);
     observer.disconnect();
     document.removeEventListener('visibilitychange', update);
     window.removeEventListener('pagehide', close);
     window.removeEventListener('pageshow', again);
-    if (told !== 'closed') close();
   };
 }
 

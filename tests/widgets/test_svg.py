@@ -5,35 +5,10 @@ import re
 import pytest
 from matplotlib.figure import Figure
 
-from epolllab import Recording
 from epolllab.plots import style
 from epolllab.widgets import svg
-from tests.samples import Script, served
 
 pytestmark = pytest.mark.unit
-
-
-def classes(text: str) -> list[str]:
-    """Classes of the paths before the first label."""
-    return re.findall(r'class="([^"]*)"', text[: text.index("<text")])
-
-
-def test_timeline_has_a_lane_for_each_recent_connection() -> None:
-    """Coordinates are integers, and everything of one colour is one path."""
-    text = svg.timeline(served(30, 40).array(), window_ns=10**8, lanes=4)
-    assert re.findall(r">(loop|conn \d+)<", text) == ["loop", *(f"conn {n}" for n in range(27, 31))]
-    paths = re.findall(r' d="([^"]*)"', text)
-    assert paths
-    assert all(re.fullmatch(r"[Mhvlz0-9 -]*", path) for path in paths)
-    assert len(classes(text)) == len(set(classes(text)))
-    assert "no events yet" in svg.timeline(Recording(b"").array(), window_ns=10**8)
-
-
-def test_timeline_shows_errors_and_ready_rows_in_colours_of_their_own() -> None:
-    """A call that would block is red, and ready rows are marks."""
-    script = Script().wait(1).ready(1).recv(1, 10).recv_blocked(1)
-    text = svg.timeline(script.recording().array(), window_ns=10**6)
-    assert set(classes(text)) == {"f-wait", "f-recv", "f-alarm", "ink"}
 
 
 def test_sparkline_leaves_out_unknown_values() -> None:
@@ -55,7 +30,7 @@ def test_style_sheet_follows_the_theme() -> None:
 
 
 def test_embedded_figure_follows_the_theme_and_leaves_the_page_alone() -> None:
-    """Colours are variables, text is text, and there is no style sheet for the whole page."""
+    """Colours are variables, text is text, and its text alternative is the figure's."""
     figure = Figure()
     with style.use(dark=False) as theme:
         ax = figure.add_subplot()
@@ -63,7 +38,7 @@ def test_embedded_figure_follows_the_theme_and_leaves_the_page_alone() -> None:
         ax.set_xlabel("over <x>")
     text = svg.from_figure(figure, "a <label>")
     assert text.startswith('<svg viewBox="')
-    assert 'aria-label="a &lt;label&gt;"' in text
+    assert 'aria-label="a &lt;label&gt;: over &lt;x&gt;' in text
     assert "stroke: var(--epl-edge)" in text
     assert "over &lt;x&gt;</text>" in text
     assert not re.search(r"#[0-9a-f]{6};|<style|<metadata", text)
