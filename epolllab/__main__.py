@@ -312,13 +312,10 @@ def _draw(recording: epolllab.Recording, run: epolllab.Run, path: Path) -> list[
     from epolllab import plots
 
     note = environment.summary(recording.metadata)
-    events, journeys = recording.events(), run.journeys(recording)
-    # Leave out the wait for the clients to start.
-    events = events[events["t_ns"] >= events.loc[events["op"] == "accept", "t_ns"].min()]
     charts: dict[str, Callable[[Axes], Any]] = {
-        "timeline": lambda ax: plots.timeline(events, ax=ax, span=(0, 3e6), note=note),
-        "latency": lambda ax: plots.latency(run.requests(), column="latency_ns", ax=ax, note=note),
-        "journey": lambda ax: plots.journey(journeys.head(20), ax=ax, note=note),
+        "timeline": lambda ax: plots.timeline(recording, ax=ax, note=note),
+        "latency": lambda ax: plots.latency(run, ax=ax, note=note),
+        "journey": lambda ax: plots.journey(run, server=recording, ax=ax, note=note),
     }
     paths = []
     for kind, draw in charts.items():
