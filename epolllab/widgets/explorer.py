@@ -53,8 +53,8 @@ class Explorer(Panel):
         """Run the chosen phenomenon and show its outcome."""
         self.outcome = outcome = registry.run(self.controls["phenomenon"].value)
         self.displays["outcome"].value = outcome._repr_html_()
-        label = f"Chart of {outcome.name} ({outcome.verdict}): {outcome.phenomenon.claim}"
-        self.displays["chart"].value = svg.from_figure(self.picture(), label)
+        name = f"{outcome.name} ({outcome.verdict})"
+        self.displays["chart"].value = svg.from_figure(self.picture(), name)
 
     @checked(ax=check_axes)
     def draw(self, ax: Axes) -> None:

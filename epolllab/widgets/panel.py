@@ -99,7 +99,7 @@ class Panel(ipy.VBox):  # type: ignore[misc]
     Attributes
     ----------
     controls : dict of str to widget
-        The inputs; their values are the panel's parameters.
+        The inputs; the values of those that are enabled are the panel's parameters.
     buttons : dict of str to ipywidgets.Button
         The buttons; ``buttons["export"].click()`` presses one.
     displays : dict of str to ipywidgets.HTML
@@ -220,8 +220,8 @@ class Panel(ipy.VBox):  # type: ignore[misc]
         return f"<{self.name}>"
 
     def parameters(self) -> dict[str, Any]:
-        """The values of the controls."""
-        return {name: control.value for name, control in self.controls.items()}
+        """The values of the controls, without those that are disabled."""
+        return {name: c.value for name, c in self.controls.items() if not c.disabled}
 
     def circumstances(self) -> dict[str, Any]:
         """Circumstances of the measurement that is shown."""

@@ -129,7 +129,7 @@ class Sliders(Panel):
             self.displays["chart"].value = muted("nothing was measured for this selection")
             self.displays["table"].value = ""
             return
-        self.displays["chart"].value = svg.from_figure(self.picture(), self._described())
+        self.displays["chart"].value = svg.from_figure(self.picture())
         self.displays["table"].value = self._table()
 
     def _table(self) -> str:
@@ -145,19 +145,6 @@ class Sliders(Panel):
         return (
             f"{muted(head)}<table class='epl-table'><tr><th>poller</th><th>one wait</th>"
             f"<th>relative to level-triggered epoll</th></tr>{rows}</table>"
-        )
-
-    def _described(self) -> str:
-        """The chart in a sentence."""
-        c, data = self.parameters(), self.data().sort_values("n_fds")
-        lines = ", ".join(
-            f"{poller} from {duration(part['wait_ns'].iloc[0])} to "
-            f"{duration(part['wait_ns'].iloc[-1])}"
-            for poller, part in data.groupby("poller", sort=True)
-        )
-        return (
-            f"Median time of one wait from {data['n_fds'].min():,} to {data['n_fds'].max():,} "
-            f"descriptors watched, {c['ready']} ready, calls by {c['api']}: {lines}."
         )
 
     def _at_size(self) -> pd.DataFrame:

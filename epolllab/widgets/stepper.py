@@ -110,7 +110,7 @@ class Stepper(Panel):
             f"<b>{last.readable:,}</b> bytes. poll(2) reports for the socket: "
             f"<code>{escape(last.socket)}</code></div>"
         )
-        shown["chart"].value = svg.from_figure(self.picture(), _described(self.steps.rows))
+        shown["chart"].value = svg.from_figure(self.picture())
         shown["history"].value = _table(self.steps.rows[-ROWS_SHOWN:])
         self.controls["interest"].value = self.steps.interest
         for name, possible in self.steps.can.items():
@@ -138,19 +138,6 @@ class Stepper(Panel):
         """Close the socket, its peer and the epolls, and remove the widget from the page."""
         self.steps.close()
         super().close()
-
-
-def _described(rows: list[Row]) -> str:
-    """The chart in a sentence."""
-    waits = [row for row in rows if row.level is not None]
-    returned = ", ".join(
-        f"{trigger} at {sum(bool(getattr(row, trigger)) for row in waits)}" for trigger in TRIGGERS
-    )
-    return (
-        f"Bytes in the buffer after each of {len(rows) - 1} steps: {rows[-1].readable:,} now, "
-        f"{max(row.readable for row in rows):,} at most. Of {len(waits)} waits, {returned} "
-        "returned the socket."
-    )
 
 
 def _group(label: str) -> Any:

@@ -85,6 +85,7 @@ def test_io_uring_is_offered_and_disables_what_it_has_no_use_for(
     assert dashboard._server_inputs.options() == {
         "poller": "io_uring", "protocol": "http", "recv_size": 16_384, "process": True,
     }  # fmt: skip
+    assert not {"trigger", "lifecycle", "drain", "rate"} & set(dashboard.parameters())
     c["poller"].value = "epoll"
     assert not c["trigger"].disabled
     assert "io_uring" not in c["trigger"].tooltip

@@ -102,7 +102,7 @@ def test_explorer_runs_the_chosen_phenomenon(opened: Opened, tmp_path: Path) -> 
     assert explorer.outcome.holds
     assert "edge-goes-silent" in shown["outcome"].value
     first = shown["chart"].value
-    assert 'role="img" aria-label="Chart of edge-goes-silent (holds): An edge-triggered' in first
+    assert 'role="img" aria-label="edge-goes-silent (holds): System calls' in first
     explorer.controls["phenomenon"].value = "level-repeats"
     assert explorer.outcome.name == "level-repeats"
     assert shown["chart"].value != first
