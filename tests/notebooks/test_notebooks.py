@@ -1,6 +1,5 @@
-"""Every notebook runs from top to bottom and is committed in its stripped form."""
+"""Every notebook runs from top to bottom, and is stored as its code makes it."""
 
-import copy
 import re
 from pathlib import Path
 
@@ -8,14 +7,15 @@ import nbformat
 import pytest
 
 from epolllab.notebook import voila
-from tests.notebooks.tools import FOLDER, KEEP, executed, stripped
+from tests.notebooks.tools import FOLDER, make_notebooks
 
-NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+INDEX = FOLDER / "00-index.ipynb"
+NOTEBOOKS = sorted(set(FOLDER.glob("*.ipynb")) - {INDEX})
 PAGES = sorted(FOLDER.glob("pages/*.ipynb"))
 MOST_LINES = 14
 
 
-@pytest.fixture(params=NOTEBOOKS + PAGES, ids=lambda path: path.stem)
+@pytest.fixture(params=[*NOTEBOOKS, INDEX, *PAGES], ids=lambda path: path.stem)
 def path(request: pytest.FixtureRequest) -> Path:
     return request.param
 
@@ -23,12 +23,19 @@ def path(request: pytest.FixtureRequest) -> Path:
 @pytest.mark.notebook
 @pytest.mark.timeout(300)
 def test_notebook_runs_from_top_to_bottom(path: Path) -> None:
-    """No cell raises or prints to stderr; every assertion about a claim holds."""
-    notebook = executed(path)
+    """No cell raises or prints to stderr; every assertion about a claim holds.
+
+    The cells that show something are those whose output is stored.
+    """
+    notebook = make_notebooks.tidy(make_notebooks.executed(path))
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
     assert not [o for cell in code for o in cell.outputs if o.output_type == "error"]
     assert not [o for cell in code for o in cell.outputs if o.get("name") == "stderr"]
+    before = nbformat.read(path, as_version=4)
+    if make_notebooks.digest_of_outputs(before):
+        shown = [[bool(cell.get("outputs")) for cell in made.cells] for made in (before, notebook)]
+        assert shown[0] == shown[1]
 
 
 REFUSE = """
@@ -50,26 +57,26 @@ uring._call = call
 @pytest.mark.timeout(300)
 def test_completion_is_shown_where_io_uring_is_refused() -> None:
     """As under Docker's default profile: stored results, which the notebook calls so."""
-    notebook = executed(FOLDER / "17-complete-instead-of-wait.ipynb", first=REFUSE)
+    notebook = make_notebooks.executed(FOLDER / "17-complete-instead-of-wait.ipynb", first=REFUSE)
     texts = [o.get("text", "") for cell in notebook.cells for o in cell.get("outputs", ())]
     (reason,) = [text for text in texts if "stored ones" in text]
     assert "not permitted here" in reason
 
 
-def test_notebook_is_committed_stripped(path: Path) -> None:
-    """Nothing that changes from run to run is stored, so that a diff shows real changes."""
+@pytest.mark.parametrize("path", [*NOTEBOOKS, INDEX], ids=lambda path: path.stem)
+def test_notebook_is_stored_with_its_outputs(path: Path) -> None:
+    """In order, of this code, with text alternatives, and with nothing of a machine."""
+    if not make_notebooks.digest_of_outputs(nbformat.read(path, as_version=4)):
+        pytest.xfail(f"not stored with its outputs yet: data/make_notebooks.py {path.stem}")
+    assert make_notebooks.faults(path) == [], f"run: python data/make_notebooks.py {path.stem}"
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_page_is_stored_without_outputs(path: Path) -> None:
+    """Voila executes it for each visitor."""
     notebook = nbformat.read(path, as_version=4)
-    assert notebook == stripped(copy.deepcopy(notebook)), (
-        f"run: python -m tests.notebooks.tools {path.relative_to(FOLDER)}"
-    )
-
-
-def test_kept_outputs_show_recorded_data(path: Path) -> None:
-    """A cell that keeps its output loads reference data, and has its output stored."""
-    for cell in nbformat.read(path, as_version=4).cells:
-        if KEEP in cell.metadata.get("tags", []):
-            assert "reference(" in cell.source
-            assert cell.outputs
+    assert [cell.outputs for cell in notebook.cells if cell.cell_type == "code"] == [[]]
+    assert notebook.metadata == make_notebooks.METADATA
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -97,5 +104,5 @@ def test_every_page_has_a_notebook_of_one_code_cell() -> None:
 
 
 def test_notebook_has_no_path_of_a_machine(path: Path) -> None:
-    assert not re.search(r"/(home|root|tmp|work)/", path.read_text())
-    assert path.stat().st_size < 1_000_000
+    for cell in nbformat.read(path, as_version=4).cells:
+        assert not re.search(r"/(home|root|tmp|work)/", cell.source)
