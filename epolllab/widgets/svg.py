@@ -13,6 +13,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from html import escape
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
@@ -142,8 +143,9 @@ def from_figure(figure: Figure, name: str = "") -> str:
 def _enlarge(figure: Figure) -> None:
     """Make small text of a figure readable at the width that a panel shows it with."""
     least = LEAST_TEXT * 72 * figure.get_figwidth() / WIDTH
-    for text in figure.findobj(Text):
-        if isinstance(text, Text) and text.get_fontsize() < least:
+    texts: Any = figure.findobj(Text)
+    for text in texts:
+        if text.get_fontsize() < least:
             text.set_fontsize(least)
 
 
