@@ -1,7 +1,8 @@
 """The load generator and scripted peers, both started by ``run_clients()``.
 
 ``load`` sends requests in a closed or an open loop; ``peers`` follow a ``script`` step
-by step; both run on the event loop in ``loop``, in child processes or in threads.
+by step; both run on the event loop in ``loop``, in child processes or in threads, or in
+the workers of an executor (``cluster``), which start together through a ``meeting``.
 ``result`` turns what they measured into frames. Imports server and everything below.
 """
 

@@ -424,6 +424,11 @@ def test_a_forked_process_does_not_keep_the_port() -> None:
 # ---- on a local Dask cluster ----------------------------------------------------------------
 
 
+def on_dask(test: Any) -> Any:
+    """Run the tests that share the cluster in one process of xdist, and let it take its time."""
+    return pytest.mark.xdist_group("dask")(pytest.mark.timeout(300)(test))
+
+
 @pytest.fixture(scope="module")
 def dask() -> dict[str, Any]:
     """What runs on a local cluster of two worker processes found."""
@@ -435,13 +440,14 @@ def dask() -> dict[str, Any]:
         env={**os.environ, "EPOLLLAB_TEST": str(os.getpid())},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=240,
     )
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 
 
+@on_dask
 def test_dask_runs_equal_shares_separately(dask: Any) -> None:
     """Dask runs equal submissions once; here each of two equal runs sent all its requests."""
     found = dask["equal"]
@@ -457,6 +463,7 @@ def test_dask_runs_equal_shares_separately(dask: Any) -> None:
         assert run["boot_id"] == HERE.boot_id
 
 
+@on_dask
 def test_a_dask_worker_that_dies_loses_its_share_only(dask: Any) -> None:
     """Dask runs a killed worker's task again, which is refused."""
     found = dask["killed"]
@@ -470,21 +477,25 @@ def test_a_dask_worker_that_dies_loses_its_share_only(dask: Any) -> None:
     assert 100 < found["counted"] < 200  # the lost share's load was not sent again
 
 
+@on_dask
 def test_more_shares_than_dask_workers_are_an_error(dask: Any) -> None:
     """By the deadline, which is three seconds here."""
     assert re.match(r"executor has started [0-2] of 3 shares within 3 s", dask["crowded"])
 
 
+@on_dask
 def test_dask_workers_with_another_version(dask: Any) -> None:
     expected = f"has epolllab {epolllab.__version__}, and this process has epolllab 0.0.1"
     assert expected in dask["other_version"]
 
 
+@on_dask
 @pytest.mark.parametrize("how", ["shut_down", "closed"])
 def test_a_dask_executor_that_is_shut_down(dask: Any, how: str) -> None:
     assert dask[how].startswith("executor is shut down")
 
 
+@on_dask
 @pytest.mark.parametrize("what", ["processes", "ports", "threads"])
 def test_runs_on_dask_leave_nothing_behind(dask: Any, what: str) -> None:
     assert dask[what] == []
