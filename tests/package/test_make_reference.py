@@ -52,6 +52,32 @@ def test_unknown_names_are_refused_before_anything_is_made(tmp_path):
 
 
 @pytest.mark.unit
+def test_environments_are_interpreters_and_a_low_limit(monkeypatch):
+    """They are named by the user; without them nothing of a cluster is started."""
+    monkeypatch.setenv("EPOLLLAB_PYTHONS", "a/python:b/python")
+    assert make_reference.environments() == [
+        ("a/python", 20_000), ("b/python", 20_000), ("b/python", 256)
+    ]  # fmt: skip
+    monkeypatch.delenv("EPOLLLAB_PYTHONS")
+    with pytest.raises(ValueError, match="^EPOLLLAB_PYTHONS must"):
+        make_reference.environments()
+
+
+@pytest.mark.unit
+def test_the_results_of_several_kernels_say_what_differed():
+    """One kernel and one machine, three Pythons, and one worker with few descriptors."""
+    frame = pd.read_parquet(epolllab.reference("kernels-phenomena"))
+    found = frame.groupby("worker")[["kernel", "host", "cpu", "python", "descriptor_limit"]].first()
+    assert found[["kernel", "host", "cpu"]].nunique().tolist() == [1, 1, 1]
+    assert found["python"].nunique() == 3
+    assert found["descriptor_limit"].tolist() == [20_000, 20_000, 20_000, 256]
+    assert frame.attrs["failures"] == []
+    for name in ("kernels-sweep", "kernels-sweep-tcp"):
+        result = epolllab.analysis.Result.load(epolllab.reference(name))
+        assert result.frame.groupby("worker")["python"].first().tolist() == found["python"].tolist()
+
+
+@pytest.mark.unit
 def test_the_data_folder_has_every_result():
     files = {path.stem for path in (SCRIPT.parent / "reference").iterdir()}
     assert files == set(make_reference.RUNS)

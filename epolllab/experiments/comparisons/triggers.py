@@ -166,7 +166,7 @@ def level_against_edge(
     if executor is not None or workers is not None:
         options = {**parameters, "clients": chosen}
         fleet = run_on_workers(executor, workers, "level_against_edge", options, progress=progress)
-        return fleet.frame(_COLUMNS)
+        return fleet.frame(_COLUMNS, text="str")
     cells = [(how, size) for size in sizes for how in chosen]
     draw = random.Random(seed)
 
