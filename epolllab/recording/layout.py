@@ -12,6 +12,7 @@ its start and end, and ``op`` as text. ``wake`` counts the waits of one thread.
 import errno
 import json
 import os
+import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -280,7 +281,8 @@ _OPENING: dict[str, Any] = {
 
 def parts(folder: Path, known: Mapping[str, Part]) -> dict[str, Part]:
     """The parts of a folder by name, in order; those not `known` have their headers read."""
-    names = sorted(path.name for path in folder.glob("part-*.parquet"))
+    names = [path.name for path in folder.glob("part-*.parquet")]
+    names.sort(key=lambda name: [int(number) for number in re.findall(r"\d+", name)])
     return {name: known.get(name) or _part(folder / name) for name in names}
 
 

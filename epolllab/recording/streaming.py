@@ -77,6 +77,7 @@ class Stream:
 
     def __init__(self, folder: Path, metadata: Mapping[str, Any]) -> None:
         self.folder = Path(os.path.abspath(folder))
+        self._owner = os.getpid()
         self._lock = threading.RLock()
         self._memories: list[mmap.mmap] = []
         self._final: tuple[int, int] | None = None
@@ -197,7 +198,7 @@ class Stream:
         For when the loops have ended, and before their memory is freed.
         """
         with self._lock:
-            if self._final is not None:
+            if self._final is not None or self._owner != os.getpid():  # in a forked copy
                 return
             with HeldInterrupts():
                 written = self._written()

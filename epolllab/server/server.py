@@ -521,7 +521,9 @@ def start_server(
     record_to : path-like, optional
         A new or an empty folder, to which a child process writes all events, for
         recordings larger than memory; :func:`epolllab.recording.open` reads it. Events that
-        are overwritten before they are written are counted, see :meth:`Server.stats`.
+        are overwritten before they are written are counted, see :meth:`Server.stats`. If
+        this process is killed, the counters and the request targets, which are written last,
+        are missing.
     process : bool
         Run the loop in a child process, so that it does not compete with the notebook's
         own work for the interpreter lock. Same handle, same frames.

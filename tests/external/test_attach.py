@@ -147,7 +147,7 @@ def test_folders_that_are_refused(tmp_path, monkeypatch):
     with programs.asyncio_echo() as (_, pid):
         with pytest.raises(ProcessLookupError):
             trace(2**22 + 1, record_to=tmp_path / "run")
-        with pytest.raises(ValueError, match="no (call|wait)"):
+        with pytest.raises(ValueError, match=r"no (call|wait)"):
             trace(pid, 0.1, record_to=tmp_path / "run")
         assert list(tmp_path.iterdir()) == []
         (tmp_path / "notes.txt").write_text("mine")
