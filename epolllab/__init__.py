@@ -91,3 +91,12 @@ for _kind in (Recording, Run, Server):
 
 def __dir__() -> list[str]:
     return sorted([*__all__, "__version__"])
+
+
+def _show(recording: Recording) -> None:
+    """Show a recording that is the last line of a cell as a timeline."""
+    import_module("epolllab.widgets.timeline").show(recording)
+
+
+# Here, since recording is below widgets.
+Recording._ipython_display_ = _show  # type: ignore[attr-defined]

@@ -98,7 +98,7 @@ def timeline(recording: Recording | Server) -> "Timeline":
     return Timeline(recording)
 
 
-class Timeline(anywidget.AnyWidget):  # type: ignore[misc]
+class Timeline(anywidget.AnyWidget):
     """Made by :func:`timeline`.
 
     Attributes
@@ -124,8 +124,8 @@ class Timeline(anywidget.AnyWidget):  # type: ignore[misc]
     watched = t.Bool().tag(sync=True)
     window_ns = t.Float(1e7).tag(sync=True)
     caption = t.Unicode().tag(sync=True)
-    callbacks = t.List().tag(sync=True)
-    targets = t.List().tag(sync=True)
+    callbacks: Any = t.List().tag(sync=True)
+    targets: Any = t.List().tag(sync=True)
     picture = t.Unicode().tag(sync=True)
     """The beginning of the picture that this takes the place of; "" for none."""
 
@@ -257,7 +257,7 @@ def show(recording: Recording) -> None:
         raise NotImplementedError
     widget = Timeline(recording) if cells.front_end() != "none" else None
     data, metadata = _bundle(recording, widget, _summary(recording))
-    display(data, metadata=metadata, raw=True)
+    display(data, metadata=metadata, raw=True)  # type: ignore[no-untyped-call]
 
 
 def _bundle(

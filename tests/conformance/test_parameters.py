@@ -234,6 +234,7 @@ NOT_CALLED = {
     "Explorer": "made by explore()",
     "Sliders": "made by widgets.scaling()",
     "Stepper": "made by stepper()",
+    "Timeline": "made by widgets.timeline()",
     "StoredRecording": "made by recording.open()",
 }  # fmt: skip
 """Classes that users do not make, and methods that they do not call, with the reason.

@@ -101,8 +101,34 @@ def execute(monkeypatch: pytest.MonkeyPatch, count: int, metadata: dict[str, str
         "metadata": metadata,
         "content": {"code": "server = epolllab.start_server()"},
     }
-    shell = SimpleNamespace(execution_count=count, get_parent=lambda: request)
+    shell = SimpleNamespace(execution_count=count, get_parent=lambda: request, user_ns={})
     monkeypatch.setattr(cells, "_shell", lambda: shell)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "software", "names", "kind"),
+    [
+        ({"cellId": "a"}, "", {}, "page"),
+        ({}, "", {}, "none"),
+        ({}, "voila/0.5.13", {}, "widget"),
+        ({"cellId": "a"}, "", {"__vsc_ipynb_file__": "x.ipynb"}, "widget"),
+    ],
+    ids=["JupyterLab", "nbclient", "Voila", "VS Code"],
+)
+def test_front_end(
+    metadata: dict[str, str],
+    software: str,
+    names: dict[str, str],
+    kind: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What ran the cell decides how a live widget can be shown."""
+    monkeypatch.setenv("SERVER_SOFTWARE", software)
+    execute(monkeypatch, 1, metadata)
+    cells._shell().user_ns.update(names)
+    assert cells.front_end() == kind
+    monkeypatch.setattr(cells, "_shell", lambda: None)
+    assert cells.front_end() == "none"
 
 
 @pytest.mark.notebook
