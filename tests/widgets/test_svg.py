@@ -42,3 +42,15 @@ def test_embedded_figure_follows_the_theme_and_leaves_the_page_alone() -> None:
     assert "stroke: var(--epl-edge)" in text
     assert "over &lt;x&gt;</text>" in text
     assert not re.search(r"#[0-9a-f]{6};|<style|<metadata", text)
+
+
+def test_every_colour_of_a_chart_follows_the_theme() -> None:
+    """No colour with a meaning stays that of the light theme, whichever a chart uses."""
+    theme = style.LIGHT
+    colors = [*theme.variants.values(), *theme.ops.values(), *theme.spans.values(), *theme.series]
+    figure = Figure()
+    ax = figure.add_subplot()
+    for place, color in enumerate([*colors, theme.main, theme.alarm, theme.muted]):
+        ax.plot([place], [0], "o", color=color)
+    text = svg.from_figure(figure)
+    assert [color for color in colors if color.lower() in text.lower()] == []
