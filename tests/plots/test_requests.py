@@ -94,3 +94,40 @@ def test_a_journey_without_a_response_draws_what_is_known() -> None:
     assert by_gid(ax, "handle")
     assert not by_gid(ax, "receive")
     assert not by_gid(ax, "total")
+
+
+def many() -> pd.DataFrame:
+    """Forty journeys a millisecond apart, of which the last ten are a microsecond apart."""
+    base = 10**18
+    changes = []
+    for number in range(40):
+        at = base + number * 1_000_000 if number < 30 else base + 30_000_000 + number * 1000
+        changes.append({"conn": number, "intended_ns": at, "total": 1000 + number})
+    return journeys(*changes)
+
+
+@pytest.mark.parametrize(
+    ("start", "expected", "words_of_it"),
+    [
+        ("busiest", [f"conn {n} #1" for n in range(30, 40)], "the busiest 10"),
+        ("first request", [f"conn {n} #1" for n in range(10)], "the first 10"),
+        ("slowest", [f"conn {n} #1" for n in range(39, 29, -1)], "the slowest 10"),
+    ],
+)
+def test_the_requests_drawn_can_be_chosen(
+    start: str, expected: list[str], words_of_it: str
+) -> None:
+    """Those nearest to each other in time, the first, or the slowest; the text says which."""
+    ax = plots.journey(many(), limit=10, start=start)
+    assert rows(ax) == expected
+    assert f"{words_of_it}; 30 more requests not drawn" in words(ax)
+
+
+def test_latency_finds_the_column_with_the_duration() -> None:
+    """Of journeys, of a client's requests and of a server's; another frame needs its name."""
+    frame = pd.DataFrame({"dur_ns": [1000, 2000], "latency_ns": [5000, 6000]})
+    for given, first in ((frame, 5000), (frame[["dur_ns"]], 1000)):
+        assert by_gid(plots.latency(given), "curve")[0].get_xdata()[0] == first
+    assert by_gid(plots.latency(frame, column="dur_ns"), "curve")[0].get_xdata()[0] == 1000
+    with pytest.raises(ValueError, match=r"^data must have a column total, latency_ns, dur_ns"):
+        plots.latency(pd.DataFrame({"other": [1000]}))
