@@ -33,7 +33,8 @@ def _colors(theme: style.Theme) -> dict[str, str]:
     series = {f"series-{place}": color for place, color in enumerate(theme.series[1:], 1)}
     return {
         **theme.variants, **theme.spans, **theme.ops, **series, "main": theme.main,
-        "alarm": theme.alarm, "ink": theme.ink, "muted": theme.muted, "faint": theme.faint, "paper": theme.paper,
+        "alarm": theme.alarm, "ink": theme.ink, "muted": theme.muted, "faint": theme.faint,
+        "paper": theme.paper,
     }  # fmt: skip
 
 
