@@ -1,6 +1,10 @@
 """The stepper's model, and the panel that shows it."""
 
+import math
+from itertools import combinations, pairwise
+
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from epolllab import widgets
@@ -158,6 +162,27 @@ def test_history_chart_distinguishes_returned_from_silent(steps: Steps) -> None:
         "level returned": 2, "level silent": 0, "edge returned": 1, "edge silent": 1,
     }  # fmt: skip
     assert [bar.get_height() for bar in ax.patches] == [0, 100, 100, 100]
+
+
+def test_labels_of_large_numbers_do_not_overlap(stepper: widgets.Stepper) -> None:
+    """Those left of the history chart, and the names below it, with a full buffer."""
+    for _ in range(MAX_UNREAD // MAX_WRITE):
+        stepper.steps.peer_writes(MAX_WRITE)
+    for _ in range(14):
+        stepper.steps.wait()
+    figure = stepper.picture()
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    (ax,) = figure.axes
+    labels = [*ax.get_yticklabels(), ax.yaxis.label, *ax.texts, ax.title]
+    boxes = {one.get_text(): one.get_window_extent() for one in labels if one.get_text()}
+    assert {"level", "edge", "45,000"} <= set(boxes)
+    assert not [pair for pair in combinations(boxes, 2) if boxes[pair[0]].overlaps(boxes[pair[1]])]
+    # Turned by 40 degrees, names are as far apart as this share of the space between ticks.
+    names = ax.get_xticklabels()
+    lefts = [name.get_window_extent().x1 for name in names]
+    apart = min(right - left for left, right in pairwise(lefts)) * math.sin(math.radians(40))
+    assert apart > names[0].get_fontsize() * figure.dpi / 72
 
 
 # ---- the panel -------------------------------------------------------------------------
