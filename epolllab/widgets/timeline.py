@@ -50,7 +50,7 @@ from epolllab.widgets.ticker import Ticker
 __all__ = ["Timeline", "show", "timeline"]
 
 FIRST_RECORDS = 20_000
-"""Records that are sent with the widget: 960 kB. The page asks for the others."""
+"""Records that a page gets with the widget: 960 kB. It asks for the others."""
 
 PART_RECORDS = 1 << 16
 """Records of each further part: 3 MB."""
@@ -114,7 +114,7 @@ class Timeline(anywidget.AnyWidget):
     _esm = Path(__file__).with_suffix(".js").read_text("utf-8")
     facts = t.Dict().tag(sync=True)
     rows = t.Bytes().tag(sync=True)
-    """The first records, or the newest ones while a server is followed."""
+    """The first records, or none; the newest ones while a server is followed."""
     total = t.Int().tag(sync=True)
     n_lanes = t.Int().tag(sync=True)
     version = t.Int().tag(sync=True)
@@ -161,8 +161,10 @@ class Timeline(anywidget.AnyWidget):
         array = check_operations(recording.array())
         metadata = recording.metadata
         lanes = np.unique(array["conn"]).size
+        # What executes a notebook without a page stores the widget's state in the file.
+        n_first = FIRST_RECORDS if cells.front_end() != "none" else 0
         return {
-            "rows": recording.rows[: FIRST_RECORDS * RECORD.size],
+            "rows": recording.rows[: n_first * RECORD.size],
             "total": len(array),
             "n_lanes": lanes + bool((array["op"] == Op.CALLBACK).any()),
             "caption": _summary(recording) if len(array) else "",

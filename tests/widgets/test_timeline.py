@@ -42,10 +42,12 @@ class Page:
 
 
 def test_page_gets_every_record_in_parts(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first ones come with the widget; the others, when the page asks."""
+    """The first ones come with the widget if there is a page; the others, when it asks."""
     one = served(4, 30)
     recording = Recording(one.rows * (100_000 // len(one) + 1))
     assert len(recording) > FIRST_RECORDS + PART_RECORDS
+    assert opened(widgets.timeline(recording)).rows == b""
+    monkeypatch.setattr(cells, "front_end", lambda: "page")
     widget = opened(widgets.timeline(recording))
     page = Page(widget, monkeypatch)
     rows = widget.rows
@@ -148,6 +150,7 @@ def test_server_is_followed_while_a_page_shows_it(opened: Opened) -> None:
         assert (widget.live, widget.version, widget.total) == (False, 1, len(server.recording()))
         assert widget.recording.rows == server.recording().rows
         before = widget.rows
+        assert before == b""  # the page asks for them
         epolllab.run_clients(server, connections=1, requests=5, progress=False)
         ticks = widget.ticker.n_ticks
         until(lambda: widget.ticker.n_ticks > ticks + 1)
