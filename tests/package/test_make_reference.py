@@ -59,7 +59,7 @@ def test_environments_are_interpreters_and_a_low_limit(monkeypatch):
         ("a/python", 20_000), ("b/python", 20_000), ("b/python", 256)
     ]  # fmt: skip
     monkeypatch.delenv("EPOLLLAB_PYTHONS")
-    with pytest.raises(ValueError, match="^EPOLLLAB_PYTHONS must"):
+    with pytest.raises(ValueError, match=r"^EPOLLLAB_PYTHONS must"):
         make_reference.environments()
 
 
