@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import multiprocessing
 import os
 import re
 import signal
@@ -26,21 +25,15 @@ from epolllab.clients.options import resolve_target
 from epolllab.clients.result import Run
 from epolllab.workers import Host
 from tests.conftest import TESTS
+from tests.pools import pool, running_pool
 
 HERE = Host.here()
 
 
-def pool(**options: Any) -> ProcessPoolExecutor:
-    """Two fresh interpreters."""
-    return ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn"), **options)
-
-
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)
 def executor() -> Iterator[ProcessPoolExecutor]:
     """A pool whose workers both run, so that no test starts one."""
-    with pool() as executor:
-        while len(executor._processes) < 2:
-            list(executor.map(time.sleep, [0.1] * 2))
+    with running_pool() as executor:
         yield executor
 
 

@@ -1,11 +1,9 @@
 """Functions run on the workers of executors, and every way to fail has its sentence."""
 
-import multiprocessing
 import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from typing import Any
@@ -16,19 +14,13 @@ import epolllab
 from epolllab import workers
 from epolllab.recording import environment
 from epolllab.workers import Host, Outcome, check_executor, run_numbered, worker_count
+from tests.pools import pool, running_pool
 
 
-def pool(**options: Any) -> ProcessPoolExecutor:
-    """Two fresh interpreters."""
-    return ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn"), **options)
-
-
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)
 def running() -> Iterator[ProcessPoolExecutor]:
     """A pool whose workers both run, so that no test starts one."""
-    with pool() as executor:
-        while len(executor._processes) < 2:
-            list(executor.map(time.sleep, [0.1] * 2))
+    with running_pool() as executor:
         yield executor
 
 
