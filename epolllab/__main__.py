@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import epolllab
 from epolllab import kernel
 from epolllab.checks import check_int
-from epolllab.notebook import paths, voila
+from epolllab.notebook import lab, voila
 from epolllab.recording import environment, storage
 
 if TYPE_CHECKING:
@@ -26,7 +26,10 @@ __all__ = ["main"]
 CHART_BYTES, BYTES_PER_REQUEST, MAX_RECORDING_BYTES = 500_000, 100, 10_000_000
 """Estimates of what a demo writes; the recorder's ring bounds the recording."""
 
-_LAB_FOLDER = "where to copy the notebooks to outside a checkout (%(default)s)"
+_LAB_FOLDER = (
+    "where your copy of the notebooks is, made if necessary; by default epolllab-lab here, or the "
+    "copy that contains this folder"
+)
 _TOKEN_FILE = (
     "file with the token that a page requires, readable by you only; by default the variable "
     f"{voila.TOKEN_VARIABLE}, and without it a random token. Never give a token as an argument: "
@@ -102,15 +105,15 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run)
         return command
 
-    lab = add(
+    notebooks = add(
         "lab",
         _lab,
-        "open the notebooks in JupyterLab",
+        "open a copy of the notebooks in JupyterLab",
         usage="epolllab lab [-h] [--folder FOLDER] [options of JupyterLab]",
         epilog="Other options are JupyterLab's: epolllab lab --no-browser --port 8899. "
         "epolllab lab -- --help lists them.",
     )
-    lab.add_argument("--folder", type=Path, default=Path("epolllab-lab"), help=_LAB_FOLDER)
+    notebooks.add_argument("--folder", type=Path, help=_LAB_FOLDER)
 
     demo = add("demo", _demo, "serve requests, print a table, draw charts")
     demo.add_argument("--folder", type=Path, default=Path("data/runs"), help="output folder")
@@ -120,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_run(add("run", _run, "send requests to a URL and measure latency", epilog=_RUN_STATUS))
 
     serve = add("serve", _serve, "serve the dashboard and the stepper as web pages (Voila)")
-    serve.add_argument("--folder", type=Path, default=Path("epolllab-lab"), help=_LAB_FOLDER)
+    serve.add_argument("--folder", type=Path, help=_LAB_FOLDER)
     serve.add_argument("--port", type=int, default=0, help="loopback port; 0 takes a free one")
     serve.add_argument("--token-file", type=Path, metavar="FILE", help=_TOKEN_FILE)
 
@@ -184,13 +187,18 @@ def _to_ascii(error: UnicodeError) -> tuple[str | bytes, int]:
     return codecs.backslashreplace_errors(error)
 
 
-def _notebooks(folder: Path) -> Path:
-    """Return the checkout's notebooks, or a copy of the package's in `folder`."""
-    found = paths.notebooks()
-    if found is None:
-        found = paths.copy_lab(folder).resolve()
-        print(f"The notebooks are in {found}; your changes there are kept.")
-    return found
+def _notebooks(folder: Path | None) -> Path:
+    """Return the notebooks of the reader's copy, up to date; print what was done about edits."""
+    copy = lab.update_copy(folder or lab.default_folder())
+    print(f"The notebooks are in {copy.notebooks}; your changes there are kept.")
+    for names, text in (
+        (copy.beside, "New versions are beside the notebooks that you edited"),
+        (copy.set_aside, "Replaced by new versions, with your runs kept"),
+        (copy.left, "No longer part of epolllab, and kept since you edited them"),
+    ):
+        if names:
+            print(f"{text}: {', '.join(names)}")
+    return copy.notebooks
 
 
 def _lab(options: argparse.Namespace) -> int:
@@ -200,6 +208,8 @@ def _lab(options: argparse.Namespace) -> int:
     # -P: files of the current folder must not stand in for modules.
     command = [sys.executable, "-P", "-m", "jupyterlab"]
     command.append(f"--ServerApp.root_dir={_notebooks(options.folder)}")
+    if not any("default_url" in part for part in options.passed):
+        command.append(f"--LabApp.default_url=/lab/tree/{lab.INDEX}")
     allows_root = any("allow-root" in part.replace("_", "-") for part in options.passed)
     if os.geteuid() == 0 and not allows_root:
         print(

@@ -1,9 +1,9 @@
 """Helpers for running inside a notebook: cells run twice, HTML cards, paths, web pages.
 
 ``cells`` stops what an earlier execution of the same cell started; ``html`` makes the
-cards that handles show; ``page`` knows the page's theme; ``paths`` finds notebooks and
-reference data; ``voila`` serves notebooks as web pages. Imports the standard library and
-``epolllab.checks`` only.
+cards that handles show; ``lab`` keeps the reader's copy of the notebooks up to date; ``page``
+knows the page's theme; ``paths`` finds notebooks and reference data; ``voila`` serves notebooks
+as web pages. Imports the standard library and ``epolllab.checks`` only.
 """
 
 from epolllab.notebook.html import card

@@ -1,11 +1,10 @@
 """Where the notebooks and the recorded data are, in a checkout or in an installed wheel."""
 
-import shutil
 from pathlib import Path
 
 from epolllab.checks import check_text, checked
 
-__all__ = ["copy_lab", "data_file", "notebooks", "reference"]
+__all__ = ["data_file", "notebooks", "reference"]
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _CHECKOUT = _PACKAGE.parent
@@ -17,28 +16,9 @@ def _root() -> Path:
     return _BUNDLED if _BUNDLED.exists() else _CHECKOUT
 
 
-def notebooks() -> Path | None:
-    """Return the notebooks folder of a checkout; None in an installed wheel."""
-    folder = _CHECKOUT / "notebooks"
-    return folder if folder.is_dir() and (_CHECKOUT / "pyproject.toml").exists() else None
-
-
-def copy_lab(folder: Path) -> Path:
-    """Copy the bundled notebooks and recorded data into `folder`, created if necessary.
-
-    Files that exist are kept, since the user may have edited them.
-
-    Returns
-    -------
-    pathlib.Path
-        The copied notebooks folder.
-    """
-    for source in sorted(path for path in _root().rglob("*") if path.is_file()):
-        target = folder / source.relative_to(_root())
-        if not target.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, target)
-    return folder / "notebooks"
+def notebooks() -> Path:
+    """Return the installed notebooks: the checkout's, or those in the wheel."""
+    return _root() / "notebooks"
 
 
 def data_file(name: str) -> Path:

@@ -187,7 +187,6 @@ def test_invalid_arguments_are_refused_before_anything_starts(
     """A folder without the notebooks, an impossible port, a short token."""
     monkeypatch.setattr(voila, "find_spec", lambda name: name)
     folder = paths.notebooks()
-    assert folder is not None
     with pytest.raises(FileNotFoundError, match=r"dashboard\.ipynb"):
         voila.serve(tmp_path)
     for port in (-1, 70_000):
@@ -203,7 +202,6 @@ def test_invalid_arguments_are_refused_before_anything_starts(
 def test_a_port_in_use_is_an_error() -> None:
     """No other port is taken, since the address may be known elsewhere."""
     folder = paths.notebooks()
-    assert folder is not None
     with socket.create_server((voila.HOST, 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(OSError, match=rf"^port {port}\b"):

@@ -16,7 +16,8 @@ import epolllab
 from epolllab import Recording
 from epolllab import __main__ as command
 from epolllab.__main__ import main
-from epolllab.notebook import paths
+from epolllab.notebook import lab, paths
+from epolllab.notebook.lab import LabCopy
 
 
 def test_demo_writes_a_recording_and_charts(
@@ -164,7 +165,7 @@ def test_only_lab_takes_unknown_arguments(
 
 @pytest.mark.parametrize(
     ("argument", "printed"),
-    [("--help", "{lab,demo,serve,"), ("--version", f"epolllab {epolllab.__version__}\n")],
+    [("--help", "{lab,demo,"), ("--version", f"epolllab {epolllab.__version__}\n")],
 )
 def test_python_m(argument: str, printed: str) -> None:
     """``python -m epolllab`` is the same command."""
@@ -195,13 +196,20 @@ def test_lab_replaces_its_process_by_jupyterlab(tmp_path: Path) -> None:
         run, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path, env=environment
     ) as process:
         output, warning = process.communicate()
-    pid, handled, given, path = json.loads(output)
+    where, line = output.splitlines()
+    pid, handled, given, path = json.loads(line)
+    notebooks = tmp_path.resolve() / "epolllab-lab" / "notebooks"
+    assert where.decode() == f"The notebooks are in {notebooks}; your changes there are kept."
     assert (pid, process.returncode) == (process.pid, 7)
     assert handled == [True, True]
-    assert given[0] == f"--ServerApp.root_dir={paths.notebooks()}"
+    assert given[0] == f"--ServerApp.root_dir={notebooks}"
+    assert given[1] == "--LabApp.default_url=/lab/tree/00-index.ipynb"
+    assert (notebooks / "00-index.ipynb").read_bytes() == (
+        paths.notebooks() / "00-index.ipynb"
+    ).read_bytes()
     expected = [option for n, option in enumerate(options) if n != 3]
     as_root = ["--allow-root"] if os.geteuid() == 0 else []
-    assert given[1:] == [*as_root, *expected]
+    assert given[2:] == [*as_root, *expected]
     assert bool(warning) == bool(as_root)
     assert str(tmp_path) not in path  # a file there could stand in for a module
 
@@ -231,11 +239,12 @@ def test_lab_allows_root_with_a_warning(
         raise SystemExit
 
     given: list[str] = []
+    monkeypatch.setattr(lab, "update_copy", LabCopy)
     monkeypatch.setattr(os, "geteuid", lambda: uid)
     monkeypatch.setattr(os, "execv", execv)
     with pytest.raises(SystemExit):
         main(["lab", *passed])
-    assert given[5:] == expected
+    assert given[6:] == expected
     assert ("as root" in capsys.readouterr().err) == (uid == 0 and passed != expected)
 
 
@@ -249,20 +258,41 @@ def test_lab_without_jupyterlab(
 
 
 @pytest.mark.unit
-def test_lab_folder_is_filled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Outside a checkout the notebooks are copied, and a reader's changes are kept."""
-    bundled = tmp_path / "bundled"
-    (bundled / "notebooks").mkdir(parents=True)
-    (bundled / "notebooks" / "01-a.ipynb").write_text("ours")
-    (bundled / "data" / "reference").mkdir(parents=True)
-    (bundled / "data" / "reference" / "x.parquet").write_text("data")
-    monkeypatch.setattr(paths, "_BUNDLED", bundled)
-    lab = tmp_path / "lab"
-    assert paths.copy_lab(lab) == lab / "notebooks"
-    (lab / "notebooks" / "01-a.ipynb").write_text("the reader's")
-    paths.copy_lab(lab)
-    assert (lab / "notebooks" / "01-a.ipynb").read_text() == "the reader's"
-    assert (lab / "data" / "reference" / "x.parquet").read_text() == "data"
+def test_lab_opens_another_page_if_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A given default_url is the only one: JupyterLab refuses two."""
+    given: list[str] = []
+    monkeypatch.setattr(lab, "update_copy", LabCopy)
+    monkeypatch.setattr(os, "execv", lambda _, arguments: given.extend(arguments))
+    main(["lab", "--LabApp.default_url=/lab"])
+    assert [part for part in given if "default_url" in part] == ["--LabApp.default_url=/lab"]
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("name", ["lab", "serve"])
+def test_what_happened_to_edited_notebooks_is_printed(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def update(folder: Path) -> LabCopy:
+        return LabCopy(folder, ["1.new.ipynb", "2.new.ipynb"], [], ["0-old.ipynb"])
+
+    monkeypatch.setattr(lab, "update_copy", update)
+    monkeypatch.setattr(os, "execv", lambda *_: None)
+    monkeypatch.setattr(command.voila, "serve", lambda *_, **__: 0)
+    main([name, "--folder", "mine"])
+    assert capsys.readouterr().out.splitlines() == [
+        "The notebooks are in mine; your changes there are kept.",
+        "New versions are beside the notebooks that you edited: 1.new.ipynb, 2.new.ipynb",
+        "No longer part of epolllab, and kept since you edited them: 0-old.ipynb",
+    ]
+
+
+@pytest.mark.unit
+def test_lab_into_a_file_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    assert main(["lab", "--folder", str(tmp_path / "file")]) == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"epolllab lab: folder {tmp_path / 'file'} ")
+    assert printed.count("\n") == 1
 
 
 @pytest.mark.unit
