@@ -74,8 +74,8 @@ def export(
     """Write a chart, the data that it shows, and the circumstances of the run.
 
     The JSON has the circumstances and the text alternative of the picture, for a page that
-    shows it. Arguments are checked first. All files appear together at the end, and none if anything
-    fails before.
+    shows it. Arguments are checked first. All files appear together at the end, and none if
+    anything fails before.
 
     Parameters
     ----------

@@ -11,6 +11,7 @@ from matplotlib.patches import FancyBboxPatch, Patch
 from matplotlib.ticker import MaxNLocator
 
 from epolllab.checks import check_int
+from epolllab.plots import sources
 from epolllab.plots.canvas import (
     SMALL,
     Canvas,
@@ -20,6 +21,7 @@ from epolllab.plots.canvas import (
     legend_mark,
     log_axis,
 )
+from epolllab.plots.sources import HasInterest, Wakeups, frames
 from epolllab.plots.style import hatch
 from epolllab.plots.text import short
 from epolllab.plots.units import duration, plural, round_duration, unit_for, whole
@@ -31,7 +33,7 @@ __all__ = ["batch_sizes", "interest", "wakeups"]
     wakeups=From("``recording.wakeups()``", "t_ns waited_ns+ handled_ns+", method="wakeups")
 )
 def wakeups(
-    wakeups: "pd.DataFrame | Mapping[str, pd.DataFrame]",
+    wakeups: Wakeups | Mapping[str, Wakeups],
     *,
     ax: Axes | None = None,
     note: str | None = None,
@@ -44,17 +46,17 @@ def wakeups(
     """
     title = "Duration of each wait and of the work after it"
     compared = isinstance(wakeups, Mapping)
-    several = dict(wakeups) if isinstance(wakeups, Mapping) else {"": wakeups}
+    several = frames(wakeups)
     with canvas(ax, (7.0, 3.8), note, title) as (ax, chart):
         ax.set_ylabel("duration")
-        frames = {name: frame for name, frame in several.items() if len(frame)}
-        if not frames:
+        drawn = {name: frame for name, frame in several.items() if len(frame)}
+        if not drawn:
             ax.set_xlabel("time since the first wait")
             return chart.draw_empty("no wakeups")
-        unit = unit_for(max(map(_length_of, frames.values())))
+        unit = unit_for(max(map(_length_of, drawn.values())))
         handles: list[Any] = []
         sentences = []
-        for place, (name, frame) in enumerate(frames.items()):
+        for place, (name, frame) in enumerate(drawn.items()):
             colors, marker = (chart.theme.muted, chart.theme.main), "o"
             if compared:
                 colors = (chart.theme.variant(name, place),) * 2
@@ -75,7 +77,7 @@ def wakeups(
         ax.grid(axis="y")
         ax.set_xlabel(f"time since the first wait ({unit.name})")
         chart.legend(handles)
-        for name, frame in frames.items():
+        for name, frame in drawn.items():
             chart.text(f"{name}: {_shares_of(frame)}" if compared else _shares_of(frame))
         chart.describe("; ".join(sentences))
     return ax
@@ -139,7 +141,7 @@ def _draw_durations(
     )
 )  # fmt: skip
 def batch_sizes(
-    wakeups: "pd.DataFrame | Mapping[str, pd.DataFrame]",
+    wakeups: Wakeups | Mapping[str, Wakeups],
     *,
     ax: Axes | None = None,
     note: str | None = None,
@@ -152,7 +154,7 @@ def batch_sizes(
     timeouts. Of several recordings the bars are shares of each one's waits.
     """
     compared = isinstance(wakeups, Mapping)
-    several = dict(wakeups) if isinstance(wakeups, Mapping) else {"": wakeups}
+    several = frames(wakeups)
     with canvas(ax, (6.0, 3.4), note, "Batch sizes of the waits") as (ax, chart):
         ax.set(
             xlabel="descriptors returned by one wait",
@@ -238,7 +240,11 @@ def _range_of(place: int) -> str:
     limit=partial(check_int, least=0),
 )
 def interest(
-    frame: pd.DataFrame, *, ax: Axes | None = None, limit: int = 24, note: str | None = None
+    frame: HasInterest | pd.DataFrame,
+    *,
+    ax: Axes | None = None,
+    limit: int = 24,
+    note: str | None = None,
 ) -> Axes:
     """Draw the kernel's interest list beside the program's own table, a row per descriptor.
 
@@ -250,6 +256,7 @@ def interest(
     limit : int
         Most descriptors to draw; entries that only one side has come first.
     """
+    frame = sources.frame(frame)
     one_sided = (frame["where"] != "both").to_numpy()
     kept = np.sort(np.argsort(~one_sided, kind="stable")[:limit])
     shown = frame.iloc[kept]

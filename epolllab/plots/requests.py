@@ -16,7 +16,7 @@ from epolllab.clients.result import Run
 from epolllab.frames.columns import check_column
 from epolllab.frames.journeys import INSTANTS, SPANS
 from epolllab.plots.canvas import SMALL, Canvas, From, canvas, chart_function, fixed_axis, log_axis
-from epolllab.plots.sources import by_name, made_by
+from epolllab.plots.sources import Durations, by_name, made_by
 from epolllab.plots.text import plain, short
 from epolllab.plots.units import Unit, duration, plural, round_duration, unit_for
 from epolllab.recording.recording import Recording
@@ -49,7 +49,7 @@ def _durations(name: str, value: Any) -> Any:
 
 @chart_function(data=_check_durations, column=check_text, label=check_text, what=check_text)
 def latency(
-    data: "pd.Series[Any] | pd.DataFrame | Mapping[str, Any]",
+    data: "Durations | Mapping[str, Durations]",
     *,
     ax: Axes | None = None,
     column: str | None = None,
@@ -80,7 +80,7 @@ def latency(
         What was counted.
     """
     compared = isinstance(data, Mapping)
-    series = data if isinstance(data, Mapping) else {label: data}
+    series: Mapping[str, Any] = data if isinstance(data, Mapping) else {label: data}
     everything = {plain(name): _sorted_ns(values, column) for name, values in series.items()}
     known = {name: ns for name, ns in everything.items() if len(ns) and ns[-1] > 0}
     with canvas(ax, (7.0, 4.0), note, f"Distribution of {label}") as (ax, chart):

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, cast
 
 import pandas as pd
 
@@ -10,7 +10,43 @@ from epolllab.analysis.result import Result
 from epolllab.checks import check_text, shown
 from epolllab.frames.columns import check_frame
 
-__all__ = ["From", "by_name", "made_by"]
+__all__ = [
+    "Durations", "Events", "From", "HasEvents", "HasInterest", "HasRequests", "HasWakeups",
+    "Wakeups", "by_name", "frame", "frames", "made_by",
+]  # fmt: skip
+
+
+class HasEvents(Protocol):
+    """A Server, a Run, a Recording, or what else has events."""
+
+    def events(self) -> pd.DataFrame:
+        """One row per event."""
+
+
+class HasWakeups(Protocol):
+    """A Server, a Run or a Recording."""
+
+    def wakeups(self) -> pd.DataFrame:
+        """One row per wait."""
+
+
+class HasRequests(Protocol):
+    """A Server, a Run or a Recording."""
+
+    def requests(self) -> pd.DataFrame:
+        """One row per request."""
+
+
+class HasInterest(Protocol):
+    """A Server."""
+
+    def interest(self) -> pd.DataFrame:
+        """One row per descriptor."""
+
+
+Events = HasEvents | pd.DataFrame
+Wakeups = HasWakeups | pd.DataFrame
+Durations = HasRequests | pd.DataFrame | pd.Series
 
 
 @dataclass(frozen=True)
@@ -75,6 +111,20 @@ def made_by(value: Any, method: str) -> Any:
         return value
     make = getattr(value, method, None)
     return make() if callable(make) else value
+
+
+def frame(data: object) -> pd.DataFrame:
+    """What the check of a chart's data has made of them."""
+    return cast(pd.DataFrame, data)
+
+
+def frames(data: object) -> dict[str, pd.DataFrame]:
+    """Likewise of several by name; one alone has the name ""."""
+    return (
+        dict(cast(Mapping[str, pd.DataFrame], data))
+        if isinstance(data, Mapping)
+        else {"": frame(data)}
+    )
 
 
 def by_name(name: str, value: Mapping[Any, Any]) -> Mapping[str, Any]:

@@ -16,6 +16,7 @@ from matplotlib.patches import Patch
 from epolllab.checks import check_choice, check_int, check_number, check_sequence, shown
 from epolllab.plots import style
 from epolllab.plots.canvas import SMALL, Canvas, From, canvas, chart_function
+from epolllab.plots.sources import Events, frame
 from epolllab.plots.units import duration, plural, unit_for
 
 __all__ = ["timeline"]
@@ -79,7 +80,7 @@ class _Window(NamedTuple):
     names=partial(check_int, least=0),
 )  # fmt: skip
 def timeline(
-    events: pd.DataFrame,
+    events: Events,
     *,
     ax: Axes | None = None,
     connections: int | Sequence[int] = 20,
@@ -113,6 +114,7 @@ def timeline(
     names : int
         Most masks to write out; where there are more, or no room, triangles stand alone.
     """
+    events = frame(events)
     if span is not None and start is not None:
         raise ValueError("start must not be given with span, which has a start of its own")
     begin = int(events["t_ns"].iloc[0]) if len(events) else 0
