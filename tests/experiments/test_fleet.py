@@ -22,18 +22,17 @@ from epolllab.experiments.scaling import waits
 from epolllab.experiments.workers import remote
 from epolllab.experiments.workers.remote import Measured, Request, perform_once
 from epolllab.workers import Host, Outcome
-from tests import conftest
+from tests.pools import running_pool
 
 NAMES = ["level-repeats", "edge-goes-silent"]
 ENVIRONMENT = ["host", "kernel", "python", "cpu"]
 TINY = {"ops": 3, "rounds": 2, "warmup": 1, "api": ("raw",), "pollers": ("epoll-level", "poll")}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)
 def pool():
     """Two workers that have started, so that a test is not blamed for them."""
-    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as executor:
-        list(executor.map(abs, range(8)))
+    with running_pool() as executor:
         yield executor
 
 
@@ -296,7 +295,6 @@ def test_bad_executors_and_numbers_are_refused_before_anything_starts(call):
 # ---- workers that die ----------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("pool")  # which starts multiprocessing's resource tracker
 def test_a_pool_that_breaks_loses_all_runs_and_says_so(monkeypatch):
     """The standard library's pool cannot go on without one of its processes."""
     monkeypatch.setattr(registry, "_entries", dict(registry._entries))
@@ -320,7 +318,7 @@ def on_dask(tmp_path_factory):
     try:
         import distributed  # noqa: F401
     except ImportError:
-        conftest.missing("distributed is not installed")
+        pytest.skip("distributed is not installed")
     program = Path(__file__).with_name("dask_runs.py")
     folder = tmp_path_factory.mktemp("dask")
     done = subprocess.run(
