@@ -114,9 +114,9 @@ def test_names_of_several_are_checked() -> None:
     with pytest.raises(ValueError, match=r"^wakeups must have at least one"):
         plots.wakeups({})
     with pytest.raises(TypeError, match=r"^wakeups must have names for keys, not 1"):
-        plots.wakeups({1: served(1, 1)})  # type: ignore[dict-item]
+        plots.wakeups({1: served(1, 1)})
     with pytest.raises(TypeError, match=r"^wakeups\['b'\] must be the DataFrame of recording"):
-        plots.wakeups({"a": served(1, 1), "b": 5})  # type: ignore[dict-item]
+        plots.wakeups({"a": served(1, 1), "b": 5})
     with pytest.raises(ValueError, match=r"^data must have at least one"):
         plots.latency({})
 
