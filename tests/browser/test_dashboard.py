@@ -85,8 +85,9 @@ class Board:
         until(lambda: self.lab.value(views) == sorted(states), PATIENCE_S)
 
     def await_ticks(self, times: int = 1) -> None:
-        """Wait for ticks of the display, in the kernel."""
-        self.lab.run(AWAIT_TICKS.format(times=times))
+        """Wait for ticks of the display; the kernel must be free for the page's messages."""
+        before = self.lab.value("dash.ticker.n_ticks")
+        until(lambda: self.lab.value("dash.ticker.n_ticks") >= before + times, PATIENCE_S)
 
 
 @pytest.fixture
@@ -233,11 +234,13 @@ def _is_red(element: "Locator") -> bool:
 
 def test_dashboard_ticks_only_while_a_page_shows_it(board: Board) -> None:
     """Two views share one thread, which ends with the last of them."""
+    board.await_views("shown")
     board.await_ticks()
     board.lab.show("from IPython.display import display\ndisplay(dash, dash)")
     board.lab.page.wait_for_function(
         "document.querySelectorAll('.jp-OutputArea .epl-dashboard.epl').length === 2"
     )
+    board.await_views("shown", "shown")
     board.await_ticks()
     assert board.lab.value(THREADS) == ["epolllab-ticker"]
     board.lab.show("pass")
@@ -284,8 +287,8 @@ def test_reloaded_page_keeps_ticking(board: Board) -> None:
     board.lab.leave()
     board.lab.enter()
     board.lab.open(SCRATCH)
-    board.await_ticks()
     board.await_views("shown")
+    board.await_ticks()
     assert board.lab.value("list(dash.presence.views)") != [before]
 
 
