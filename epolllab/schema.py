@@ -76,21 +76,21 @@ request    uint32   of submit and complete: the same in a submission and
 """
 
 WAKEUPS = """
-========== ======= ===================================================
-wake       int64   serial of the wait
-t_ns       int64   when the wait began
-waited_ns  int64   how long it blocked
-timeout_ms float64 the timeout passed to it; NaN for none
-n_returned int32   descriptors returned; 0 on timeout and on error
-n_calls    int32   system calls made before the next wait
-handled_ns int64   from the wait's end to the end of the last record of
-                   the wake; 0 if there is none
-gap_ns     Int64   from there to the thread's next wait: time that no
-                   record accounts for; missing for the thread's last
+========== ======== ==================================================
+wake       int64    serial of the wait
+t_ns       int64    when the wait began
+waited_ns  int64    how long it blocked
+timeout_ms float64  the timeout passed to it; NaN for none
+n_returned int32    descriptors returned; 0 on timeout and on error
+n_calls    int32    system calls made before the next wait
+handled_ns int64    from the wait's end to the end of the last record of
+                    the wake; 0 if there is none
+gap_ns     Int64    from there to the thread's next wait: time that no
+                    record accounts for; missing for the thread's last
 error      category errno's name; missing where the wait succeeded
-tid        int64   kernel thread id, in recordings of several threads;
-                   0 elsewhere
-========== ======= ===================================================
+tid        int64    kernel thread id, in recordings of several threads;
+                    0 elsewhere
+========== ======== ==================================================
 
 Records before the first wait, which remain when the ring overwrote that wait, are not
 counted.
