@@ -283,6 +283,7 @@ class Words {
     if (op === 'callback') return this.model.get('callbacks')[mask] ?? `callback ${mask}`;
     if (op === 'submit' || op === 'complete') {
       const moves = ['recv', 'send', 'read', 'write'].includes(this.facts.ops[mask & 0xff]?.label);
+      if (mask >> 16 && op === 'complete') return `fd ${result}, peer port ${mask >>> 16}`;
       return moves || op === 'submit' ? bytes : `result ${result}`;
     }
     return '';
@@ -621,7 +622,8 @@ class View {
     this.laneHeight = wanted <= 20 ? 18 : wanted <= 30 ? 12 : 9;
     this.room = Math.min(wanted, Math.floor(360 / this.laneHeight));
     this.root.classList.toggle('epl-tl-narrow', width < 500);
-    this.left = width < 500 ? 60 : 78;
+    const longest = Math.max(...this.records.lanes.map(name => name.length), 0);
+    this.left = Math.min(Math.max(longest * 6.8 + 6, width < 500 ? 60 : 78), 116);
     this.width = width;
     this.height = TOP + this.room * this.laneHeight + AXIS;
     this.perPixel = (this.to - this.from) / Math.max(width - this.left - RIGHT, 1);
@@ -1066,7 +1068,7 @@ class View {
   }
 
   hideTip() {
-    this.tip.style.visibility = 'hidden';
+    Object.assign(this.tip.style, { visibility: 'hidden', left: '0' }); // or it would overflow
     this.shown = -1;
     delete this.root.dataset.row;
   }
@@ -1350,6 +1352,8 @@ function presence(model, el, theme) {
     else waiting = setTimeout(observe, 50);
   };
   observe();
+  // Told at once, as far as known: a cell that runs next may keep the kernel from hearing it.
+  tell(document.hidden ? 'hidden' : 'shown');
   // A page that goes away becomes hidden after that, which must not count; it may come back.
   const close = () => { if (!isOver) tell('closed'); isOver = true; };
   const again = () => { isOver = false; told = ''; update(); };

@@ -174,6 +174,60 @@ def test_drag_pans_and_the_map_moves_the_view(shown: Shown) -> None:
     assert shown.ask("v.to >= v.records.last && v.to - v.from") == pytest.approx(span)
 
 
+def test_two_fingers_zoom(shown: Shown) -> None:
+    """Three times as far apart, they show a third of the time."""
+    before = shown.ask("v.to - v.from")
+    box = shown.box()
+    session = shown.page.context.new_cdp_session(shown.page)
+
+    def touch(kind: str, *places: float) -> None:
+        points = [{"x": box["x"] + x, "y": box["y"] + 30, "id": n} for n, x in enumerate(places)]
+        session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+    touch("touchStart", 300, 400)
+    for step in range(1, 6):
+        touch("touchMove", 300 - 20 * step, 400 + 20 * step)
+    touch("touchEnd")
+    session.detach()
+    assert shown.ask("v.to - v.from") == pytest.approx(before / 3, rel=0.05)
+
+
+RING = """
+from epolllab.events import NO_POSITION, RECORD, Op
+def record(op, start, end, conn=0, result=0, mask=0, thread=0, request=0, wake=1):
+    return RECORD.pack(start, end, wake, conn, 4, result, mask, op, NO_POSITION, thread, request)
+several = Recording(b"".join((
+    record(Op.WAIT, 0, 500, result=1, mask=0, thread=7), record(Op.RECV, 600, 700, 1, 5, thread=7),
+    record(Op.CALLBACK, 550, 800, 1, mask=0, thread=7),
+    record(Op.WAIT, 100, 900, result=1, thread=8, wake=2),
+    record(Op.SUBMIT, 950, 950, 2, 0, int(Op.RECV), thread=8, request=3),
+    record(Op.COMPLETE, 1990, 1990, 2, 64, int(Op.RECV), thread=8, request=3, wake=2),
+)), {"callbacks": ["Reader.data_received"]})
+several
+"""
+
+
+def test_threads_callbacks_and_the_operations_of_a_ring(shown: Shown) -> None:
+    """Each thread has a lane for its loop; a submission is not taken for its completion."""
+    shown.lab.show(RING)
+    shown.root.and_(shown.page.locator("[data-requests=true]")).wait_for()
+    until(lambda: shown.ask("v.records.n") == 6, PATIENCE_S)
+    assert shown.ask("v.records.lanes") == ["loop 7", "callbacks 7", "loop 8", "conn 1", "conn 2"]
+    words = shown.ask("[2, 4, 5].map(row => v.words.call(row, 1).slice(0, 2))")
+    assert words == [
+        ["callback · conn 1 · fd 4", "Reader.data_received"],
+        ["submit recv · conn 2 · fd 4", "0 bytes"],
+        ["complete recv · conn 2 · fd 4", "64 bytes"],
+    ]
+    legend = shown.root.locator(".epl-tl-legend")
+    expect(legend).to_contain_text("submit")
+    expect(legend).to_contain_text("complete")
+    search = shown.root.get_by_role("searchbox")
+    for wanted, found in (("submit", "1 match"), ("complete", "1 match"), ("recv", "3 matches")):
+        search.fill(wanted)
+        expect(shown.says).to_contain_text(found)
+
+
 def test_click_selects_a_request_and_dims_the_rest(shown: Shown) -> None:
     """A click beside the calls clears the selection."""
     row = shown.ask("v.records.waits[20] + 2")
