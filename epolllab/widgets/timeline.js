@@ -1333,14 +1333,15 @@ function canvasOf(canvas, width, height) {
 // is killed cannot tell, so every state is repeated; see epolllab/widgets/presence.py.
 function presence(model, el, theme) {
   const view = Math.random().toString(36).slice(2);
-  let inView = false, told = '', isOver = false, waiting = 0;
+  let inView = false, told = '', toldTheme = '', isOver = false, waiting = 0;
   const tell = state => {
     told = state;
-    try { model.send({ view, state, theme: theme() }); } catch { /* the kernel has gone */ }
+    toldTheme = theme();
+    try { model.send({ view, state, theme: toldTheme }); } catch { /* the kernel has gone */ }
   };
   const update = () => {
     const state = document.hidden ? 'hidden' : inView ? 'shown' : 'out of view';
-    if (state !== told && !isOver) tell(state);
+    if ((state !== told || theme() !== toldTheme) && !isOver) tell(state);
   };
   const observer = new IntersectionObserver(entries => {
     inView = entries[entries.length - 1].isIntersecting;
@@ -1358,6 +1359,8 @@ function presence(model, el, theme) {
   const close = () => { if (!isOver) tell('closed'); isOver = true; };
   const again = () => { isOver = false; told = ''; update(); };
   document.addEventListener('visibilitychange', update);
+  const themes = new MutationObserver(() => setTimeout(update)); // after the view has seen it
+  themes.observe(document.body, { attributes: true });
   window.addEventListener('pagehide', close);
   window.addEventListener('pageshow', again);
   const beat = setInterval(() => { if (told && !isOver) tell(told); }, BEAT_MS);
@@ -1366,6 +1369,7 @@ function presence(model, el, theme) {
     clearInterval(beat);
     clearTimeout(waiting);
     observer.disconnect();
+    themes.disconnect();
     document.removeEventListener('visibilitychange', update);
     window.removeEventListener('pagehide', close);
     window.removeEventListener('pageshow', again);
@@ -1377,7 +1381,7 @@ function presence(model, el, theme) {
 function render({ model, el }) {
   const view = new View(model, el);
   const stop = model.get('watched')
-    ? presence(model, el, () => view.root.dataset.theme) : () => {};
+    ? presence(model, el, () => (view.font ? view.root.dataset.theme : '')) : () => {};
   return () => {
     stop();
     view.close();

@@ -391,6 +391,10 @@ def test_server_is_followed_and_paused(followed: Shown, screenshots: Path) -> No
     expect(followed.says).to_contain_text("longest gap")
     followed.root.get_by_role("button", name="Follow").click()
     expect(followed.root.get_by_role("button", name="Pause")).to_be_visible()
+    theme = "__import__('epolllab').plots.style.current().name"
+    for name, word in ((DARK, "dark"), (LIGHT, "light")):
+        lab.set_theme(name)
+        until(lambda word=word: lab.value(theme) == word, 4.0)  # sooner than the next beat
     until(lambda: followed.ask("v.live && v.records.n > 0"), PATIENCE_S)
 
 
