@@ -1,4 +1,4 @@
-"""The scripts of ``data`` that execute notebooks and write their index, as modules."""
+"""The scripts of ``data`` that execute notebooks, write their index and their pages, as modules."""
 
 import sys
 from pathlib import Path
@@ -8,7 +8,8 @@ sys.path.append(str(FOLDER.parent / "data"))  # they are no package
 
 import make_index  # noqa: E402
 import make_notebooks  # noqa: E402
+import make_site  # noqa: E402
 
 METADATA = make_notebooks.METADATA
 
-__all__ = ["FOLDER", "METADATA", "make_index", "make_notebooks"]
+__all__ = ["FOLDER", "METADATA", "make_index", "make_notebooks", "make_site"]
