@@ -13,7 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -97,7 +97,8 @@ def session_lab(chromium: "Browser", tmp_path_factory: pytest.TempPathFactory) -
     # Without the metadata JupyterLab asks which kernel to use.
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("")], metadata=METADATA)
     nbformat.write(notebook, root / "notebooks" / SCRATCH)
-    with jupyterlab(folder, root) as (url, token), page_of(chromium) as page:
+    start = ["jupyterlab", f"--ServerApp.root_dir={root}"]
+    with jupyterlab(folder, start) as (url, token), page_of(chromium) as page:
         yield Lab(page, url, token, root)
 
 
@@ -127,8 +128,8 @@ def screenshots(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def jupyterlab(folder: Path, root: Path) -> Iterator[tuple[str, str]]:
-    """Run JupyterLab on a free port; yield its address and token."""
+def jupyterlab(folder: Path, start: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Run JupyterLab on a free port, by a module with its arguments; yield address and token."""
     token = secrets.token_hex(16)
     folders = {name: folder / name.lower() for name in _FOLDERS}
     for path in folders.values():
@@ -137,9 +138,9 @@ def jupyterlab(folder: Path, root: Path) -> Iterator[tuple[str, str]]:
     settings.parent.mkdir()
     settings.write_text(json.dumps(_SETTINGS))
     command = [
-        sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root",
+        sys.executable, "-m", *start, "--no-browser", "--allow-root",
         "--ServerApp.ip=127.0.0.1", "--ServerApp.port=0", f"--IdentityProvider.token={token}",
-        f"--ServerApp.root_dir={root}", "--LabApp.expose_app_in_browser=True",
+        "--LabApp.expose_app_in_browser=True",
         "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
     ]  # fmt: skip
     log = folder / "log"

@@ -15,7 +15,7 @@ import pytest
 
 from epolllab.notebook import voila
 from epolllab.plots import style
-from tests.browser.conftest import CHECKOUT, absent, page_of
+from tests.browser.conftest import absent, page_of
 from tests.browser.lab import HEIGHT, LEAST_TEXT, PHONE, SCRIPT, expect
 from tests.wire import is_refused, until
 
@@ -36,13 +36,16 @@ def page(chromium: "Browser") -> Iterator["Page"]:
 
 
 @pytest.fixture(scope="module")
-def addresses(chromium: "Browser") -> Iterator[dict[str, str]]:
+def addresses(
+    chromium: "Browser", tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, str]]:
     """Run the command; the addresses that it prints, by notebook."""
     if find_spec("voila") is None:
         absent("Voila is not installed here; it is an extra: pip install -e '.[app]'")
     command = [sys.executable, "-m", "epolllab", "serve"]
+    folder = tmp_path_factory.mktemp("serve")
     with subprocess.Popen(
-        command, cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as process:
         try:
             assert process.stdout is not None
