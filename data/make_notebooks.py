@@ -369,7 +369,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         parser.error(str(error))
     results = [_make(path, fresh=options.fresh, marks=options.mark_live) for path in paths]
-    make_index.write(FOLDER)
+    try:
+        make_index.write(FOLDER)
+    except ValueError as error:
+        print(f"the index was left as it was: {error}")
+        return 1
     return 0 if all(results) else 1
 
 
@@ -389,7 +393,7 @@ def _make(path: Path, *, fresh: bool, marks: bool) -> bool:
         changed = [
             number for number, (old, new) in pairs if old.get("outputs") != new.get("outputs")
         ]
-        lines += [f"cell {number} shows something else" for number in changed]
+        lines += [f"cell {number} shows something else than before" for number in changed]
     nbformat.write(after, path)
     wrong = faults(path)
     print("; ".join(lines) or "stored", *(f"\n  fault: {fault}" for fault in wrong), sep="")

@@ -313,6 +313,17 @@ def test_a_notebook_that_fails_is_left_as_it_was(
     assert make_notebooks.faults(sound) == []
 
 
+def test_an_index_that_cannot_be_made_is_one_line(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(_: Path) -> None:
+        raise ValueError("02-b.ipynb: the first cell")
+
+    monkeypatch.setattr(make_index, "write", fail)
+    assert make_notebooks.main([]) == 1
+    assert capsys.readouterr().out == ("the index was left as it was: 02-b.ipynb: the first cell\n")
+
+
 def test_an_unknown_name_lists_those_that_exist(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
