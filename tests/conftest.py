@@ -63,6 +63,7 @@ LAYERS = {
     "server/test_start.py": "processes",
     "server/test_protocols.py": "unit",
     "widgets": "threads",
+    "widgets/test_inputs.py": "kernel",
 }
 """Layer of each folder, and of files that differ from their folder.
 
@@ -185,6 +186,13 @@ def leaves_nothing(request: pytest.FixtureRequest, _libraries_are_settled: None)
     assert not after - before, f"left behind: {sorted(after - before)}"
     gone = before - after - _foreign
     assert not gone, f"closed, but not opened by the test: {sorted(gone)}"
+
+
+@pytest.fixture(autouse=True)
+def _no_open_figures() -> Iterator[None]:
+    yield
+    if pyplot := sys.modules.get("matplotlib.pyplot"):
+        pyplot.close("all")
 
 
 @pytest.fixture(autouse=True)

@@ -59,10 +59,11 @@ def test_the_address_with_a_listener_is_chosen(place):
 
 
 def test_the_first_address_is_chosen_without_a_listener():
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    found = [(family, (host, port)) for family, (host, _) in LOCAL]
-    assert addresses.choose_address(found) == found[0]
+    with socket.socket() as bound:
+        bound.bind(("0.0.0.0", 0))  # so that no other process listens there
+        port = bound.getsockname()[1]
+        found = [(family, (host, port)) for family, (host, _) in LOCAL]
+        assert addresses.choose_address(found) == found[0]
 
 
 def test_a_listener_on_all_addresses_is_found():

@@ -15,8 +15,6 @@ from epolllab.widgets.load import LoadOptions, RateCheck
 from epolllab.widgets.panel import Panel, descendants
 from tests.widgets.conftest import Opened
 
-pytestmark = pytest.mark.kernel
-
 
 def marked(dashboard: widgets.Dashboard) -> set[str]:
     """The inputs that carry the mark."""
