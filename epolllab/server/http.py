@@ -126,11 +126,8 @@ class Http(Session):
         """Parse; the handler runs for each complete request."""
         if self.closing:
             return []
-        responses: list[bytes] = []
-        self._responses = responses
         try:
-            is_new = self.in_request or len(data) > self._limit
-            usual, code = _NEW if is_new else self._known.get(data, _NEW)
+            usual, code = _NEW if self.in_request else self._known.get(data, _NEW)
             if usual and self._handler is None:
                 self._is_known = True
                 self._feed(data)
@@ -150,6 +147,7 @@ class Http(Session):
             self._refuse(501)
         except _httptools.HttpParserError:
             self._refuse(400)
+        responses, self._responses = self._responses, []
         return responses
 
     def _receive_new(self, data: bytes) -> None:
@@ -190,7 +188,7 @@ class Http(Session):
                 at += 2
             end = data.find(HEAD_END, at) + 4
             new = data[at : end if end > 3 else len(data)]
-            if new in self._known and len(new) <= self._limit:
+            if new in self._known:
                 self._code = self._known[new][1]
                 self._feed(new)
                 return end
