@@ -4,7 +4,8 @@ Every function takes the data first and the rest by keyword, draws on ``ax`` or 
 figure, and returns the Axes; an empty frame gives an empty, labelled chart. ``timeline``,
 ``recording`` and ``requests`` draw what a server did, from a Server, Run, Recording or frame,
 ``experiments``, ``workers``, ``phenomena``, ``agreement``, ``scaling`` and ``waits`` the
-experiments, ``widgets`` what the widgets show; ``export`` writes a chart to files, and
+experiments, ``widgets`` what the widgets show; ``diagram``
+draws the inside of an epoll instance; ``export`` writes a chart to files, and
 ``alt_text`` describes it. The theme is that of ``epolllab.set_theme()``; draw within
 ``style.use(dark=True)`` for another. This folder imports analysis and everything below it.
 """
@@ -12,6 +13,7 @@ experiments, ``widgets`` what the widgets show; ``export`` writes a chart to fil
 from epolllab.plots import style
 from epolllab.plots.agreement import agreement
 from epolllab.plots.alternative import alt_text
+from epolllab.plots.diagram import epoll_inside
 from epolllab.plots.experiments import (
     METRICS,
     idle_connections,
@@ -39,6 +41,7 @@ __all__ = [
     "cost_split",
     "crossover",
     "default_folder",
+    "epoll_inside",
     "export",
     "herd",
     "idle_connections",

@@ -69,7 +69,7 @@ PARAMETERS = {
     "edge oneshot quick pin fresh full published log populate overwrite redact "
     "relative",
     "choice": "poller trigger lifecycle where kind value api study load data_format",
-    "choices": "pollers arms kinds servers loads looks clients formats only by values",
+    "choices": "pollers arms kinds servers loads looks clients formats only by values highlight",
     "text": "host path label family claim source title alarm content_type column what",
     "path": "record_to folder",
     "bytes": "payload data rows",
