@@ -82,7 +82,7 @@ def _sizes(medians: "pd.Series[float]", poller: str) -> list[int]:
 
 
 def _flat(medians: "pd.Series[float]") -> Iterator[_Check]:
-    measured = [name for name in POLLERS[:3] if _sizes(medians, name)]
+    measured = [name for name in (*POLLERS[:3], "io_uring") if _sizes(medians, name)]
     for poller in measured or ["epoll-level"]:
         sizes = _sizes(medians, poller)
         found = medians[poller, sizes[-1]] / medians[poller, sizes[0]] if sizes[1:] else np.nan

@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from epolllab.analysis.hosts import require_one_run
 from epolllab.analysis.ratios import nearest_share
 from epolllab.analysis.result import Result, frame_of
 from epolllab.frames.columns import check_frame
@@ -21,6 +22,7 @@ class Curves:
 
     def __init__(self, data: Result | pd.DataFrame) -> None:
         frame = check_frame("data", frame_of(data), ":func:`epolllab.experiments.sweep`", COLUMNS)
+        require_one_run("data", frame)
         counted = frame[~frame["warmup"]] if "warmup" in frame else frame
         if counted.empty:
             raise ValueError("data has no rows beside those of the warm-up")

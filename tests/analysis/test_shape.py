@@ -49,6 +49,12 @@ def test_growth_by_another_power_differs(power):
     assert table.loc["poll is proportional to N", "value"] == pytest.approx(power, abs=0.1)
 
 
+def test_io_uring_is_checked_where_it_was_measured():
+    table = shape(sweep({"epoll-level": FLAT, "io_uring": {**FLAT, 10_000: 2200}}))
+    verdicts = table.set_index("check")["verdict"]
+    assert (verdicts["epoll-level is flat"], verdicts["io_uring is flat"]) == ("holds", "differs")
+
+
 def test_not_measured():
     """Flatness needs two sizes, growth two from 100 on, and the ratio needs poll."""
     two = {10: 1000, 100: 1000}
