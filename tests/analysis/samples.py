@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from epolllab.analysis.shape import POLLERS
+from epolllab.analysis.shape import ALL_POLLERS
 
 
 def sweep(times, api="raw"):
@@ -15,4 +15,4 @@ def sweep(times, api="raw"):
         for r in range(3)
         for warmup in (True, False)
     ]  # fmt: skip
-    return pd.DataFrame(rows).astype({"poller": pd.CategoricalDtype(list(POLLERS))})
+    return pd.DataFrame(rows).astype({"poller": pd.CategoricalDtype(list(ALL_POLLERS))})
