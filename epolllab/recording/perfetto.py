@@ -186,9 +186,7 @@ def _results(op: Op, rows: "NDArray[Any]") -> list[str]:
     return returned
 
 
-def _meanings(
-    masks: "NDArray[Any]", targets: Sequence[str], results: Sequence[str]
-) -> list[str]:
+def _meanings(masks: "NDArray[Any]", targets: Sequence[str], results: Sequence[str]) -> list[str]:
     """The status and the target of handled requests, where they are known, and the results."""
     words = {0: ""}
     for mask in np.unique(masks).tolist():
