@@ -155,7 +155,8 @@ def histogram(
     known = values[values > 0]
     if not len(known):
         return []
-    powers = range(math.floor(math.log10(known.min())), math.ceil(math.log10(known.max())) + 1)
+    least, most = float(np.min(known)), float(np.max(known))
+    powers = range(math.floor(math.log10(least)), math.ceil(math.log10(most)) + 1)
     every = [float(f"{step * 10.0**power:.2g}") for power in powers for step in _STEPS[:-1]]
     edges = np.array([*every, 10.0 ** (powers[-1] + 1)])
     for chosen in (edges, edges[::2], edges[:: len(_STEPS) - 1]):

@@ -10,6 +10,9 @@ mpl.use("Agg")
 
 import matplotlib.pyplot as plt
 
+# Loaded now, since that asks for the shell, which some tests replace.
+plt.switch_backend("Agg")
+
 
 @pytest.fixture(autouse=True)
 def _figures_closed() -> Iterator[None]:
