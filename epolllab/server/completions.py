@@ -4,8 +4,8 @@ A readiness loop learns that a call is worth making, and makes it. This loop sub
 calls in advance and reads their results:
 
 - one multishot accept, which completes with each new connection;
-- a recv for each connection, and a multishot recv once it has sent a second time or has
-  been responded to, into buffers that all connections share;
+- a recv for each connection, into buffers that all connections share; the first completes
+  once, and the one that follows is multishot;
 - a send for each response, which has no completion if all of it was sent at once;
 - a close, which is linked to the send of a last response. Neither has a completion if all
   went well; if the send falls short or fails, the kernel drops the close.

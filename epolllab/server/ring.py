@@ -93,7 +93,7 @@ class RingLoop(Loop):
         )  # fmt: skip
         self._receiving: dict[int, RingConnection] = {}
         self._pending: dict[int, Any] = {}
-        """Other operations that complete in any case, with the connection."""
+        """Sends that wait for the peer, and always complete, with the connection."""
         self._fresh: dict[int, tuple[RingConnection, bytes]] = {}
         self._submitted: dict[int, tuple[RingConnection, bytes]] = {}
         """Sends of this turn, and earlier ones whose completion may not have been read."""
@@ -216,10 +216,10 @@ class RingLoop(Loop):
         )
 
     def receive(self, connection: RingConnection) -> None:
-        """Receive, unless it does already: once, and later until further notice.
+        """Submit a recv, unless one is pending: the first completes once, others are multishot.
 
-        Many connections are closed after one request; a recv that has completed by then
-        need not be cancelled.
+        Many connections are closed after one request. A recv that has completed by then need
+        not be cancelled.
         """
         if connection.receiving == 0 and not connection.linked:
             connection.receiving = user_data = self._push(

@@ -189,7 +189,7 @@ def notebook(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_output_is_a_picture_and_a_widget_only_where_nothing_is_stored(
     front_end: str, types: set[str], opened: Opened, notebook: Any
 ) -> None:
-    """Only a page is told which picture to replace."""
+    """Only a message to a page names the picture to replace."""
     notebook(front_end)
     widget = opened(widgets.timeline(served(3, 8)))
     data, metadata = widget._repr_mimebundle_()
