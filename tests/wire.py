@@ -1,5 +1,7 @@
-"""Plain sockets, without a line of the package under test, and waiting with a deadline."""
+"""Plain sockets, which do not use the server under test, and waiting with a deadline."""
 
+import os
+import signal
 import socket
 import struct
 import threading
@@ -8,7 +10,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-__all__ = ["GET", "ask", "connect", "is_refused", "misbehaving", "read_to_end", "reset", "until"]
+from epolllab.kernel.proc import is_suspended
+
+__all__ = [
+    "GET", "ask", "connect", "is_refused", "misbehaving", "read_to_end", "reset", "suspend",
+    "until",
+]  # fmt: skip
 
 T = TypeVar("T")
 Address = tuple[str, int]
@@ -25,6 +32,12 @@ def until(holds: Callable[[], T], seconds: float = PATIENCE_S) -> T:
         assert time.monotonic() < deadline, f"not within {seconds} s: {holds}"
         time.sleep(0.001)
     return value
+
+
+def suspend(pid: int) -> None:
+    """Send SIGSTOP and wait until the process has stopped: the signal alone is not enough."""
+    os.kill(pid, signal.SIGSTOP)
+    until(lambda: is_suspended(pid))
 
 
 def connect(address: Address) -> socket.socket:

@@ -44,7 +44,7 @@ class Presence:
         self._on_shown, self._on_hidden = on_shown, on_hidden
         self._lock = threading.Lock()
         self._views: dict[str, tuple[str, float]] = {}  # state and time of the last word
-        self._deaf_until = 0.0
+        self._checked = time.monotonic()
         self._closed = False
         cells.watch_cells()
         widget.on_msg(self.receive)
@@ -72,17 +72,19 @@ class Presence:
         """Forget views that are silent for too long; to be called regularly.
 
         A kernel that runs a cell may not read messages until the cell ends, so that time
-        does not count.
+        does not count as silence.
         """
         now = time.monotonic()
-        if cells.is_cell_running():
-            self._deaf_until = now
         with self._lock:
             if self._closed:
                 return
-            for view, (state, heard) in list(self._views.items()):
-                if now - max(heard, self._deaf_until) > self.patience[state]:
-                    del self._views[view]
+            busy_s = now - self._checked if cells.is_cell_running() else 0.0
+            self._checked = now
+            self._views = {
+                view: (state, heard + busy_s)
+                for view, (state, heard) in self._views.items()
+                if now - heard - busy_s <= self.patience[state]
+            }
             is_shown = any(state == "shown" for state, _ in self._views.values())
         if not is_shown:
             self._on_hidden()

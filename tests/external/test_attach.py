@@ -18,6 +18,7 @@ from epolllab import analysis, recording
 from epolllab.external import attach, trace
 from epolllab.recording import layout
 from tests.external import programs
+from tests.wire import suspend
 
 CALLS = ["wait", "ready", "accept", "register", "modify", "unregister", "recv", "send", "close"]
 
@@ -279,7 +280,7 @@ def test_a_program_that_ends_before_strace_attaches(monkeypatch):
 def test_a_process_that_is_stopped():
     """It is said, and it is still stopped afterwards."""
     with programs.asyncio_echo() as (_, pid):
-        os.kill(pid, signal.SIGSTOP)
+        suspend(pid)
         try:
             with pytest.raises(ValueError, match=rf"^pid {pid} has no call.*stopped"):
                 trace(pid, 0.2)

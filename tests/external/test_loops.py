@@ -21,6 +21,7 @@ from epolllab import analysis, recording
 from epolllab.external import SaveWhen, observe
 from epolllab.external.loops import LAYERS, RecordedEpoll
 from epolllab.recording import NotStored
+from tests.wire import suspend
 
 N_CLIENTS, N_ECHOES = 3, 4
 PATCHED = (
@@ -379,11 +380,14 @@ def test_all_rows_are_stored_in_a_folder(n_threads, tmp_path):
 
 
 def test_more_rows_than_the_ring_keeps(tmp_path):
-    """What the child did not read in time is counted, and a warning says so."""
+    """What the child did not read in time is counted, and a warning says so.
+
+    The rows after the last wait are settled at the end, when the child has read the others.
+    """
 
     def run() -> None:
         with seen:
-            os.kill(seen._stream.child.pid, signal.SIGSTOP)
+            suspend(seen._stream.child.pid)
             asyncio.run(echoes())
             os.kill(seen._stream.child.pid, signal.SIGCONT)
 
@@ -392,9 +396,10 @@ def test_more_rows_than_the_ring_keeps(tmp_path):
         run()
     stored = recording.open(tmp_path / "run")
     recorded = seen.recording()
-    assert len(stored) == len(recorded) == 50
-    assert stored.lost == recorded.overwritten
-    assert stored.events()["t_ns"].tolist() == recorded.events()["t_ns"].tolist()
+    assert len(recorded) == 50 <= len(stored)
+    assert stored.lost > 50
+    assert stored.lost + len(stored) == recorded.overwritten + len(recorded)
+    assert stored.events()["t_ns"].tolist()[-50:] == recorded.events()["t_ns"].tolist()
 
 
 def test_the_observed_program_does_not_see_that_storing_fails(tmp_path):

@@ -21,7 +21,7 @@ from epolllab.events import Op
 from epolllab.recording import layout
 from epolllab.recording.recorder import Recorder
 from epolllab.recording.streaming import NotStored, Stream
-from tests.wire import until
+from tests.wire import suspend, until
 
 Start = Callable[..., Stream]
 WAIT, READY, RECV, SEND = (int(op) for op in (Op.WAIT, Op.READY, Op.RECV, Op.SEND))
@@ -98,7 +98,7 @@ def test_overwritten_rows_are_counted(start: Start) -> None:
     """A ring that is too small: what is stored and what is lost are all that was written."""
     stream = start()
     recorder = stream.recorder(100)
-    os.kill(stream.child.pid, signal.SIGSTOP)
+    suspend(stream.child.pid)
     write(recorder, 5_000)
     os.kill(stream.child.pid, signal.SIGCONT)
     until(lambda: stream.counts["not_stored"] == 4_900)
@@ -251,7 +251,7 @@ def test_a_child_that_hangs_does_not_hold_up_the_end(
     monkeypatch.setattr("epolllab.recording.streaming.CLOSE_S", 0.2)
     stream = start()
     write(stream.recorder(1000), 100)
-    os.kill(stream.child.pid, signal.SIGSTOP)
+    suspend(stream.child.pid)
     stream.finish({})
     assert not stream.child.alive
     with pytest.raises(NotStored, match="100 of 100 rows"):
