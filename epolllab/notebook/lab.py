@@ -33,7 +33,7 @@ class LabCopy:
     notebooks : pathlib.Path
         The folder with the notebooks.
     beside : list of str
-        New versions of edited files, written beside them: ``01-see-one-request.new.ipynb``.
+        New versions of edited files, written beside them: ``01-start-with-the-how-to.new.ipynb``.
     set_aside : list of str
         Notebooks that had been run but not edited, moved to ``previous`` before a new version
         took their place.

@@ -32,7 +32,7 @@ NOT_STORED = {
     if not make_notebooks.digest_of_outputs(nbformat.read(path, as_version=4))
 }
 """Notebooks whose outputs the command has not stored yet; their pictures may lack a text."""
-LOOKED_AT = ("index", "01-see-one-request", "15-step-through-edge-and-level", *API[:2])
+LOOKED_AT = ("index", "01-start-with-the-how-to", "02-step-through-level-and-edge", *API[:2])
 """Pages of which screenshots are taken."""
 
 
