@@ -293,4 +293,5 @@ def serve(control: Connection) -> None:
         while True:
             server.turn(None)
     except Exception as error:
+        server.close()  # after EMFILE: glibc opens a library when it ends the other thread
         control.send(type(error).__name__)
