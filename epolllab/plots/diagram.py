@@ -47,10 +47,10 @@ _BOXES = {
 }
 _ARROWS = {
     "insert": _Arrow(
-        (18, 51), (32, 51), 0, "1 ep_insert\nadds an epitem", (24, 52), "center bottom"
+        (18, 51), (32, 51), 0, "1 ep_insert\nadds an epitem", (23.5, 52), "center bottom"
     ),
     "hook": _Arrow(
-        (65, 48), (81, 39), 0, "2 and an entry to\nthe wait queue", (74, 46.5), "center bottom"
+        (65, 48), (81, 39), 0, "2 and an entry\nto its wait\nqueue", (74.5, 45.5), "center bottom"
     ),
     "callback": _Arrow(
         (81, 34), (65, 28), 0, "3 bytes arrive:\nep_poll_callback\nappends the epitem",
