@@ -108,6 +108,9 @@ def scaling(
         if literature is not None:
             handles += _draw_literature(chart, literature)
             _write_methods(chart, data, literature)
+        low, high = ax.get_ylim()
+        wider = max(1.0, (10 * low / high) ** 0.5)  # a decade at least: what is flat looks flat
+        ax.set_ylim(low / wider, high * wider)
         log_axis(ax.xaxis, whole)
         log_axis(ax.yaxis, round_duration)
         ax.grid(which="major", alpha=0.8)

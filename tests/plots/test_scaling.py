@@ -29,6 +29,15 @@ def test_scaling_draws_a_line_per_poller_and_call_without_the_warmup():
     assert "time" in ax.get_ylabel()
 
 
+def test_scaling_has_an_axis_of_a_decade_at_least():
+    """Lines that differ by a tenth must not look steep."""
+    flat = samples.sweep().frame.query("poller == 'epoll-level' and api == 'raw'").copy()
+    flat["wait_ns"] = flat["n_fds"].map({10: 1_000, 100: 1_010, 1_000: 1_100})
+    low, high = plots.scaling(flat).get_ylim()
+    assert high / low == pytest.approx(10)
+    assert low < 1_000 < 1_100 < high
+
+
 def test_scaling_ends_a_line_with_a_cross():
     """Python's select stops before the others: an end is marked, not a gap."""
     ax = plots.scaling(samples.sweep())
