@@ -9,7 +9,7 @@ from epolllab.analysis import statistics
 from epolllab.analysis.hosts import require_one_run
 from epolllab.analysis.literature import literature, studies
 from epolllab.analysis.result import Result, frame_of
-from epolllab.analysis.shape import ALL_POLLERS, select_api
+from epolllab.analysis.shape import ALL_POLLERS, select_api, without_floor
 from epolllab.checks import check_choice
 from epolllab.frames.columns import check_frame
 
@@ -53,7 +53,7 @@ def literature_ratios(
     if published.empty:
         usable = [name for name, one in studies().items() if one.to_us is not None]
         raise ValueError(f"study {study!r} has no times over N; choose {', '.join(usable)}")
-    ours = _without_floor(frame_of(result, "result"), value)
+    ours = without_floor(select_api(frame_of(result, "result"), value, name="result"), value)
     common = sorted(set(ours["n_fds"]) & set(published["n_fds"]))
     base_n = next((n for n in common if len(_times(ours, "epoll", n))), None)
     if base_n is None:
@@ -75,14 +75,6 @@ def literature_ratios(
             rows.append((poller, n, their_ratio, *interval, their_ratio / interval.median, study))
     columns = ["poller", "n_fds", "theirs", "ours", "ours_low", "ours_high", "ratio", "study"]
     return pd.DataFrame(rows, columns=pd.Index(columns))
-
-
-def _without_floor(frame: pd.DataFrame, value: str) -> pd.DataFrame:
-    """Measurements of one API, less what the clock and a foreign call take without the wait."""
-    kept = select_api(frame, value, name="result")
-    raw = len(kept) and kept["api"].iloc[0] == "raw"
-    floor = frame.attrs.get("raw_floor_ns" if raw else "clock_floor_ns") or 0.0
-    return kept.assign(**{value: kept[value].astype(float) - floor})
 
 
 def _times(ours: pd.DataFrame, poller: str, n: int) -> pd.DataFrame:

@@ -14,7 +14,10 @@ from epolllab.analysis.hosts import require_one_run
 from epolllab.checks import check_choice
 from epolllab.frames.columns import check_frame
 
-__all__ = ["ALL_POLLERS", "FLAT", "POLLERS", "PROPORTIONAL", "RATIO", "select_api", "shape"]
+__all__ = [
+    "ALL_POLLERS", "FLAT", "POLLERS", "PROPORTIONAL", "RATIO", "select_api", "shape",
+    "without_floor",
+]  # fmt: skip
 
 
 POLLERS = ("epoll-level", "epoll-edge", "epoll-oneshot", "poll", "select")
@@ -52,9 +55,10 @@ def shape(frame: pd.DataFrame, *, value: str = "wait_ns") -> pd.DataFrame:
         A row per check: ``check``, its name; ``claim``, a sentence; ``value``, the
         measured number, without unit; ``margin``, what the claim allows; ``verdict``:
         ``"holds"``, ``"differs"``, or ``"not measured"`` if the sweep lacks the data.
-        Raw calls are used if there are any, otherwise Python's functions.
+        Raw calls are used if there are any, otherwise Python's functions; what the clock
+        and ctypes take is subtracted, see :func:`epolllab.analysis.shares`.
     """
-    kept = select_api(frame, value, name="frame")
+    kept = without_floor(select_api(frame, value, name="frame"), value)
     medians = kept.groupby(["poller", "n_fds"], observed=True)[value].median().astype(float)
     rows = [*_flat(medians), *_proportional(kept, value), _apart(medians)]
     table = pd.DataFrame(rows, columns=pd.Index(["check", "claim", "value", "margin", "verdict"]))
@@ -75,6 +79,13 @@ def select_api(
     chosen = api and check_choice("api", api, APIS)
     chosen = chosen or ("raw" if (kept["api"] == "raw").any() else "python")
     return kept[kept["api"] == chosen]
+
+
+def without_floor(kept: pd.DataFrame, value: str) -> pd.DataFrame:
+    """Measurements of one API, less what the clock and a foreign call take without the wait."""
+    raw = len(kept) and kept["api"].iloc[0] == "raw"
+    floor = kept.attrs.get("raw_floor_ns" if raw else "clock_floor_ns") or 0.0
+    return kept.assign(**{value: kept[value].astype(float) - floor})
 
 
 def _sizes(medians: "pd.Series[float]", poller: str) -> list[int]:

@@ -30,11 +30,19 @@ def positive(frame: pd.DataFrame, column: str) -> pd.DataFrame:
     return kept
 
 
-def note_of(data: Data, note: str | None, *, circumstances: bool = True) -> str | None:
-    """The note or the result's circumstances, and the result's own notes."""
+def note_of(
+    data: Data, note: str | None, *, circumstances: bool = True, api: str | None = None
+) -> str | None:
+    """The note or the result's circumstances, and the result's own notes.
+
+    Notes about Python's functions are left out of a chart of the raw system call.
+    """
     attrs = frame_of(data).attrs
     own = attrs.get("circumstances", "") if circumstances else ""
-    return ". ".join(filter(None, [note or own, *attrs.get("notes", ())])) or None
+    notes = [
+        words for words in attrs.get("notes", ()) if api != "raw" or not words.startswith("Python")
+    ]
+    return ". ".join(filter(None, [note or own, *notes])) or None
 
 
 def in_order(names: "pd.Series[Any]") -> list[str]:

@@ -1,6 +1,5 @@
 """Charts of times over the number of descriptors: ours, those of several hosts, published ones."""
 
-import textwrap
 from typing import Any
 
 import numpy as np
@@ -82,7 +81,7 @@ def scaling(
     ----------
     literature : pandas.DataFrame, optional
         Rows of :func:`epolllab.analysis.literature.literature` with ``op_us``, drawn
-        hollow and dotted, with a box that describes how each side was measured.
+        hollow and dotted; the note describes how each side was measured.
     value : {"wait_ns", "op_ns"}
         The wait alone, or the whole operation (by Python only).
     api : {"raw", "python"}, optional
@@ -94,7 +93,9 @@ def scaling(
     frame = positive(check_frame("data", frame, "an experiment", f"{value}?"), value)
     frame = _by_run(positive(frame, "n_fds"))
     _require_one_curve(frame)
-    words = note_of(data, note, circumstances=literature is None)
+    words = note_of(data, note, api=_only_api(frame))
+    if literature is not None:
+        words = _methods(words, literature)
     what = "Time of one wait" if value == "wait_ns" else "Time of one operation"
     with canvas(ax, (6.8, 5.0), words, f"{what}, by descriptors watched") as (ax, chart):
         ax.set(xlabel=N, ylabel=what.lower(), xscale="log", yscale="log")
@@ -107,7 +108,6 @@ def scaling(
         handles = _times_legend(chart, table)
         if literature is not None:
             handles += _draw_literature(chart, literature)
-            _write_methods(chart, data, literature)
         low, high = ax.get_ylim()
         wider = max(1.0, (10 * low / high) ** 0.5)  # a decade at least: what is flat looks flat
         ax.set_ylim(low / wider, high * wider)
@@ -116,6 +116,12 @@ def scaling(
         ax.grid(which="major", alpha=0.8)
         chart.legend(handles, columns=5)
     return ax
+
+
+def _only_api(frame: pd.DataFrame) -> str | None:
+    """The API of the data, if there is one only."""
+    found = set(frame["api"].astype("str"))
+    return found.pop() if len(found) == 1 else None
 
 
 def _require_one_curve(frame: pd.DataFrame) -> None:
@@ -212,21 +218,11 @@ def _draw_literature(chart: Canvas, literature: pd.DataFrame) -> list[Any]:
     ]
 
 
-def _write_methods(chart: Canvas, data: Data, literature: pd.DataFrame) -> None:
-    """Describe both methods in the corner that growing lines leave free."""
+def _methods(ours: str | None, literature: pd.DataFrame) -> str:
+    """How each side was measured."""
     known = literature.dropna(subset=["op_us"]).drop_duplicates("study")
-    ours = frame_of(data).attrs.get("circumstances", "circumstances unknown")
-    parts = [
-        f"ours: {ours}; medians, band: 95\N{NO-BREAK SPACE}%",
-        *(f"{row.study}: {row.source}. {row.circumstances}" for row in known.itertuples()),
-    ]
-    words = "\n".join(textwrap.fill(part, 44) for part in parts)
-    theme = chart.theme
-    chart.ax.text(
-        0.015, 0.985, words, transform=chart.ax.transAxes, va="top", fontsize=6.2,
-        color=theme.muted, linespacing=1.25, gid="method", zorder=5,
-        bbox={"facecolor": theme.paper, "edgecolor": theme.faint, "alpha": 0.85, "pad": 3},
-    )  # fmt: skip
+    theirs = [f"{row.study}: {row.source}. {row.circumstances}" for row in known.itertuples()]
+    return ". ".join([f"Ours: {ours or 'circumstances unknown'}", *theirs])
 
 
 @chart_function(data=_check_ratio_data, study=_check_study, value=check_value)
@@ -260,7 +256,9 @@ def ratio(
         table = positive(table, "ratio")
     name = study if table.empty else str(table["study"].iloc[0])
     title = f"Growth with N: {name} against ours"
-    with canvas(ax, (6.4, 4.4), note_of(data, note), title) as (ax, chart):
+    is_raw = "api" in frame_of(data) and (frame_of(data)["api"] == "raw").any()
+    words = note_of(data, note, api="raw" if is_raw else None)
+    with canvas(ax, (6.4, 4.4), words, title) as (ax, chart):
         ax.set(xlabel=N, ylabel="theirs / ours, each relative to its own epoll")
         if table.empty:
             return chart.draw_empty("nothing to compare")

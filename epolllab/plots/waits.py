@@ -155,8 +155,8 @@ def crossover(
     over, under, how = "epoll", "poll", "raw"
     if len(table):
         over, under, how = table[["over", "under", "api"]].iloc[0].astype(str)
-    what = f"{'raw' if how == 'raw' else 'Python'} wait" if value == "wait_ns" else "operation"
-    title = f"Time of {over} / time of {under}, one {what}"
+    what = "raw wait, via ctypes" if how == "raw" else "Python wait"
+    title = f"Time of {over} / time of {under}, one {what if value == 'wait_ns' else 'operation'}"
     with canvas(ax, (7.2, 4.1), note_of(data, note), title) as (ax, chart):
         ax.set(xlabel=N, ylabel="share that is ready")
         if frame.empty:
@@ -272,9 +272,9 @@ def wait_kinds(data: Data, *, ax: Axes | None = None, note: str | None = None) -
 def staircase(data: Data, *, ax: Axes | None = None, note: str | None = None) -> Axes:
     """Draw how many waits a run took, over the number of descriptors active at once.
 
-    A dotted line stands at each multiple of the default bound on an epoll wait, 1,023
-    events. An epoll line that follows another of the same colour has a smaller bound, which
-    is written at its end. The chart is of the largest number of pairs.
+    Marks are medians; epoll's bound on a wait is written beside the last mark. Where no
+    write follows a read, the thin steps are the number of batches that so many events must
+    make: active / bound, rounded up. The chart is of the largest number of pairs.
     """
     frame = require_one_run("data", measured(data))
     frame = frame[(frame["pairs"] == frame["pairs"].max()) & frame["poller"].notna()]
@@ -303,29 +303,39 @@ def _draw_staircase(chart: Canvas, frame: pd.DataFrame) -> list[Any]:
     waits = frame.groupby(by, observed=True)["waits"].median().reset_index()
     handles: dict[str, Any] = {}
     ends: dict[tuple[float, float], list[str]] = {}
-    lines = waits.groupby(["poller", "max_events"], observed=True, sort=True)
-    for place, ((poller, bound), rows) in enumerate(lines):
+    for (poller, bound), rows in waits.groupby(["poller", "max_events"], observed=True, sort=True):
         poller = str(poller)
         x, y = rows["active"].to_numpy(), rows["waits"].to_numpy()
-        # Each line is thinner than the one below it, so that lines that coincide are seen.
-        (line,) = chart.ax.plot(
-            x, y, marker(poller), ls="-", color=chart.theme.variant(poller), ms=4,
-            lw=max(3.2 - 0.5 * place, 1.2), label=NAMES.get(poller, poller),
-            gid=f"{poller} {bound}",
+        # A hollow mark around a filled one: pollers that agree are both seen.
+        look = {"ms": 8, "mfc": "none", "mew": 1.2} if poller == "epoll-edge" else {"ms": 4}
+        (marks,) = chart.ax.plot(
+            x, y, marker(poller), ls="", color=chart.theme.variant(poller),
+            label=NAMES.get(poller, poller), gid=f"{poller} {bound}", **look,
         )  # fmt: skip
-        handles.setdefault(poller, line)
+        handles.setdefault(poller, marks)
         if poller in ("epoll-level", "poll", "select"):
             words = f"at most {bound:,} per wait" if poller == "epoll-level" else "no bound"
             ends.setdefault((x[-1], y[-1]), []).append(words)
-    for end, all_words in ends.items():  # lines that end together share their text
+    for end, all_words in ends.items():  # marks that end together share their text
         words = ",\n".join(dict.fromkeys(all_words))
-        chart.annotate(words, end, (6, 0), annotation_clip=False)
+        chart.annotate(words, end, (9, 0), annotation_clip=False)
     low, high = float(waits["active"].min()), float(waits["active"].max())
     chart.ax.set_xlim(low - 0.02 * (high - low + 1), high + 0.2 * (high - low + 1))
-    default = 1_023
-    if (waits["max_events"] == default).any():
-        chart.ax.vlines(
-            np.arange(default, high + 1, default), 0, 1, color=chart.theme.muted, lw=0.7, ls=":",
-            transform=chart.ax.get_xaxis_transform(), zorder=0,
-        )  # fmt: skip
+    if (frame["writes"] == 0).all():
+        is_epoll = waits["poller"].astype("str").str.startswith("epoll")
+        _draw_batches(chart, sorted(waits.loc[is_epoll, "max_events"].unique()), high)
+        handles["steps"] = Line2D(
+            [], [], color=chart.theme.muted, lw=0.8, label="active / bound, rounded up"
+        )
     return list(handles.values())
+
+
+def _draw_batches(chart: Canvas, bounds: Sequence[int], most: float) -> None:
+    """The steps at each multiple of a bound: so many batches must so many events make."""
+    for bound in bounds:
+        n = int(-(-most // bound))
+        edges = [*(bound * np.arange(n)), most]
+        chart.ax.stairs(
+            np.arange(1, n + 1), edges, baseline=None, color=chart.theme.muted, lw=0.8, zorder=0,
+            gid=f"batches of {bound}",
+        )  # fmt: skip

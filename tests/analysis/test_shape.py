@@ -27,6 +27,15 @@ def test_the_published_shape_holds():
     assert table.set_index("check")["margin"]["poll over epoll"] == "over 100"
 
 
+def test_what_the_clock_and_ctypes_take_is_subtracted():
+    """An equal constant in all times makes their ratio smaller."""
+    frame = sweep({"epoll-level": FLAT, "poll": STEEP})
+    added = frame.assign(wait_ns=frame["wait_ns"] + 331)
+    added.attrs["raw_floor_ns"] = added.attrs["clock_floor_ns"] = 331.0
+    expected = shape(frame)["value"].tolist()
+    assert shape(added)["value"].tolist() == pytest.approx(expected, nan_ok=True)
+
+
 def test_another_shape_differs():
     """A growing epoll, a bent poll and a factor that is too small are detected."""
     bent = {10: 10_000, 100: 5_000, 1_000: 10_000, 10_000: 9_000}

@@ -54,14 +54,23 @@ def test_notes_and_circumstances_of_a_result_are_below_the_chart():
 
 
 def test_scaling_draws_published_times():
-    """Their points are hollow in the same colours, and a box describes both methods."""
+    """Their points are hollow in the same colours, and the note describes both methods."""
     ax = plots.scaling(samples.sweep(), literature=analysis.literature("kerrisk-2010"))
     theirs = lines(ax)["poll kerrisk-2010"]
     assert theirs.get_ydata().tolist() == pytest.approx([6_100, 29_000, 350_000, 9_900_000])
     assert theirs.get_markerfacecolor() == style.LIGHT.paper
-    box = " ".join(next(t.get_text() for t in ax.texts if t.get_gid() == "method").split())
-    assert "table 63-9" in box
-    assert "Linux 6.1" in box
+    note = " ".join(words(ax).split())
+    assert "table 63-9" in note
+    assert "Ours: Linux 6.1" in note
+
+
+def test_a_chart_of_raw_calls_has_no_note_about_python():
+    """That Python's select ends is no news where its line is not drawn."""
+    sweep = samples.sweep().frame
+    sweep.attrs["notes"] = ["Python's select ends at N = 100"]
+    assert "Python's select" in words(plots.scaling(sweep))
+    assert "Python's select" not in words(plots.scaling(sweep, api="raw"))
+    assert "Python's select" not in words(plots.ratio(sweep))
 
 
 def test_scaling_of_one_api_and_of_whole_operations():
@@ -167,6 +176,17 @@ def test_staircase_draws_waits():
     assert lines(ax)["poll 10"].get_ydata().tolist() == [1, 1, 1]
     assert "at most 10 per wait" in words(ax)
     assert "no bound" in words(ax)
+
+
+def test_staircase_has_steps_and_no_line_between_samples():
+    """A line between two samples would show waits that nobody counted."""
+    ax = plots.staircase(samples.propagation())
+    assert {line.get_linestyle() for line in lines(ax).values()} == {"None"}
+    (steps,) = (patch for patch in ax.patches if patch.get_gid() == "batches of 10")
+    assert steps.get_data().values.tolist() == [1, 2, 3, 4, 5]
+    assert steps.get_data().edges.tolist() == [0, 10, 20, 30, 40, 50]
+    writing = samples.propagation().assign(writes=50)
+    assert not plots.staircase(writing).patches
 
 
 def test_lines_that_end_together_share_their_text():
