@@ -29,6 +29,8 @@ class Study:
 
     year: int
     source: str
+    url: str
+    """Where to read it; empty for this project's own figures."""
     circumstances: str
     measure: str
     unit: str
@@ -56,7 +58,7 @@ def studies() -> dict[str, Study]:
 COLUMNS = {
     "study": "str", "year": "int32", "arm": "str", "n_fds": "Int64", "active": "Int64",
     "value": "float64", "unit": "str", "op_us": "float64", "measure": "str", "status": "str",
-    "circumstances": "str", "source": "str", "differs": "str",
+    "circumstances": "str", "source": "str", "url": "str", "differs": "str",
 }  # fmt: skip
 
 
@@ -89,7 +91,8 @@ def literature(study: str | None = None) -> pd.DataFrame:
         status        str     provenance: ``"seen"`` in the source, ``"seen,
                               unit recalled"``, or ``"ours"``
         circumstances str     machine, method, and known peculiarities
-        source        str     where to read it
+        source        str     author, title and place
+        url           str     where to read it; empty for our own figures
         differs       str     what is different where this package measures it
         ============= ======= ==========================================
     """

@@ -16,6 +16,8 @@ def test_every_number_has_its_source():
     for column in ("source", "circumstances", "measure", "status", "unit", "differs"):
         assert (table[column].str.len() > 0).all()
     assert set(table["status"]) == {"seen", "seen, unit recalled", "ours"}
+    published = table[table["status"] != "ours"]
+    assert published["url"].str.startswith("https://").all()
 
 
 def test_kerrisks_table():
