@@ -265,12 +265,25 @@ def ratio(
         ax.set(xscale="log", yscale="log")
         ax.axhline(1, color=chart.theme.muted, lw=1)
         handles = _draw_ratios(chart, table)
+        chart.describe("; ".join(_ratio_ends(table)))
         log_axis(ax.xaxis, whole)
         log_axis(ax.yaxis, lambda v, _: f"{v:g} x")
         ax.yaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
         ax.yaxis.set_minor_locator(NullLocator())
         chart.legend(handles)
     return ax
+
+
+def _ratio_ends(table: pd.DataFrame) -> list[str]:
+    """The first and last ratio of each poller; on the chart they are beside their N."""
+    ends = []
+    for poller, rows in table.groupby("poller", sort=False, observed=True):
+        first, last = rows.iloc[0], rows.iloc[-1]
+        ends.append(
+            f"{poller} {first['ratio']:.2g} x at N = {first['n_fds']:,} "
+            f"to {last['ratio']:.2g} x at {last['n_fds']:,}"
+        )
+    return ends
 
 
 def _draw_ratios(chart: Canvas, table: pd.DataFrame) -> list[Any]:

@@ -303,6 +303,7 @@ def _draw_staircase(chart: Canvas, frame: pd.DataFrame) -> list[Any]:
     waits = frame.groupby(by, observed=True)["waits"].median().reset_index()
     handles: dict[str, Any] = {}
     ends: dict[tuple[float, float], list[str]] = {}
+    parts = []
     for (poller, bound), rows in waits.groupby(["poller", "max_events"], observed=True, sort=True):
         poller = str(poller)
         x, y = rows["active"].to_numpy(), rows["waits"].to_numpy()
@@ -313,9 +314,12 @@ def _draw_staircase(chart: Canvas, frame: pd.DataFrame) -> list[Any]:
             label=NAMES.get(poller, poller), gid=f"{poller} {bound}", **look,
         )  # fmt: skip
         handles.setdefault(poller, marks)
+        limit = f", at most {bound:,} per wait," if poller.startswith("epoll") else ""
+        parts.append(f"{poller}{limit} {y[0]:g} at {x[0]:,} active to {y[-1]:g} at {x[-1]:,}")
         if poller in ("epoll-level", "poll", "select"):
             words = f"at most {bound:,} per wait" if poller == "epoll-level" else "no bound"
             ends.setdefault((x[-1], y[-1]), []).append(words)
+    chart.describe("; ".join(parts[:MOST_PARTS]))
     for end, all_words in ends.items():  # marks that end together share their text
         words = ",\n".join(dict.fromkeys(all_words))
         chart.annotate(words, end, (9, 0), annotation_clip=False)

@@ -64,6 +64,13 @@ def test_scaling_draws_published_times():
     assert "Ours: Linux 6.1" in note
 
 
+def test_the_alternative_of_ratios_names_the_sizes_and_not_the_places():
+    """Points of one N stand side by side; a reader of the text needs N."""
+    text = plots.alt_text(plots.ratio(samples.sweep()))
+    assert "epoll 1 x at N = 10 to" in text
+    assert "to 1.3 x at 1,000; poll 1.4 x" in text
+
+
 def test_a_chart_of_raw_calls_has_no_note_about_python():
     """That Python's select ends is no news where its line is not drawn."""
     sweep = samples.sweep().frame
@@ -176,6 +183,8 @@ def test_staircase_draws_waits():
     assert lines(ax)["poll 10"].get_ydata().tolist() == [1, 1, 1]
     assert "at most 10 per wait" in words(ax)
     assert "no bound" in words(ax)
+    text = plots.alt_text(ax)
+    assert "epoll-level, at most 10 per wait, 1 at 10 active to 5 at 50; poll 1 at 10" in text
 
 
 def test_staircase_has_steps_and_no_line_between_samples():
