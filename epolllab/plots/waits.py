@@ -37,6 +37,10 @@ from epolllab.plots.units import duration, round_duration, whole
 __all__ = ["cost_split", "crossover", "staircase", "wait_kinds"]
 
 
+MOST_STEPS = 200
+"""Steps of a staircase; more could not be told apart."""
+
+
 def _check_n_fds(name: str, value: Any) -> tuple[int, ...]:
     several = value if isinstance(value, Iterable) else (value,)
     return check_sequence(name, several, partial(check_int, least=1))
@@ -327,10 +331,14 @@ def _draw_staircase(chart: Canvas, frame: pd.DataFrame) -> list[Any]:
     chart.ax.set_xlim(low - 0.02 * (high - low + 1), high + 0.2 * (high - low + 1))
     if (frame["writes"] == 0).all():
         is_epoll = waits["poller"].astype("str").str.startswith("epoll")
-        _draw_batches(chart, sorted(waits.loc[is_epoll, "max_events"].unique()), high)
-        handles["steps"] = Line2D(
-            [], [], color=chart.theme.muted, lw=0.8, label="active / bound, rounded up"
-        )
+        bounds = sorted(waits.loc[is_epoll, "max_events"].unique())
+        # No steps for a single batch, nor where they were too fine to be seen.
+        bounds = [bound for bound in bounds if 0 < bound < high <= MOST_STEPS * bound]
+        _draw_batches(chart, bounds, high)
+        if bounds:
+            handles["steps"] = Line2D(
+                [], [], color=chart.theme.muted, lw=0.8, label="active / bound, rounded up"
+            )
     return list(handles.values())
 
 

@@ -241,8 +241,9 @@ def crossover(
     """Compare two pollers over the number of descriptors and the share that is ready.
 
     What it shows: epoll's time depends on the ready descriptors, not on the watched ones.
-    When all of a few descriptors are ready, poll checks no more of them than epoll, and does less for each: epoll takes each off its ready list and,
-    level-triggered, puts it back.
+    When all of a few descriptors are ready, poll checks no more of them than epoll, and
+    does less for each: epoll takes each off its ready list and, level-triggered, puts it
+    back.
 
     Parameters
     ----------
