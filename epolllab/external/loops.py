@@ -114,10 +114,16 @@ class _Thread:
     def __init__(self, capacity: int, stream: Stream | None, notes: list[str]) -> None:
         self.tid = threading.get_native_id()
         self.ident = threading.get_ident()
+        self._thread = threading.current_thread()
         self.recorder = _recorder(capacity, stream, self.tid, notes)
         self.stage, self.settle = self.recorder.stage, self.recorder.settle
         self.running: tuple[int, int] | None = None
         """Start and name of the callback."""
+
+    def settle_if_ended(self) -> None:
+        """Settle the rows since its last wait, if it is this thread or one that has ended."""
+        if self._thread is threading.current_thread() or not self._thread.is_alive():
+            self.settle()
 
 
 def _recorder(capacity: int, stream: Stream | None, tid: int, notes: list[str]) -> Recorder:
@@ -208,9 +214,8 @@ class Observation:
             _active.remove(self)
         if self._watchdog is not None:
             self._watchdog.stop()
-        mine = self.threads.get(threading.get_ident())
-        if mine is not None:
-            mine.settle()
+        for thread in list(self.threads.values()):
+            thread.settle_if_ended()
         if not self.threads:
             self._explain()
         if self._stream is not None:
@@ -222,10 +227,9 @@ class Observation:
         return {**self._facts, "callbacks": list(self.names), "notes": list(self.notes)}
 
     def recording(self) -> Recording:
-        """What was recorded so far; rows since another thread's last wait are not in it."""
-        mine = self.threads.get(threading.get_ident())
-        if mine is not None:
-            mine.settle()
+        """What was recorded so far; rows since a running thread's last wait are not in it."""
+        for thread in list(self.threads.values()):
+            thread.settle_if_ended()
         several = [(thread.tid, thread.recorder.snapshot()) for thread in self.threads.values()]
         arrays = [(tid, decode.Decoder().array(one.words)) for tid, one in several]
         lost = sum(one.overwritten for _, one in several)

@@ -358,6 +358,26 @@ def test_a_small_ring_counts_what_it_overwrote():
     assert recording.overwritten > 50
 
 
+def test_rows_after_the_last_wait_of_a_thread_that_ended() -> None:
+    """A loop's last rows are not lost with its thread."""
+
+    def loop() -> None:
+        with select.epoll() as epoll, reading:
+            epoll.register(reading, select.EPOLLIN)
+            for fd, _ in epoll.poll(10):
+                reading.recv(10)
+                epoll.unregister(fd)
+
+    reading, writing = socket.socketpair()
+    with writing, observe() as seen:
+        thread = threading.Thread(target=loop)
+        thread.start()
+        writing.send(b"x")
+        thread.join()
+    ops = seen.recording().events()["op"].tolist()
+    assert ops == ["register", "wait", "ready", "recv", "unregister", "close"]
+
+
 @pytest.mark.parametrize("n_threads", [1, 3])
 def test_all_rows_are_stored_in_a_folder(n_threads, tmp_path):
     """Of all loops, in the same order; the callbacks' names too."""
