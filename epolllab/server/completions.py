@@ -61,6 +61,7 @@ class CompletionLoop(RingLoop):
             ring.start()
             self._push(uring.POLL_ADD, READY, self._wakeup, op_flags=EPOLLIN)
             self.accept()
+            self.watches.set()
             while not self._stopping:
                 is_free = not (self._waiting or ring.n_ready or ring.has_overflown)
                 self._enter(1, self.timeout()) if is_free else self._enter(0)

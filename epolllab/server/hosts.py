@@ -42,7 +42,7 @@ STEP_S = 0.05
 """Interval at which a wait for a reply looks at the child's state."""
 
 START_S = 30.0
-"""How long a child may take to start, on a busy machine."""
+"""How long a child or a thread may take to start, on a busy machine."""
 
 Failure = tuple[str, BaseException | None]
 """The traceback of the error that ended a loop, and the error if it is in this process."""
@@ -84,7 +84,8 @@ class ThreadHost:
             _finish_stream(self)
 
     def until_ready(self) -> None:
-        """Do nothing: the listener accepts connections from the start."""
+        """Wait until the loop watches the listener, so that interest() has it."""
+        self.loop.watches.wait(START_S)
 
     def running(self) -> bool:
         """Whether the loop runs."""

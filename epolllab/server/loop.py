@@ -179,6 +179,8 @@ class Loop:
         }
         self._stopping = False
         self._ended = False
+        self.watches = threading.Event()
+        """Set once the loop watches the listener, and at its end."""
         # Re-entrant: the garbage collector may stop a dropped server in any place.
         self._wakeup_lock = threading.RLock()
         self._paused: str | None = None
@@ -206,6 +208,7 @@ class Loop:
         try:
             self.calls.register(self._wakeup, EPOLLIN)
             self.calls.register(self._listener, EPOLLIN)
+            self.watches.set()
             wait, handle = self.calls.wait, self.handle
             while not self._stopping:
                 try:
@@ -550,6 +553,7 @@ class Loop:
             if self._ended:
                 return  # in a forked child, which has closed everything
             self._ended = True
+        self.watches.set()
         _loops.discard(self)
         self.closed += self.open_connections
         for endpoint in self._endpoints.values():

@@ -2,12 +2,14 @@
 
 import os
 import socket
+import time
 import warnings
 
 import pytest
 
 import epolllab
 from epolllab.server import Hello
+from epolllab.server.loop import Loop
 from tests.server.helpers import OLD, PLACES
 from tests.wire import GET, ask, connect, read_to_end, until
 
@@ -19,6 +21,19 @@ def test_a_reachable_host_warns() -> None:
     with server:
         assert ask(("127.0.0.1", server.port), GET) == Hello.RESPONSE
     assert caught[0].filename == __file__
+
+
+def test_a_server_has_started_once_it_watches_its_listener(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However late its thread gets the processor, as on a busy machine."""
+    run = Loop.run
+
+    def run_late(loop: Loop) -> None:
+        time.sleep(0.1)
+        run(loop)
+
+    monkeypatch.setattr(Loop, "run", run_late)
+    with epolllab.start_server() as server:
+        assert server.interest()["where"].tolist() == ["both", "both"]
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.5", "localhost", "::1"])
