@@ -1,5 +1,6 @@
 """Charts of servers under load: level against edge, life cycles, idle connections, observers."""
 
+import re
 from functools import partial
 from typing import Any
 
@@ -84,8 +85,9 @@ def level_against_edge(
 ) -> Axes:
     """Draw the cost of a request over its size, for level and edge, drained and not.
 
-    A line goes through the medians of the rounds. A cross stands at each size where
-    connections were stranded, with their share; their cost is not that of a response.
+    A line goes through the medians of the rounds. Level's lines are wider, so that both are
+    seen where they are equal. A cross stands at each size where connections were stranded,
+    with their share; their cost is not that of a response.
 
     Parameters
     ----------
@@ -98,7 +100,8 @@ def level_against_edge(
     require_one_run("frame", frame)
     rows = positive(frame[frame["clients"] == clients], "size")
     rows = rows[rows[what].notna()]
-    with canvas(ax, (6.4, 4.3), note, "Level and edge, by request size") as (ax, chart):
+    title = f"Level and edge: {re.sub(r',? per request| [(].*', '', METRICS[what])}"
+    with canvas(ax, (6.4, 4.3), note, title) as (ax, chart):
         ax.set(xlabel=f"request size, sent {_SENT.get(clients, clients)}", ylabel=METRICS[what])
         if rows.empty:
             return chart.draw_empty("no requests")
@@ -106,13 +109,14 @@ def level_against_edge(
         ax.set(xscale="log", yscale="log" if is_log else "linear")
         handles = []
         for (trigger, reading), part in rows.groupby(["trigger", "reading"], observed=True):
-            color = chart.theme.variant(str(trigger))
+            color, wide = chart.theme.variant(str(trigger)), trigger == "level"
             by_size = part.groupby("size")
             complete = by_size["n_stranded"].sum() == 0
             median = by_size[what].median()[complete]
             handles += ax.plot(
                 median.index, median, color=color, ls=_READING.get(str(reading), ":"),
-                marker="o", ms=4, mfc=color if reading == "drain" else chart.theme.paper,
+                marker="o", ms=7 if wide else 4, lw=3 if wide else 1.5,
+                mfc=color if reading == "drain" else chart.theme.paper,
                 label=f"{trigger}, {reading}",
             )  # fmt: skip
         handles += _mark_stranded(chart, rows)
