@@ -38,7 +38,8 @@ def herd(frame: pd.DataFrame, *, ax: Axes | None = None, note: str | None = None
     """Draw how many processes one connection wakes, on a logarithmic axis.
 
     There is a group of bars for each way of sharing the listener, with a bar for each
-    number of workers, and a ring at the exact expected value.
+    number of workers, and a ring at the expected value, except for a shared level-triggered
+    epoll, where it depends on how soon the connection is accepted.
     """
     with canvas(ax, (6.4, 4.0), note, "Processes woken by one connection") as (ax, chart):
         ax.set_xlabel("processes woken per connection")
@@ -58,7 +59,8 @@ def herd(frame: pd.DataFrame, *, ax: Axes | None = None, note: str | None = None
                 y, value - 0.5, left=0.5, height=height * 0.86, facecolor=theme.main,
                 edgecolor=theme.paper, lw=0, hatch=hatches[place],
             )  # fmt: skip
-            ax.plot(expected, y, "o", mfc="none", mec=theme.ink, ms=5)
+            if row["arm"] != "shared level":
+                ax.plot(expected, y, "o", mfc="none", mec=theme.ink, ms=5)
             chart.annotate(f"{value:.3g}", (max(value, expected), y), (7, 0), fontsize=8)
         ax.set_xscale("log")
         values = frame[["voluntary_per_connect", "expected_per_connect"]]
@@ -75,7 +77,7 @@ def herd(frame: pd.DataFrame, *, ax: Axes | None = None, note: str | None = None
             )
             for n, pattern in zip(workers, hatches, strict=True)
         ]
-        chart.legend([*bars, legend_mark(theme.ink, "exact", marker="o", mfc="none", ms=5)])
+        chart.legend([*bars, legend_mark(theme.ink, "expected", marker="o", mfc="none", ms=5)])
     return ax
 
 
