@@ -329,7 +329,7 @@ def _send_queue(sender: Socket) -> int:
         "unix: a little sent": [],
         "unix: events when the peer reads three sends one by one": 3,
     },
-    source="sk_stream_write_space() in net/core/stream.c, which tests SOCK_NOSPACE; "
+    source="tcp_check_space() in net/ipv4/tcp_input.c, which tests SOCK_NOSPACE; "
     "unix_write_space() in net/unix/af_unix.c, which does not",
     notes="A program that stops writing before EAGAIN and waits for OUT waits forever on TCP. On a "
     "unix socket it is woken at each buffer that the peer has finished, also if it has "
