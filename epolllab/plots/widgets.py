@@ -5,7 +5,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
+from mpl_toolkits.axes_grid1 import make_axes_locatable
 
 from epolllab.checks import check_bool
 from epolllab.plots.canvas import From, canvas, chart_function, legend_mark, log_axis
@@ -57,7 +59,7 @@ def history(frame: pd.DataFrame, *, ax: Axes | None = None, note: str | None = N
         ax.set_xlim(-0.7, max(len(frame), 8) - 0.3)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         names = frame["action"].astype("str").str.replace("peer ", "").tolist()
-        if len(names) <= 18:
+        if len(names) <= 22:
             chart.name_ticks(ax.xaxis, range(len(names)), names, rotation=40, ha="right")
             ax.set_xlabel("")
             chart.depth += 26
@@ -71,34 +73,44 @@ def history(frame: pd.DataFrame, *, ax: Axes | None = None, note: str | None = N
     frame=From("``Live.frame()``", "t_s requests_per_s? wakeups_per_s? p50_us? p99_us?")
 )
 def live(frame: pd.DataFrame, *, ax: Axes | None = None, note: str | None = None) -> Axes:
-    """Draw a dashboard's last seconds: requests and wakeups per second, and latency.
-
-    Latency has its axis at the right.
-    """
-    with canvas(ax, (8.0, 3.6), note, "Load and latency of the server") as (ax, chart):
-        ax.set(xlabel="time since the display began (s)", ylabel="per second")
+    """Draw a dashboard's last seconds: latency, and above it requests and wakeups per second."""
+    with canvas(ax, (8.0, 4.8), note, "Load and latency of the server") as (ax, chart):
+        ax.set(xlabel="time since the display began (s)", ylabel="latency (µs)")
         if frame.empty:
             return chart.draw_empty("nothing measured yet")
-        x = frame["t_s"]
-        handles = []
-        # Of different width, so that both are seen where they coincide.
-        for column, color, width, label in (
-            ("requests_per_s", chart.theme.main, 3.2, "requests per second"),
-            ("wakeups_per_s", chart.theme.series[1], 1.3, "wakeups per second"),
+        upper = make_axes_locatable(ax).append_axes("top", "100%", pad="10%", sharex=ax)
+        upper.tick_params(labelbottom=False)
+        ax.set_title(ax.get_title("left"), loc="left", y=2.13)  # above both
+        latency = chart.theme.series[2]
+        handles: list[Line2D] = []
+        # Rates of different width, so that both are seen where they coincide.
+        for axes, column, label, style in (
+            (
+                upper,
+                "requests_per_s",
+                "requests per second",
+                {"color": chart.theme.main, "lw": 3.2},
+            ),
+            (
+                upper,
+                "wakeups_per_s",
+                "wakeups per second",
+                {"color": chart.theme.series[1], "lw": 1.3},
+            ),
+            (ax, "p50_us", "latency in the server, p50", {"color": latency}),
+            (ax, "p99_us", "p99", {"color": latency, "ls": ":"}),
         ):
-            handles += ax.plot(x, frame[column], color=color, lw=width, label=label, gid=column)
-        right = ax.twinx()
-        right.spines["top"].set_visible(False)
-        right.set_ylabel("latency in the server (µs)")
-        for column, dash, label in (("p50_us", "-", "p50"), ("p99_us", ":", "p99")):
-            handles += right.plot(
-                x, frame[column], color=chart.theme.series[2], ls=dash,
-                label=f"latency {label}", gid=column,
-            )  # fmt: skip
-        for axes in (ax, right):
+            handles += axes.plot(frame["t_s"], frame[column], label=label, gid=column, **style)
+        for axes in (ax, upper):
             axes.set_ylim(0, max(axes.get_ylim()[1], 1.0))  # also where all values are 0
             axes.yaxis.set_major_formatter(THOUSANDS)
         chart.legend(handles)
+        most = frame[["requests_per_s", "wakeups_per_s", "p50_us", "p99_us"]].max()
+        chart.describe(
+            f"at most {most['requests_per_s']:,.0f} requests and {most['wakeups_per_s']:,.0f} "
+            f"wakeups per second; latency in the server at most {most['p50_us']:,.0f} µs (p50) "
+            f"and {most['p99_us']:,.0f} µs (p99)"
+        )
     return ax
 
 
