@@ -47,7 +47,7 @@ _BOXES = {
 }
 _ARROWS = {
     "insert": _Arrow(
-        (18, 51), (32, 51), 0, "1 ep_insert\nadds an epitem", (23.5, 52), "center bottom"
+        (18, 51), (32, 51), 0, "1 ep_insert\nadds an\nepitem", (23.5, 52), "center bottom"
     ),
     "hook": _Arrow(
         (65, 48), (81, 39), 0, "2 and an entry\nto its wait\nqueue", (74.5, 45.5), "center bottom"
