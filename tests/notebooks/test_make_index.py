@@ -13,6 +13,7 @@ from tests.notebooks.test_make_notebooks import figure
 from tests.notebooks.tools import FOLDER, METADATA, make_index, make_notebooks
 
 SMALL = 25_000
+README = FOLDER.parent / "README.md"
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +51,21 @@ def test_the_pictures_are_small_and_each_has_a_text() -> None:
 def test_all_phenomena_are_listed_once(cells: dict[str, str]) -> None:
     listed = re.findall(r"^\| `([\w-]+)` \|", cells["phenomena"], re.MULTILINE)
     assert sorted(listed) == sorted(experiments.phenomena()["name"])
+
+
+def test_every_phenomenon_is_shown_in_a_notebook() -> None:
+    """Named in its code, so that it is run there or read from a stored result."""
+    code = "\n".join(entry.source for entry in make_index.entries(FOLDER))
+    named = set(re.findall(r"[\"']([a-z]+(?:-[a-z]+)*)[\"']", code))
+    assert sorted(set(experiments.phenomena()["name"]) - named) == []
+
+
+def test_the_readme_lists_each_notebook_with_its_question() -> None:
+    rows = re.findall(r"^\| \[`(.+?)`\]\((.+?)\) \| (.+) \|$", README.read_text(), re.MULTILINE)
+    assert rows == [
+        (entry.path.stem, f"notebooks/{entry.path.name}", entry.question)
+        for entry in make_index.entries(FOLDER)
+    ]
 
 
 def test_the_glossary_explains_twenty_terms_in_order(cells: dict[str, str]) -> None:

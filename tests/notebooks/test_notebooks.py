@@ -13,6 +13,7 @@ INDEX = FOLDER / "00-index.ipynb"
 NOTEBOOKS = sorted(set(FOLDER.glob("*.ipynb")) - {INDEX})
 PAGES = sorted(FOLDER.glob("pages/*.ipynb"))
 MOST_LINES = 14
+"""Of a code cell, except the one that shows the how-to's whole loop, tagged ``howto``."""
 
 
 @pytest.fixture(params=[*NOTEBOOKS, INDEX, *PAGES], ids=lambda path: path.stem)
@@ -84,7 +85,11 @@ def test_notebook_has_the_common_structure(path: Path) -> None:
     """A question in the title, prose between short cells, an exercise, and assertions."""
     notebook = nbformat.read(path, as_version=4)
     cells = notebook.cells
-    code = [cell.source for cell in cells if cell.cell_type == "code"]
+    code = [
+        cell.source
+        for cell in cells
+        if cell.cell_type == "code" and "howto" not in cell.metadata.get("tags", [])
+    ]
     prose = [cell.source for cell in cells if cell.cell_type == "markdown"]
     assert re.fullmatch(r"\d\d-[a-z]+(-[a-z]+)+", path.stem)
     assert prose[0].startswith("# ")
@@ -92,7 +97,19 @@ def test_notebook_has_the_common_structure(path: Path) -> None:
     assert 15 <= len(cells) <= 40
     assert max(len(source.splitlines()) for source in code) <= MOST_LINES
     assert any(source.startswith("assert ") or "\nassert " in source for source in code)
-    assert any("## Exercise" in source for source in prose)
+    headings = re.findall(r"^##+ (.+)$", "\n".join(prose), re.MULTILINE)
+    assert headings[-3:] == ["Exercise", "A solution", "Next"]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_links_lead_to_a_file_and_on_to_the_next_notebook(path: Path) -> None:
+    """Files are linked relatively."""
+    cells = nbformat.read(path, as_version=4).cells
+    links = [re.findall(r"\]\(([^)\s]+)\)", cell.source) for cell in cells]
+    local = [link for cell in links for link in cell if not re.match(r"https?://|#", link)]
+    assert [link for link in local if not (FOLDER / link).is_file()] == []
+    following = NOTEBOOKS[NOTEBOOKS.index(path) + 1 :][:1] or [INDEX]
+    assert following[0].name in links[-1]
 
 
 def test_every_page_has_a_notebook_of_one_code_cell() -> None:
