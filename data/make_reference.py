@@ -13,7 +13,6 @@ The last three, named ``kernels-...``, need interpreters of several Pythons, eac
 
 import os
 import random
-import select
 import socket
 import struct
 import subprocess
@@ -28,15 +27,13 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from epolllab import experiments, frames, kernel, run_clients, start_server, trace, widgets
+from epolllab import experiments, kernel, run_clients, start_server, trace, widgets
 from epolllab.analysis import Result
 from epolllab.checks import check_choice
 from epolllab.child import Child
-from epolllab.events import EPOLLET, EPOLLIN, EPOLLOUT, EPOLLRDHUP, RECORD, Op
-from epolllab.experiments.catalogue.bench import Bench
+from epolllab.events import RECORD, Op
 from epolllab.experiments.comparisons.conformance import CheckedServer
 from epolllab.recording import Recording, environment, storage
-from epolllab.widgets.steps import Steps
 from epolllab.widgets.ticker import INTERVAL_S
 
 FOLDER = Path(__file__).parent / "reference"
@@ -97,25 +94,6 @@ def three_endings() -> Recording:
         return server.settle().recording()
 
 
-def haunted_interest() -> pd.DataFrame:
-    """An interest list with a live entry, a ghost, and a number registered for two files."""
-    with Bench() as bench, select.epoll() as epoll:
-        table = {}
-        for mask in (EPOLLIN | EPOLLRDHUP, EPOLLIN | EPOLLET, EPOLLIN):
-            end = bench.renumber(bench.pair()[0])
-            epoll.register(end.fd, mask)
-            table[end.fd] = mask
-        well, ghost, reused = table
-        for fd in (ghost, reused):
-            bench.add(os.dup(fd), "forgotten duplicate")
-        os.dup2(bench.pair()[0].fd, reused, False)
-        os.dup2(bench.pair()[0].fd, ghost, False)  # closed with the bench, and not registered
-        epoll.register(reused, EPOLLIN | EPOLLOUT)
-        table = {well: table[well], reused: EPOLLIN | EPOLLOUT}
-        inodes = {fd: os.fstat(fd).st_ino for fd in table}
-        return frames.interest_list(kernel.interest_list(epoll), table, inodes=inodes)
-
-
 def howto_checks() -> pd.DataFrame:
     """Which checks pass for the how-to's two servers and for start_server()."""
     servers: dict[str, Callable[[], AbstractContextManager[CheckedServer]]] = {
@@ -160,31 +138,6 @@ def dashboard_live() -> pd.DataFrame:
         dash.close()
     frame.attrs.update(attrs)
     return frame
-
-
-def stepper_history() -> pd.DataFrame:
-    """The steps of notebook 15: an edge reported once, what causes another, and a close."""
-    with Steps() as steps:
-        steps.peer_writes(2000)
-        steps.wait()
-        steps.wait()
-        steps.recv(500)
-        steps.wait()
-        steps.peer_writes(1)
-        steps.wait()
-        steps.modify()
-        steps.wait()
-        steps.drain()
-        steps.wait()
-        steps.peer_writes(10)
-        steps.peer_writes(20)
-        steps.wait()
-        steps.wait()
-        steps.drain()
-        steps.peer_half_closes()
-        for _ in range(3):
-            steps.wait()
-        return steps.history()
 
 
 def sick_trace() -> Recording:
@@ -306,25 +259,17 @@ RUNS: dict[str, Callable[[], Recording | Result | pd.DataFrame]] = {
     "completion-load": lambda: completion(50, 2_000),
     "completion-short": lambda: completion(50, 500, keep_alive=False),
     "completion-cpu": completion_cpu,
-    "haunted-interest": haunted_interest,
     "howto-checks": howto_checks,
     "level-against-edge": lambda: experiments.level_against_edge(progress=False),
     "lifecycles": lambda: experiments.compare_lifecycles(progress=False),
     "herd": lambda: experiments.thundering_herd(workers=(4, 16, 64), progress=False),
     "latency-tails": lambda: experiments.latency_tails(progress=False),
     "dashboard-live": dashboard_live,
-    "stepper-history": stepper_history,
     "scaling-sweep": experiments.sweep,
     "scaling-completion": lambda: experiments.sweep(
         pollers=("epoll-level", "io_uring"), quick=True
     ),
-    "scaling-wait-kinds": experiments.wait_kinds,
     "scaling-crossover": experiments.crossover,
-    "scaling-register-cost": experiments.register_cost,
-    "scaling-propagate": lambda: experiments.propagate((100, 1_000), (1, 100)),
-    "scaling-propagate-all-active": lambda: experiments.propagate(
-        (1_000, 5_000), (1_000,), pollers=("epoll-level", "epoll-edge", "poll")
-    ),
     "scaling-staircase": staircase,
     "scaling-idle-connections": experiments.idle_connections,
     "scaling-observer-cost": experiments.observer_cost,
