@@ -213,7 +213,9 @@ def _draw_bars(chart: Canvas, counts: Mapping[str, Any], *, compared: bool) -> N
             gid=f"bars {name}".strip(), **look,
         )  # fmt: skip
         if len(numbers) <= 12 and not compared:
-            texts = [f"{share:.0f} %" if share else "" for share in shares]
+            texts = [
+                f"{share:.0f} %" if share >= 0.5 else "<1 %" if share else "" for share in shares
+            ]
             chart.ax.bar_label(bars, texts, padding=2, fontsize=SMALL, color=chart.theme.muted)
     if handles:
         chart.legend(handles)

@@ -64,6 +64,7 @@ def test_every_chart_has_one_sentence_from_its_data(name: str) -> None:
         ("conformance", "how-to passes 1 of 2, ours passes 2 of 2."),
         ("lifecycles", "epoll_ctl calls per request: howto, level 4.1; once, edge 1."),
         ("history", "of 2 waits level returned 2, edge 1."),
+        ("live", "latency in the server at most 3 µs (p50) and 3 µs (p99)."),
         (
             "idle_connections",
             "level-eager 41 at 0 to 41 at 1,000; select-eager 41 at 0 to 51 at 100.",

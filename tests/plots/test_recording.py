@@ -45,6 +45,15 @@ def test_large_batches_share_bars() -> None:
     assert sum(bar.get_height() for bar in ax.patches) == 143
 
 
+def test_few_waits_are_not_called_none() -> None:
+    """A share that rounds to 0 is said to be less than one percent; no waits have no label."""
+    script = Script()
+    for returned in (1, *[2] * 300, 4):
+        script.wait(returned)
+    labels = [text.get_text() for text in plots.batch_sizes(script.recording().wakeups()).texts]
+    assert labels[:5] == ["", "<1 %", "99 %", "", "<1 %"]
+
+
 def test_bars_of_ranges_stand_at_their_labels() -> None:
     """Waits of one descriptor are not at 0, and a range has the numbers that it names."""
     script = Script()
