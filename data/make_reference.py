@@ -120,7 +120,10 @@ def dashboard_live() -> pd.DataFrame:
     dash = widgets.dashboard()
     try:
         dash.start_server()
-        attrs = {"circumstances": dash.circumstances(), "parameters": dash.parameters()}
+        attrs = {
+            "circumstances": dash.circumstances(),
+            "parameters": {**dash.parameters(), "connections": (1, 50)},
+        }
         for connections in (1, 50):
             dash.controls["connections"].value = connections
             dash.start_clients()

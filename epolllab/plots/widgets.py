@@ -79,7 +79,6 @@ def live(frame: pd.DataFrame, *, ax: Axes | None = None, note: str | None = None
         if frame.empty:
             return chart.draw_empty("nothing measured yet")
         upper = make_axes_locatable(ax).append_axes("top", "100%", pad="10%", sharex=ax)
-        upper.set_ylabel("per second")
         upper.tick_params(labelbottom=False)
         ax.set_title(ax.get_title("left"), loc="left", y=2.13)  # above both
         latency = chart.theme.series[2]

@@ -12,12 +12,11 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urldefrag
 
-import nbformat
 import pytest
 
 from tests.browser.conftest import CHECKOUT, absent, page_of
 from tests.browser.lab import HEIGHT, PHONE, WIDTH, expect
-from tests.notebooks.tools import FOLDER, make_notebooks
+from tests.notebooks.tools import FOLDER
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -26,12 +25,6 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(300)]
 
 NOTEBOOKS = sorted(path.stem for path in FOLDER.glob("*.ipynb") if path.stem != "00-index")
 API = ("api/epolllab", "api/epolllab.frames", "api/epolllab.experiments", "api/epolllab.plots")
-NOT_STORED = {
-    path.stem
-    for path in FOLDER.glob("*.ipynb")
-    if not make_notebooks.digest_of_outputs(nbformat.read(path, as_version=4))
-}
-"""Notebooks whose outputs the command has not stored yet; their pictures may lack a text."""
 LOOKED_AT = ("index", "01-start-with-the-how-to", "02-step-through-level-and-edge", *API[:2])
 """Pages of which screenshots are taken."""
 
@@ -155,12 +148,11 @@ WIDER = """() => {
     return document.documentElement.scrollWidth > innerWidth
         ? ["too wide", ...out.slice(0, 3).map(part => part.outerHTML.slice(0, 120))] : [];
 }"""
-PICTURES = """async (needAlt) => {
+PICTURES = """async () => {
     const images = [...document.querySelectorAll("article img")];
     images.forEach(image => { image.loading = "eager"; });
     await Promise.all(images.map(image => image.decode().catch(() => null)));
-    return images.filter(image => !image.naturalWidth || (needAlt && !image.alt))
-        .map(image => image.src);
+    return images.filter(image => !image.naturalWidth || !image.alt).map(image => image.src);
 }"""
 
 
@@ -176,7 +168,7 @@ def test_pages_fit_in_both_themes(
         page.goto(f"{host}/{name}.html")
         assert (page.evaluate(BRIGHTNESS) > 128) == (theme == "light")
         assert page.evaluate(WIDER) == [], name
-        assert page.evaluate(PICTURES, name not in NOT_STORED) == [], name
+        assert page.evaluate(PICTURES) == [], name
         if name in LOOKED_AT:
             kind = f"{width}-{theme}"
             page.screenshot(path=screenshots / f"site-{Path(name).name}-{kind}.png")
