@@ -15,7 +15,7 @@ assert spec.loader is not None
 make_reference = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(make_reference)
 
-QUICK = ("forgotten-drain", "three-endings", "haunted-interest")
+QUICK = ("forgotten-drain", "three-endings")
 
 
 @pytest.fixture
@@ -33,16 +33,6 @@ def test_the_recordings_show_what_the_notebooks_say(made):
     ready = ended[(ended["op"] == "ready") & (ended["conn"] > 0)]
     last = ready.groupby("conn")["mask_names"].last()
     assert last.tolist() == ["HUP", "HUP", "IN|ERR|HUP"]
-
-
-def test_the_haunted_list_has_two_ghosts(made):
-    """One alone with its number, and one whose number was reused."""
-    frame = pd.read_parquet(made["haunted-interest"])
-    ghosts = frame[frame["where"] == "kernel only"]
-    assert len(frame) == 4
-    assert len(ghosts) == 2
-    assert frame["fd"].nunique() == 3
-    assert frame.attrs["circumstances"]["kernel"]
 
 
 def test_unknown_names_are_refused_before_anything_is_made(tmp_path):
@@ -84,14 +74,6 @@ def test_the_data_folder_has_every_result():
 
 
 @pytest.mark.kernel
-def test_the_steps_are_those_of_the_data_folder(tmp_path):
-    """The kernel here reports the same events as the one that made the file."""
-    (made,) = make_reference.make(("stepper-history",), tmp_path)
-    now, then = pd.read_parquet(made), pd.read_parquet(epolllab.reference("stepper-history"))
-    pd.testing.assert_frame_equal(now.drop(columns="why"), then.drop(columns="why"))
-    assert now.attrs["circumstances"]["kernel"]
-
-
 @pytest.mark.slow
 def test_the_dashboard_has_one_client_then_fifty(tmp_path, monkeypatch):
     """Fifty connections give batches of more than one event."""
