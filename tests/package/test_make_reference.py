@@ -73,7 +73,6 @@ def test_the_data_folder_has_every_result():
     assert files == set(make_reference.RUNS)
 
 
-@pytest.mark.kernel
 @pytest.mark.slow
 def test_the_dashboard_has_one_client_then_fifty(tmp_path, monkeypatch):
     """Fifty connections give batches of more than one event."""
