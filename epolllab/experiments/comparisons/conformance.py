@@ -245,12 +245,13 @@ def _reset(server: CheckedServer) -> str:
 
 @_check("sends a byte that is no UTF-8", "the request is decoded, to be printed")
 def _not_utf8(server: CheckedServer) -> str:
+    check_state = _observe(server)
     with _connect(server) as client:
         client.sendall(REQUEST.replace(b"/ ", b"/\xff "))
         received, how = _read_to_end(client)
     if received.endswith(BODY):
         return ""
-    return _death(server) or f"no response, but {how}"
+    return check_state() or f"no response, but {how}"
 
 
 @_check("comes with nineteen others", "listen(1)")
