@@ -183,8 +183,8 @@ def test_the_theme_can_be_switched(host: str, page: "Page") -> None:
         if page.evaluate(BRIGHTNESS) > 128:
             page.locator(".theme-toggle:visible").first.click()
     assert page.evaluate(BRIGHTNESS) < 128
-    page.locator("article a", has_text="See one request").first.click()
-    expect(page.locator("h1")).to_contain_text("See one request")
+    page.locator("article a", has_text="Start with the how-to").first.click()
+    expect(page.locator("h1")).to_contain_text("Start with the how-to")
     assert page.evaluate(BRIGHTNESS) < 128
 
 
