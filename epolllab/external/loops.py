@@ -114,15 +114,18 @@ class _Thread:
     def __init__(self, capacity: int, stream: Stream | None, notes: list[str]) -> None:
         self.tid = threading.get_native_id()
         self.ident = threading.get_ident()
-        self._thread = threading.current_thread()
         self.recorder = _recorder(capacity, stream, self.tid, notes)
         self.stage, self.settle = self.recorder.stage, self.recorder.settle
         self.running: tuple[int, int] | None = None
         """Start and name of the callback."""
 
     def settle_if_ended(self) -> None:
-        """Settle the rows since its last wait, if it is this thread or one that has ended."""
-        if self._thread is threading.current_thread() or not self._thread.is_alive():
+        """Settle the rows since its last wait, if it is this thread or one that has ended.
+
+        A new thread may have the number of one that has ended, and write its rows here.
+        """
+        alive = {thread.ident for thread in threading.enumerate()}
+        if self.ident == threading.get_ident() or self.ident not in alive:
             self.settle()
 
 
