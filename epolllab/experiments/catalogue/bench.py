@@ -26,7 +26,7 @@ from epolllab import kernel
 from epolllab.child import Child, HeldInterrupts
 from epolllab.events import FOREVER, Op, error_name, mask_names
 from epolllab.kernel import NotPossible
-from epolllab.kernel.waiting import PATIENCE_S, is_asleep
+from epolllab.kernel.waiting import PATIENCE_S, are_asleep
 from epolllab.recording.recorder import Recorder
 from epolllab.recording.recording import Recording
 
@@ -528,10 +528,10 @@ class Bench:
         return thread
 
     def until_asleep(self, *threads: "Thread[Any]") -> None:
-        """Wait until each thread sleeps in the kernel or has ended."""
+        """Wait until each thread sleeps in the kernel or has ended, all at the same moment."""
         pid = os.getpid()
         self.until(
-            lambda: all(not t.is_alive() or is_asleep(pid, t.native_id) for t in threads),
+            lambda: are_asleep([(pid, t.native_id or 0) for t in threads if t.is_alive()]),
             "threads asleep",
         )
 

@@ -33,7 +33,7 @@ from epolllab.experiments.catalogue.bench import (
 )
 from epolllab.experiments.catalogue.pictures import picture_of_balance, picture_of_herd
 from epolllab.experiments.comparisons import herds
-from epolllab.kernel.waiting import PATIENCE_S, is_asleep
+from epolllab.kernel.waiting import PATIENCE_S, are_asleep
 
 phenomenon = partial(registry.phenomenon, family="one-shot, exclusive, herds")
 SELFTEST = "Linux selftest epoll_wakeup_test.c"
@@ -263,7 +263,8 @@ def _share(
     threads = [bench.thread(work, me) for me in range(4)]
 
     def settled() -> bool:
-        return all(working[me] or is_asleep(os.getpid(), threads[me].native_id) for me in range(4))
+        idle = [thread for me, thread in enumerate(threads) if not working[me]]
+        return are_asleep([(os.getpid(), thread.native_id or 0) for thread in idle])
 
     while sum(taken) < 12 or any(working):
         bench.until(settled, "every thread working or asleep")

@@ -20,7 +20,7 @@ from epolllab.child import Child, HeldInterrupts
 from epolllab.experiments.comparisons.collect import Describe, Row, Rows, choose, collect
 from epolllab.experiments.rounds import MOST_OPS
 from epolllab.experiments.workers import herd
-from epolllab.kernel.waiting import PATIENCE_S, until_asleep
+from epolllab.kernel.waiting import PATIENCE_S, until_all_asleep
 
 __all__ = [
     "ARMS",
@@ -145,9 +145,8 @@ class Herd:
         self.settle()
 
     def settle(self) -> None:
-        """Wait until every worker sleeps in the kernel."""
-        for worker in self.workers:
-            until_asleep(worker.pid)
+        """Wait until all workers sleep in the kernel at the same moment."""
+        until_all_asleep([(worker.pid, worker.pid) for worker in self.workers])
 
     def connect(self, arm: str) -> int:
         """Connect once; return the number of the worker that responded."""
