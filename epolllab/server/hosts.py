@@ -85,7 +85,15 @@ class ThreadHost:
 
     def until_ready(self) -> None:
         """Wait until the loop watches the listener, so that interest() has it."""
-        self.loop.watches.wait(START_S)
+        if not self.loop.watches.wait(START_S):
+            raise TimeoutError(
+                f"the server's thread did not start its loop within {START_S:g} s: the machine "
+                "is overloaded, or another thread keeps Python's interpreter lock"
+            )
+        if self.loop.error is not None:
+            raise RuntimeError(
+                f"the server's loop could not start: {self.loop.error}"
+            ) from self.loop.error
 
     def running(self) -> bool:
         """Whether the loop runs."""
@@ -175,10 +183,11 @@ class ProcessHost:
         self._owner = os.getpid()
 
     def until_ready(self) -> None:
-        """Wait until the child runs the loop."""
+        """Wait until the child's loop watches the listener."""
         self.child.send((self._payload, *self._inherited))
         kind, reply = self.child.receive(START_S)
         if kind != "ready":
+            reply = reply[0] if kind == "ended" else reply
             raise RuntimeError(f"the server's process could not start:\n{reply}")
         self._counters = dict.fromkeys(reply)
 
@@ -375,7 +384,6 @@ def serve(connection: Connection) -> None:
     except BaseException:
         connection.send(("failed", traceback.format_exc()))
         return
-    connection.send(("ready", list(loop.stats())))
     sending = threading.Lock()  # a long message takes two writes
     threading.Thread(target=_reply, args=(connection, loop, sending), daemon=True).start()
     loop.run()
@@ -387,7 +395,11 @@ def serve(connection: Connection) -> None:
 
 
 def _reply(connection: Connection, loop: Loop, sending: threading.Lock) -> None:
-    """Reply to the parent's queries until it stops asking."""
+    """Say that the loop is ready; then reply to the parent's queries until it stops asking."""
+    loop.watches.wait()
+    if loop.error is None:
+        with sending:
+            connection.send(("ready", list(loop.stats())))
     replies: dict[str, Callable[[], object]] = {
         "stats": loop.stats,
         "interest": lambda: (loop.epoll_fd, loop.interest()),

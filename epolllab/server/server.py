@@ -536,6 +536,9 @@ def start_server(
         The folder `record_to` is not empty, or cannot be written to.
         The address is in use or not one of this machine; the system has no epoll; there
         are too few descriptors for `max_connections`. NotPossible: io_uring is refused here.
+    RuntimeError, TimeoutError
+        The loop ended when it started, such as with select where more than 1,023 descriptors
+        are open; or its thread or process did not start within 30 s.
 
     Examples
     --------

@@ -1,14 +1,16 @@
 """What each option of start_server() does."""
 
 import os
+import resource
 import socket
 import time
 import warnings
+from contextlib import ExitStack
 
 import pytest
 
 import epolllab
-from epolllab.server import Hello
+from epolllab.server import Hello, hosts
 from epolllab.server.loop import Loop
 from tests.server.helpers import OLD, PLACES
 from tests.wire import GET, ask, connect, read_to_end, until
@@ -34,6 +36,33 @@ def test_a_server_has_started_once_it_watches_its_listener(monkeypatch: pytest.M
     monkeypatch.setattr(Loop, "run", run_late)
     with epolllab.start_server() as server:
         assert server.interest()["where"].tolist() == ["both", "both"]
+
+
+def test_a_thread_that_starts_too_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error says so, and the thread ends."""
+    run = Loop.run
+
+    def run_late(loop: Loop) -> None:
+        until(lambda: loop._stopping)
+        run(loop)
+
+    monkeypatch.setattr(Loop, "run", run_late)
+    monkeypatch.setattr(hosts, "START_S", 0.05)
+    with pytest.raises(TimeoutError, match=r"did not start its loop within 0\.05 s"):
+        epolllab.start_server()
+
+
+@pytest.mark.parametrize("process", [False, True])
+def test_a_loop_that_cannot_watch_its_listener(process: bool) -> None:
+    """As with select where over 1,023 descriptors are open: the error says why."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with ExitStack() as stack:
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2_048), hard))
+        for _ in range(1_024):
+            stack.callback(os.close, os.dup(2))
+        with pytest.raises(RuntimeError, match=r"could not start:[^$]*ends at 1023"):
+            epolllab.start_server(poller="select", process=process)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.5", "localhost", "::1"])
