@@ -56,7 +56,7 @@ def test_the_summary_and_a_histogram(
     assert longest == 40
     assert bars[counts.index(max(counts))].count("#") == longest
     assert errors == ""
-    table = server.requests()
+    table = server.settle().requests()
     assert (len(table), set(table["target"]), table["conn"].nunique()) == (60, {"/a"}, 3)
 
 

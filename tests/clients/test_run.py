@@ -208,7 +208,7 @@ def test_several_processes_share_the_load(server: Any) -> None:
     frame = run.requests()
     assert frame["process"].value_counts().to_dict() == {0: 11, 1: 10, 2: 10}
     assert frame["conn"].is_unique
-    assert len(run.journeys(server.recording())) == 31
+    assert len(run.journeys(server.settle().recording())) == 31
     events = run.events()
     assert events["t_ns"].is_monotonic_increasing
     assert set(events["conn"]) - {0} == set(frame["conn"])
@@ -741,4 +741,4 @@ def test_the_tail_has_a_number_of_events(server: Any, newest: Any) -> None:
     with pytest.raises((TypeError, ValueError), match=r"^newest\b"):
         server.tail(newest)
     assert len(server.tail(0)) == 0
-    assert len(server.tail(10**9)) == len(server.recording())
+    assert len(server.settle().tail(10**9)) == len(server.recording())

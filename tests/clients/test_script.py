@@ -121,7 +121,7 @@ def test_a_peer_executes_every_step(where: str, server: Any) -> None:
     steps = script().connect().send(b"GET / ").pause(0.01)
     steps = steps.send_slowly(b"HTTP/1.0\r\n\r\n", size=4, every=0.002)
     run = run_script(server, steps.expect(b"200 OK").expect(4).expect_end(), where=where)
-    recvs = server.events().query("op == 'recv'")["n_bytes"]
+    recvs = server.settle().events().query("op == 'recv'")["n_bytes"]
     rows = run.steps()
     expected = ["connect", "send", "pause", "send_slowly", "expect", "expect", "expect_end"]
     assert names(run) == [*expected, "close"]
@@ -160,7 +160,7 @@ def test_reset_sends_rst(begin: Script, server: Any) -> None:
     run = run_script(server, begin.pause(0.02).reset())
     # When the response to another request has arrived, the reset has been handled.
     run_script(server, script().send(b"\n\n").expect_end())
-    assert server.stats()["lost"] == 1
+    assert server.settle().stats()["lost"] == 1
     assert server.recording().errors().get("recv ECONNRESET") == 1
     assert run.requests()["error"].isna().all()
     assert names(run)[-1] == "reset"
