@@ -108,6 +108,7 @@ class Stream:
             self._final = (0, 0)
             self._free()
             if hasattr(self, "child"):
+                self.child.process.kill()  # told to end, it would write the manifest once more
                 self.child.close(0)
             layout.release(self.folder, is_new=self._is_new)
 

@@ -153,6 +153,15 @@ def test_abandoned(start: Start, tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "mine") == []
 
 
+def test_an_abandoned_child_writes_nothing_more(start: Start) -> None:
+    """It is killed before it is told to end: it would leave half a manifest in the folder."""
+    stream = start()
+    close = stream.child.close
+    stream.child.close = lambda timeout: close(timeout + 5)  # type: ignore[assignment]
+    stream.abandon()
+    assert stream.child.process.returncode == -signal.SIGKILL
+
+
 def test_a_relative_path_and_another_working_directory(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
