@@ -80,7 +80,7 @@ def test_the_same_counts_as_the_servers_own_recorder(options):
     assert seen.metadata["boot_id"] == own.metadata["boot_id"]
     # Both are on the monotonic clock: the first accept is the same call, within strace's delay.
     first = [one.events().query("op == 'accept'")["t_ns"].iloc[0] for one in (seen, own)]
-    assert abs(first[0] - first[1]) < 2_000_000_000
+    assert abs(first[0] - first[1]) < 50_000_000
 
 
 def test_nginx(tmp_path):
