@@ -121,8 +121,7 @@ def test_a_ghost_of_a_number_that_is_used_again():
         number, copy = watched.fileno(), watched.dup()
         kept = copy.fileno()
         watched.close()
-        again = os.dup(peer.fileno())
-        assert again == number
+        again = os.dup2(peer.fileno(), number)
         row = finding(os.getpid(), "ghost of a duplicated descriptor")
         os.close(again)
         copy.close()

@@ -22,6 +22,7 @@ from epolllab.kernel.pollers import POLLERS
 from epolllab.kernel.uring import require_uring
 from epolllab.server.options import LIFECYCLES, TRIGGERS, ServerOptions
 from tests.conftest import missing
+from tests.wire import until
 
 PLACES = pytest.mark.parametrize(
     "process",
@@ -99,6 +100,14 @@ def has_blocked_send(server: Server) -> bool:
         return waits
     time.sleep(0.05)
     return waits and server.stats()["events"] == n_before
+
+
+def fd_of(server: Server, conn: int = 1) -> int:
+    """The descriptor of an accepted connection; it is not always the largest."""
+    found = until(
+        lambda: server.events().query(f"op == 'register' and conn == {conn}")["fd"].tolist()
+    )
+    return int(found[0])
 
 
 def bytewise(data: bytes) -> list[bytes]:

@@ -12,7 +12,7 @@ import pytest
 import epolllab
 from epolllab.server import Hello, hosts
 from epolllab.server.loop import Loop
-from tests.server.helpers import OLD, PLACES
+from tests.server.helpers import OLD, PLACES, fd_of
 from tests.wire import GET, ask, connect, read_to_end, until
 
 
@@ -94,14 +94,12 @@ def test_socket_options_reach_the_accepted_socket() -> None:
             protocol="echo", nodelay=False, send_buffer=20_000, recv_buffer=30_000
         ) as server,
         connect(server.address),
+        socket.socket(fileno=os.dup(fd_of(server))) as accepted,
     ):
-        until(lambda: server.stats()["connections"])
-        fd = int(server.interest()["fd"].max())
-        with socket.socket(fileno=os.dup(fd)) as accepted:
-            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 0
-            # The kernel doubles the size asked for (socket(7)).
-            assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == 40_000
-            assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == 60_000
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 0
+        # The kernel doubles the size asked for (socket(7)).
+        assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == 40_000
+        assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == 60_000
 
 
 @pytest.mark.parametrize("lifecycle", ["eager", "howto"])
