@@ -291,7 +291,7 @@ def test_refused_connections_are_rows(free_address: tuple[str, int]) -> None:
 
 def test_a_request_without_a_response_times_out() -> None:
     with silent() as address:
-        frame = load(address, connections=3, requests=3, timeout=0.05).requests()
+        frame = load(address, connections=3, requests=3, timeout=0.5).requests()
     assert frame["error"].tolist() == ["timeout"] * 3
     assert frame["sent_ns"].notna().all()
     assert frame["first_byte_ns"].isna().all()

@@ -473,7 +473,7 @@ def test_a_killed_server() -> None:
 
 def test_idle_and_stop_leave_nothing() -> None:
     before = held()
-    server = start(protocol="http", idle_timeout=0.2)
+    server = start(protocol="http", idle_timeout=0.5)
     with connect(server.address) as sock:
         sock.sendall(GET)
         sock.recv(1_000)

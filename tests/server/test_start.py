@@ -161,7 +161,7 @@ def test_the_shortest_timeouts_are_limits_too() -> None:
 
 @PLACES
 def test_idle_timeout(process: bool) -> None:
-    with epolllab.start_server(protocol="http", idle_timeout=0.4, process=process) as server:
+    with epolllab.start_server(protocol="http", idle_timeout=1, process=process) as server:
         address = server.address
         with connect(address) as silent, connect(address) as slow, connect(address) as idle:
             slow.sendall(b"GET / HTTP/1.1\r\nHost:")
