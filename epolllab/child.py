@@ -35,6 +35,8 @@ _BOOTSTRAP = (
     "from epolllab.child import main; main({control}, {lifeline}, {parent}, {target!r})"
 )
 
+START_S = 30.0
+"""How long a child or a thread may take to start, on a busy machine."""
 STALL_S = 30
 """How long a message may stop halfway before its sender or receiver counts as stuck."""
 

@@ -8,7 +8,8 @@ import time
 from concurrent.futures import Executor, ProcessPoolExecutor
 
 from epolllab import kernel
-from epolllab.clients.executors import SILENT_S, START_S, Interrupts, ShowProgress, run_in_processes
+from epolllab.child import START_S
+from epolllab.clients.executors import SILENT_S, Interrupts, ShowProgress, run_in_processes
 from epolllab.clients.loop import ROW
 from epolllab.clients.meeting import CallerLine, Guest, Invitation, Meeting
 from epolllab.clients.options import SPARE_DESCRIPTORS, Share

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from epolllab.child import Child, HeldInterrupts
+from epolllab.child import START_S, Child, HeldInterrupts
 from epolllab.clients.load import LoadLoop
 from epolllab.clients.loop import ROW, ClientLoop
 from epolllab.clients.options import Share
@@ -22,8 +22,6 @@ from epolllab.recording.recorder import Recorder, Snapshot, memory_size, read_ri
 
 __all__ = ["Interrupts", "ShowProgress", "run_in_processes", "run_in_threads", "serve"]
 
-START_S = 30.0
-"""How long a child process may take to start on a busy machine."""
 
 SILENT_S = 10.0
 """How long a child process may send nothing during the load, when it sends ten times a second."""

@@ -23,7 +23,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from epolllab.child import Child, ChildDied, HeldInterrupts, before_exit
+from epolllab.child import START_S, Child, ChildDied, HeldInterrupts, before_exit
 from epolllab.recording import layout
 from epolllab.recording.recorder import (
     Recorder,
@@ -45,7 +45,6 @@ PAUSE_S = 0.05
 RETRY_S = 1.0
 """How long it waits after a file could not be written."""
 
-START_S = 30.0
 CLOSE_S = 10.0
 """How long the end may take, in addition to the time for the rows that are left."""
 

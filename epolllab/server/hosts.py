@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from epolllab import kernel
-from epolllab.child import Child, ChildDied, HeldInterrupts
+from epolllab.child import START_S, Child, ChildDied, HeldInterrupts
 from epolllab.kernel.proc import is_suspended
 from epolllab.recording import environment
 from epolllab.recording.recorder import Recorder, Ring, memory_size, shared_memory
@@ -41,8 +41,6 @@ AGAIN_S = 0.5
 STEP_S = 0.05
 """Interval at which a wait for a reply looks at the child's state."""
 
-START_S = 30.0
-"""How long a child or a thread may take to start, on a busy machine."""
 
 Failure = tuple[str, BaseException | None]
 """The traceback of the error that ended a loop, and the error if it is in this process."""

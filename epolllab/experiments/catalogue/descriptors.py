@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from epolllab import kernel
-from epolllab.child import HeldInterrupts
+from epolllab.child import START_S, HeldInterrupts
 from epolllab.events import EPOLLET, EPOLLIN, EPOLLOUT, mask_names
 from epolllab.experiments.catalogue import registry
 from epolllab.experiments.catalogue.bench import (
@@ -239,7 +239,7 @@ def fork_shares_interest(bench: Bench) -> Iterator[object]:
     def in_child(what: str, *command: object) -> object:
         def ask() -> object:
             child.send(command)
-            return child.receive(PATIENCE_S)
+            return child.receive(START_S)
 
         return bench.call(f"child: {what}", ask)
 

@@ -11,6 +11,7 @@ from contextlib import suppress
 from functools import partial
 
 from epolllab import kernel
+from epolllab.child import START_S
 from epolllab.events import EPOLLET, EPOLLIN, EPOLLOUT, EPOLLRDHUP
 from epolllab.experiments.catalogue import registry
 from epolllab.experiments.catalogue.bench import ONE, Bench, Descriptor, Epoll, Socket
@@ -271,7 +272,7 @@ def _recvs_before_ping(bench: Bench, flags: int, *, drain: bool) -> int:
                     ready += [fd] if flags else []
                     break
     bench.close(flooded)  # the sender gets EPIPE, or has ended
-    child.receive(PATIENCE_S)
+    child.receive(START_S)
     return n_recv
 
 

@@ -16,7 +16,7 @@ import pandas as pd
 
 from epolllab import kernel
 from epolllab.checks import check_bool, check_int, check_sizes
-from epolllab.child import Child, HeldInterrupts
+from epolllab.child import START_S, Child, HeldInterrupts
 from epolllab.experiments.comparisons.collect import Describe, Row, Rows, choose, collect
 from epolllab.experiments.rounds import MOST_OPS
 from epolllab.experiments.workers import herd
@@ -141,7 +141,7 @@ class Herd:
             listening = listeners[number % len(listeners)].fileno()
             worker.send((number, arm, listening, epfd, burn_ns))
         for worker in self.workers:
-            worker.receive(PATIENCE_S)
+            worker.receive(START_S)
         self.settle()
 
     def settle(self) -> None:

@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection
 from typing import Self
 
 from epolllab.checks import check_bool, check_int, checked, shown
-from epolllab.child import Child, ChildDied
+from epolllab.child import START_S, Child, ChildDied
 from epolllab.events import EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, error_name
 from epolllab.kernel.waiting import PATIENCE_S
 from epolllab.server.protocols import Hello
@@ -236,7 +236,7 @@ class HowToProcess:
         self.child = Child("epolllab.experiments.comparisons.howto:serve")
         try:
             self.child.send((cloudpickle.dumps(kind), {"reads_at_most": sys.maxsize, **options}))
-            self.address: tuple[str, int] = self.child.receive(PATIENCE_S)
+            self.address: tuple[str, int] = self.child.receive(START_S)
         except BaseException:
             self.child.close(0)
             raise

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from epolllab.child import HeldInterrupts, import_path
+from epolllab.child import START_S, HeldInterrupts, import_path
 from epolllab.server.server import start_server
 
 __all__ = ["TracedServer", "TracerFailed", "serve_until_eof", "traced_server"]
@@ -22,7 +22,6 @@ _BOOTSTRAP = (
     "import sys; sys.path[:] = {path}; "
     "from {module} import serve_until_eof; serve_until_eof({options!r})"
 )
-START_S = 30.0
 END_S = 10.0
 
 
