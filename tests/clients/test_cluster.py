@@ -124,10 +124,10 @@ def test_requests_of_others_are_noted(server: epolllab.Server, executor: Any) ->
     """What the server counted is more than the rows that came home."""
 
     def intrude() -> None:
-        epolllab.run_clients(server, connections=1, requests=7, progress=False)
+        epolllab.run_clients(server, connections=1, requests=7, where="thread", progress=False)
 
     thread = after(server, 1, intrude)
-    run = load(server, executor, connections=2, rate=20, duration=1.5)
+    run = load(server, executor, connections=2, rate=10, duration=3)
     thread.join()
     assert run.metadata["server_requests"] == 37
     assert [note for note in run.notes if "the server counted 37 requests, and 30 rows" in note]

@@ -56,7 +56,7 @@ def test_the_same_counts_as_the_servers_own_recorder(options):
 
     def load() -> None:
         until_traced(server.pid)
-        epolllab.run_clients(server, connections=4, requests=40, progress=False)
+        epolllab.run_clients(server, connections=4, requests=40, where="thread", progress=False)
 
     with epolllab.start_server(process=True, **options) as server:
         server.until_idle()
@@ -80,7 +80,7 @@ def test_the_same_counts_as_the_servers_own_recorder(options):
     assert seen.metadata["boot_id"] == own.metadata["boot_id"]
     # Both are on the monotonic clock: the first accept is the same call, within strace's delay.
     first = [one.events().query("op == 'accept'")["t_ns"].iloc[0] for one in (seen, own)]
-    assert abs(first[0] - first[1]) < 50_000_000
+    assert abs(first[0] - first[1]) < 500_000_000
 
 
 def test_nginx(tmp_path):
@@ -113,7 +113,7 @@ def test_all_rows_are_stored_in_a_folder(tmp_path):
 
     def load() -> None:
         until_traced(server.pid)
-        epolllab.run_clients(server, connections=4, requests=40, progress=False)
+        epolllab.run_clients(server, connections=4, requests=40, where="thread", progress=False)
 
     with epolllab.start_server(process=True) as server:
         clients = threading.Thread(target=load)
@@ -170,7 +170,7 @@ def test_strace_has_detached_and_the_program_goes_on():
         client.connect(("127.0.0.1", port))
         sending = threading.Thread(target=send)
         sending.start()
-        recording = trace(pid, 1.0)
+        recording = trace(pid, 2.0)
         sending.join()
         assert client.recv(5) == b"hello"
         assert not is_traced(pid)
