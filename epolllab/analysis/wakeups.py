@@ -43,6 +43,9 @@ TIMER_NS = 4_000_000
 SLEPT_NS = (20_000, 200_000)
 """Bounds of the time from which on a wait counts as having slept."""
 
+TRACED_SLEPT_NS = (200_000, 200_000)
+"""The same under strace, whose stops add 5 to 80 µs: less on the CPU of the process."""
+
 NO_ROOM = (errno.ENFILE, errno.EMFILE, errno.ENOBUFS, errno.ENOMEM)
 READS, WRITES = (Op.RECV, Op.READ), (Op.SEND, Op.WRITE)
 CONTROL = (Op.REGISTER, Op.MODIFY, Op.UNREGISTER)
@@ -88,7 +91,7 @@ class _Waits(NamedTuple):
         return np.where(self.wake[found] == wanted, found, -1)
 
 
-def _read_waits(array: Records) -> _Waits:
+def _read_waits(array: Records, slept_ns: tuple[int, int]) -> _Waits:
     at = np.flatnonzero(array["op"] == Op.WAIT)
     waits = np.append(array[at], np.zeros(1, array.dtype))
     start, end, timeout = waits["start_ns"], waits["end_ns"], waits["mask"]
@@ -100,7 +103,7 @@ def _read_waits(array: Records) -> _Waits:
     following[by_thread[:-1][same]] = by_thread[1:][same]
     duration = end - start
     quick = float(np.percentile(duration[:-1], 10)) if len(at) else 0.0
-    blocked = (duration > np.clip(5 * quick, *SLEPT_NS)) | (waits["result"] == 0)
+    blocked = (duration > np.clip(5 * quick, *slept_ns)) | (waits["result"] == 0)
     slept = blocked & (timeout != 0)
     awake = start[following] - end + np.where(slept[following], 0, duration[following])
     awake[following < 0] = 0
@@ -260,7 +263,9 @@ def _is_datagram_name(name: str) -> bool:
     return name.lower().startswith("udp") or "dgram" in name.lower()
 
 
-def find_waste(array: Records, least: int, names: Mapping[int, str], own: bool) -> Iterator[Waste]:
+def find_waste(
+    array: Records, least: int, names: Mapping[int, str], *, own: bool, traced: bool
+) -> Iterator[Waste]:
     """Yield each kind of waste once.
 
     Parameters
@@ -273,8 +278,10 @@ def find_waste(array: Records, least: int, names: Mapping[int, str], own: bool) 
         What descriptors are, where it is known.
     own : bool
         Whether a package's own server wrote the records: then connections have serials.
+    traced : bool
+        Whether strace wrote them, which makes each wait longer.
     """
-    waits = _read_waits(array)
+    waits = _read_waits(array, TRACED_SLEPT_NS if traced else SLEPT_NS)
     events = _Events(array, waits, names, own)
     kinds = np.full(len(events), "", dtype=object)
     _classify_runs(events, least, kinds)

@@ -437,6 +437,19 @@ def test_a_trace_that_begins_after_registration(mask, kind):
     assert (finding.kind, finding.fd, finding.n_events) == (kind, 9, TIMES)
 
 
+@pytest.mark.parametrize(
+    ("source", "long_ns", "found"),
+    [("strace", 45_000, 1), ("strace", 150_000, 1), ("strace", 250_000, 0), ("", 45_000, 0)],
+)
+def test_waits_are_longer_under_strace(source, long_ns, found):
+    """Two in five take 6 µs, those in which strace ran on the same CPU; others do not sleep."""
+    script = Script()
+    for n in range(TIMES):
+        script.wait(1, ns=6_000 if n % 5 < 2 else long_ns).ready(1, "OUT")
+    recording = Recording(script.recording().array().tobytes(), {"source": source})
+    assert diagnose(recording).kinds == ["writable interest left on"] * found
+
+
 @pytest.mark.parametrize("value", [7, "x", ["9"], {"x": "y", "9" * 5000: "y", "10": None}])
 def test_names_in_a_file_may_be_nonsense(value):
     assert diagnose(Recording(Script().wait(0).rows[0], {"fd_names": value})).healthy
