@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pandas as pd
@@ -16,9 +15,10 @@ import pytest
 import epolllab
 from epolllab import analysis, recording
 from epolllab.external import attach, trace
+from epolllab.kernel.waiting import until_all_asleep
 from epolllab.recording import layout
 from tests.external import programs
-from tests.wire import suspend
+from tests.wire import suspend, until
 
 CALLS = ["wait", "ready", "accept", "register", "modify", "unregister", "recv", "send", "close"]
 
@@ -28,15 +28,15 @@ def _strace(needs):
     needs("strace")
 
 
-def is_traced(pid: int) -> bool:
-    return "TracerPid:\t0\n" not in Path(f"/proc/{pid}/status").read_text()
+def tracer_of(pid: int) -> int:
+    """The process that traces this one, or 0."""
+    return int(Path(f"/proc/{pid}/status").read_text().split("TracerPid:")[1].split()[0])
 
 
-def until_traced(*pids: int) -> None:
-    deadline = time.monotonic() + 10
-    while not all(map(is_traced, pids)):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+def until_traced(pid: int) -> None:
+    """Wait until strace has attached: that interrupts a wait, and the process sleeps again."""
+    tracer = until(lambda: tracer_of(pid))
+    until_all_asleep([(pid, pid), (tracer, tracer)])
 
 
 def counted(recording: epolllab.Recording) -> dict[str, int]:
@@ -173,7 +173,7 @@ def test_strace_has_detached_and_the_program_goes_on():
         recording = trace(pid, 2.0)
         sending.join()
         assert client.recv(5) == b"hello"
-        assert not is_traced(pid)
+        assert not tracer_of(pid)
         client.sendall(b"again")
         assert client.recv(5) == b"again"
     assert recording.counts()["recv"] >= 1
@@ -305,7 +305,7 @@ def test_a_program_that_forks_all_the_time():
     """Its recording is returned, and not a child's; it goes on."""
     with programs.running([sys.executable, "-c", FORKS], 0, accepts=False) as program:
         recording = trace(program.pid, 0.5)
-        assert not is_traced(program.pid)
+        assert not tracer_of(program.pid)
         assert program.poll() is None
     assert recording.metadata["tids"] == [program.pid]
     assert recording.counts()["wait"] >= 1

@@ -323,10 +323,10 @@ MOST_S = 60.0
 
 
 def copy_while_it_grows(memory: mmap.mmap, capacity: int, together: int) -> None:
-    """Take copies until the ring was overwritten many times; check each."""
+    """Take copies while the ring grows, until it was overwritten many times; check each."""
     deadline = time.monotonic() + MOST_S
     after_lasts = [0]
-    while after_lasts[-1] < LAPS_SEEN * (capacity + SLACK):
+    while after_lasts[-1] < LAPS_SEEN * (capacity + SLACK) or len(set(after_lasts)) < 3:
         assert time.monotonic() < deadline, f"the writer got to row {after_lasts[-1]:,} only"
         snapshot = read_ring(memory)
         # Rows claimed by now: only rows a whole ring before them can be overwritten.
@@ -335,7 +335,6 @@ def copy_while_it_grows(memory: mmap.mmap, capacity: int, together: int) -> None
         lapped = claimed - (capacity + SLACK)
         assert snapshot.overwritten <= max(0, after_last - capacity, lapped)
         after_lasts.append(after_last)
-    assert len(set(after_lasts)) > 2, "the ring never grew between two copies"
 
 
 @contextmanager
