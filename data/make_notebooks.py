@@ -37,6 +37,7 @@ from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from PIL import Image
+from traitlets.config import Config
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 LIVE = "live"
@@ -80,6 +81,8 @@ def executed(path: Path, *, first: str = "", timeout: int = 300) -> Any:
         client = NotebookClient(
             notebook,
             kernel_manager_class=_OwnKernel,
+            # TCP ports are chosen before the kernel binds them, and may be taken by then.
+            config=Config(_OwnKernel={"transport": "ipc", "ip": str(Path(folder, "kernel"))}),
             timeout=timeout,
             resources={"metadata": {"path": str(work)}},
             store_widget_state=False,

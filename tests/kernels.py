@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from jupyter_client.blocking.client import BlockingKernelClient
-from jupyter_client.manager import KernelManager, start_new_kernel
+from jupyter_client.manager import KernelManager
 
 __all__ = ["notebook_kernel", "run_cell"]
 
@@ -14,15 +16,25 @@ TIMEOUT_S = 60
 
 @contextmanager
 def notebook_kernel() -> Iterator[tuple[KernelManager, BlockingKernelClient]]:
-    """Start a kernel of this interpreter; shut it down afterwards."""
-    manager, client = start_new_kernel(kernel_name="python3", startup_timeout=TIMEOUT_S)
-    try:
-        yield manager, client
-    finally:
-        client.stop_channels()
-        manager.shutdown_kernel(now=True)
-        manager.cleanup_resources()
-        manager.context.destroy(linger=0)
+    """Start a kernel of this interpreter; shut it down afterwards.
+
+    It listens on Unix sockets: another test may take a TCP port before the kernel binds it.
+    """
+    with TemporaryDirectory() as folder:
+        manager = KernelManager(
+            kernel_name="python3", transport="ipc", ip=str(Path(folder, "kernel"))
+        )
+        manager.start_kernel()
+        client = manager.client()
+        try:
+            client.start_channels()
+            client.wait_for_ready(timeout=TIMEOUT_S)
+            yield manager, client
+        finally:
+            client.stop_channels()
+            manager.shutdown_kernel(now=True)
+            manager.cleanup_resources()
+            manager.context.destroy(linger=0)
 
 
 def run_cell(
