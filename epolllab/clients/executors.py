@@ -22,7 +22,6 @@ from epolllab.recording.recorder import Recorder, Snapshot, memory_size, read_ri
 
 __all__ = ["Interrupts", "ShowProgress", "run_in_processes", "run_in_threads", "serve"]
 
-
 SILENT_S = 10.0
 """How long a child process may send nothing during the load, when it sends ten times a second."""
 

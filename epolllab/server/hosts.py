@@ -41,7 +41,6 @@ AGAIN_S = 0.5
 STEP_S = 0.05
 """Interval at which a wait for a reply looks at the child's state."""
 
-
 Failure = tuple[str, BaseException | None]
 """The traceback of the error that ended a loop, and the error if it is in this process."""
 
